@@ -1,0 +1,17 @@
+//! The journal: the append-only, ordered event log of one task, and its fold.
+//!
+//! It is checkpoint, audit trail and replay fixture at once. [`Event`] is what
+//! can be written, [`Run`] is what a reader knows after folding it. A journal
+//! stores deltas: a turn holds its own new messages, never the conversation so
+//! far; [`Conversation::messages`] rebuilds the whole, byte for byte.
+
+mod conversation;
+mod event;
+mod run;
+
+pub use conversation::{Conversation, ToolUse};
+pub use event::{
+    ApprovalDecision, CallRecord, CallResult, Effect, Event, ModelCall, Recorded, RequestHead, StepOutcome, Submitted,
+    Usage, WakeCause,
+};
+pub use run::{Call, CallState, Run, StepRun, StepStatus};

@@ -1,0 +1,152 @@
+//! The conversation of one agent step, rebuilt from its journal.
+//!
+//! The neutral form is that of the Messages API; providers that speak another
+//! wire translate it. What is rebuilt after a crash is byte for byte what would
+//! have been sent without it: JSON objects keep the order of their keys.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::event::{CallResult, ModelCall, RequestHead, Usage};
+use crate::id::CallId;
+
+/// A tool call that the model asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolUse {
+    /// The model's id for it.
+    pub id: CallId,
+    /// The tool.
+    pub name: String,
+    /// The arguments.
+    pub input: Value,
+}
+
+/// One reply of the model, with what came of its tool calls.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Turn {
+    /// The reply.
+    pub reply: ModelCall,
+    /// The tool calls that it asks for, in order.
+    pub tool_uses: Vec<ToolUse>,
+    /// The results so far.
+    pub results: BTreeMap<CallId, CallResult>,
+    /// What the loop itself added behind the results.
+    pub prompted: Option<Prompted>,
+}
+
+/// A text that the loop itself said to the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompted {
+    /// The text.
+    pub text: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// All of one agent step's model calls.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conversation {
+    /// What stays the same in every request.
+    pub head: RequestHead,
+    /// The first user message.
+    pub prompt: String,
+    /// The replies so far.
+    pub turns: Vec<Turn>,
+    /// The number of turns that were there when the task was last replayed:
+    /// limits count from here, so that a replayed step has room to go on.
+    pub counted_from: usize,
+}
+
+impl Conversation {
+    /// A conversation that has not been answered yet.
+    pub fn new(head: RequestHead, prompt: String) -> Self {
+        Self { head, prompt, turns: Vec::new(), counted_from: 0 }
+    }
+
+    /// Adds a reply.
+    pub fn answered(&mut self, reply: ModelCall) {
+        let tool_uses = reply.content.iter().filter_map(tool_use).collect();
+        self.turns.push(Turn { reply, tool_uses, results: BTreeMap::new(), prompted: None });
+    }
+
+    /// The tool calls of the last turn that have no result yet, in order.
+    pub fn open_calls(&self) -> Vec<&ToolUse> {
+        self.turns.last().map_or_else(Vec::new, |turn| {
+            turn.tool_uses.iter().filter(|call| !turn.results.contains_key(&call.id)).collect()
+        })
+    }
+
+    /// The turn that asked for a call.
+    pub fn turn_of(&mut self, call: &CallId) -> Option<&mut Turn> {
+        self.turns.iter_mut().rev().find(|turn| turn.tool_uses.iter().any(|u| &u.id == call))
+    }
+
+    /// What all turns cost together.
+    pub fn usage(&self) -> Usage {
+        let mut sum = Usage::default();
+        for turn in &self.turns {
+            sum.add(&turn.reply.usage);
+        }
+        sum
+    }
+
+    /// The messages of the next request. All results of one reply stand in one
+    /// user message, in the order of the calls, before any text.
+    pub fn messages(&self) -> Vec<Value> {
+        let mut messages = vec![json!({"role": "user", "content": self.prompt})];
+        for turn in &self.turns {
+            messages.push(json!({"role": "assistant", "content": turn.reply.content}));
+            let mut content: Vec<Value> = turn
+                .tool_uses
+                .iter()
+                .filter_map(|call| turn.results.get(&call.id).map(|result| result_block(&call.id, result)))
+                .collect();
+            if let Some(prompted) = &turn.prompted {
+                content.push(json!({"type": "text", "text": prompted.text}));
+            }
+            if !content.is_empty() {
+                messages.push(json!({"role": "user", "content": content}));
+            }
+        }
+        messages
+    }
+
+    /// The text of the last reply.
+    pub fn last_text(&self) -> String {
+        let Some(turn) = self.turns.last() else { return String::new() };
+        let texts: Vec<&str> = turn
+            .reply
+            .content
+            .iter()
+            .filter(|block| block["type"] == "text")
+            .filter_map(|block| block["text"].as_str())
+            .collect();
+        texts.join("")
+    }
+}
+
+fn tool_use(block: &Value) -> Option<ToolUse> {
+    if block["type"] != "tool_use" {
+        return None;
+    }
+    Some(ToolUse {
+        id: CallId::new(block["id"].as_str()?).ok()?,
+        name: block["name"].as_str()?.to_owned(),
+        input: block["input"].clone(),
+    })
+}
+
+fn result_block(id: &CallId, result: &CallResult) -> Value {
+    match result {
+        CallResult::Done { content, is_error: false } => {
+            json!({"type": "tool_result", "tool_use_id": id, "content": content})
+        }
+        CallResult::Done { content, is_error: true } => {
+            json!({"type": "tool_result", "tool_use_id": id, "content": content, "is_error": true})
+        }
+        CallResult::Failed { error } => {
+            json!({"type": "tool_result", "tool_use_id": id, "content": error.message, "is_error": true})
+        }
+    }
+}

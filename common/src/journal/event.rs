@@ -1,0 +1,514 @@
+//! Everything that can stand in a journal.
+//!
+//! Events are facts, written once and never changed. A new field has a default;
+//! a new meaning gets a new event. Names and fields are a file format: users
+//! read them with `teamster tasks show`, over HTTP and with the sqlite3 shell.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::clock::Timestamp;
+use crate::failure::Failure;
+use crate::id::{
+    ApprovalId, BatchId, CallId, Digest, IdempotencyKey, PipelineName, QueueName, StepKey, TaskId, WorkerId,
+};
+use crate::task::{DeadReason, Outcome, Parent, Wait};
+
+/// An event in its place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// Its number in the journal, from 1, without gaps.
+    pub seq: u64,
+    /// When it was written, by the store's clock.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: Event,
+}
+
+/// The first event of every journal: all that was submitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// The pipeline by name.
+    pub pipeline: PipelineName,
+    /// The definition that the task is pinned to for life.
+    pub digest: Digest,
+    /// Where it queues.
+    pub queue: QueueName,
+    /// 0 (last) to 9 (first); 4 is normal.
+    pub priority: u8,
+    /// What it works on.
+    pub input: Value,
+    /// Not before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_at: Option<Timestamp>,
+    /// For people and filters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The key under which it was submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<IdempotencyKey>,
+    /// The task and step that it is a child of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// The batch that brought it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchId>,
+    /// The W3C `traceparent` that came in with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+}
+
+/// What repeating a call may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Changes nothing: may be repeated at will.
+    Read,
+    /// The other side recognises the idempotency key: may be repeated with the same key.
+    Keyed,
+    /// Must not be repeated: found intended but not done, a person decides.
+    Once,
+}
+
+/// What a model call cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Tokens read at full price.
+    pub input_tokens: u64,
+    /// Tokens written.
+    pub output_tokens: u64,
+    /// Tokens read from the provider's prompt cache.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache_read_tokens: u64,
+    /// Tokens written to the provider's prompt cache.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache_write_tokens: u64,
+    /// Dollars, by the price table in force.
+    pub cost_usd: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Usage {
+    /// Adds another call's usage.
+    pub fn add(&mut self, other: &Self) {
+        self.input_tokens += other.input_tokens;
+        self.output_tokens += other.output_tokens;
+        self.cache_read_tokens += other.cache_read_tokens;
+        self.cache_write_tokens += other.cache_write_tokens;
+        self.cost_usd += other.cost_usd;
+    }
+
+    /// All tokens, in and out.
+    pub fn tokens(&self) -> u64 {
+        self.input_tokens + self.output_tokens + self.cache_read_tokens + self.cache_write_tokens
+    }
+}
+
+/// What stays the same in every request of one agent step. Journaled whole when
+/// the step starts, so that a changed deploy or a changed tool list of an MCP
+/// server cannot change a conversation that is under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RequestHead {
+    /// The model's name in `teamster.yaml`.
+    pub alias: String,
+    /// The provider's name in `teamster.yaml`.
+    pub provider: String,
+    /// The model's name at the provider.
+    pub model: String,
+    /// The most tokens that one reply may have.
+    pub max_tokens: u32,
+    /// The system prompt; empty for none.
+    pub system: String,
+    /// The tools offered: `{name, description, input_schema}` each, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Value>,
+    /// The JSON Schema that the final output must fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<Value>,
+    /// Provider options that the agent or pipeline set (`effort`, `temperature`, …).
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub options: serde_json::Map<String, Value>,
+}
+
+/// An answered model call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelCall {
+    /// The reply's content blocks, verbatim and in order, unknown ones included.
+    pub content: Vec<Value>,
+    /// Why the model stopped, in the words of the Messages API.
+    pub stop_reason: String,
+    /// The model that answered, as the provider names it.
+    pub model: String,
+    /// The provider's id of the reply.
+    pub response_id: String,
+    /// What it cost.
+    pub usage: Usage,
+    /// How long it took, in milliseconds, the last try only.
+    pub duration_ms: u64,
+}
+
+/// A tool call, `http` request or program that is about to start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CallRecord {
+    /// The id of the call within its step.
+    pub call: CallId,
+    /// The tool's name; `http` and `run` for steps of that kind.
+    pub tool: String,
+    /// What it is called with. Repeating a `keyed` call uses exactly these.
+    pub arguments: Value,
+    /// What repeating it may do.
+    pub effect: Effect,
+    /// The idempotency key that goes out with it.
+    pub key: String,
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum CallResult {
+    /// It was answered; for an agent, `content` is what the model sees: a text or a list of content blocks.
+    Done {
+        /// The answer.
+        content: Value,
+        /// Whether the tool itself says that this is an error (an exit code, MCP's `isError`).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_error: bool,
+    },
+    /// It was not answered, or not in a way that can be used: an agent's model
+    /// sees the failure's message as an error result.
+    Failed {
+        /// The failure.
+        error: Failure,
+    },
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum StepOutcome {
+    /// With an output.
+    Succeeded {
+        /// The output.
+        output: Value,
+    },
+    /// For good, after its retries.
+    Failed {
+        /// The last failure.
+        error: Failure,
+    },
+    /// Its condition was false, or a step that it needs was skipped.
+    Skipped,
+}
+
+/// Why a task that waited goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WakeCause {
+    /// Its time has come.
+    Timer,
+    /// Someone asked.
+    Operator,
+}
+
+/// A person's decision on an approval.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ApprovalDecision {
+    /// Yes or no.
+    pub approved: bool,
+    /// Who decided, as the API knows them.
+    pub by: String,
+    /// In their words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// What they changed of the thing shown; replaces it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edits: Option<Value>,
+}
+
+/// A fact about a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    // ---- the life of the task -------------------------------------------------
+    /// It was accepted. Always and only the first event.
+    Submitted(Box<Submitted>),
+    /// A worker took the lease: an attempt begins.
+    Leased {
+        /// The number of the attempt, from 1: also the fencing epoch that effects carry.
+        attempt: u32,
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The holder handed it back, to be taken up by another.
+    Released {
+        /// Why: `drain`, `halt`, …
+        reason: String,
+    },
+    /// The lease ran out before the holder renewed it.
+    LeaseExpired {
+        /// The worker that was lost.
+        worker: WorkerId,
+    },
+    /// Nothing can go on until something comes.
+    Parked {
+        /// What is waited for.
+        wait: Wait,
+    },
+    /// Waiting or a schedule ended by itself.
+    Woken {
+        /// Why.
+        cause: WakeCause,
+    },
+    /// Someone asked a running task to stop; its holder takes it up.
+    CancelRequested {
+        /// Who asked.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// It was stopped.
+    Cancelled {
+        /// Who asked.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// It finished.
+    Succeeded {
+        /// The task's output.
+        output: Value,
+    },
+    /// It cannot go on by itself.
+    Died {
+        /// Why.
+        reason: DeadReason,
+        /// The failure itself.
+        error: Failure,
+        /// The step that failed, where it was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<StepKey>,
+    },
+    /// A dead or cancelled task was sent on its way again. Steps that had
+    /// failed get new tries and keep what their journal holds already (answered
+    /// model and tool calls); steps that are reset start from nothing.
+    Replayed {
+        /// Who asked.
+        by: String,
+        /// The steps that start from nothing: the one that `from` names and all that need it.
+        reset: Vec<crate::id::StepId>,
+        /// A corrected input, if any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input: Option<Value>,
+    },
+
+    // ---- steps ----------------------------------------------------------------
+    /// A step with effects or a model started its first try.
+    StepStarted {
+        /// The step.
+        step: StepKey,
+    },
+    /// A step with `foreach` was given its items.
+    Expanded {
+        /// The step.
+        step: StepKey,
+        /// The items, in order.
+        items: Vec<Value>,
+    },
+    /// A try of a step failed and another one follows.
+    StepRetrying {
+        /// The step.
+        step: StepKey,
+        /// What went wrong.
+        error: Failure,
+        /// When the next try may start.
+        not_before: Timestamp,
+    },
+    /// A step is done. Its result is never computed again.
+    StepFinished {
+        /// The step.
+        step: StepKey,
+        /// How.
+        outcome: StepOutcome,
+    },
+    /// A `sleep` step began to wait.
+    SleepStarted {
+        /// The step.
+        step: StepKey,
+        /// Until when.
+        until: Timestamp,
+    },
+
+    // ---- agents and calls -----------------------------------------------------
+    /// An agent step fixed what all its requests share, and its first message.
+    AgentStarted {
+        /// The step.
+        step: StepKey,
+        /// What stays the same in every request.
+        head: Box<RequestHead>,
+        /// The first user message, rendered.
+        prompt: String,
+    },
+    /// The model answered: one turn. Durable before its tool calls run.
+    TurnFinished {
+        /// The step.
+        step: StepKey,
+        /// The answer.
+        call: Box<ModelCall>,
+    },
+    /// The loop itself said something to the model (repair, nudge, go on).
+    Prompted {
+        /// The step.
+        step: StepKey,
+        /// The text, as a user message or behind the tool results.
+        text: String,
+        /// Why: `repair`, `repetition`, `continue`.
+        reason: String,
+    },
+    /// A call that is not `read` is about to start (invariant I5).
+    CallIntended {
+        /// The step.
+        step: StepKey,
+        /// The call.
+        call: CallRecord,
+    },
+    /// A call was answered. It is never made again (invariant I3).
+    CallFinished {
+        /// The step.
+        step: StepKey,
+        /// The call.
+        call: CallId,
+        /// The tool, for readers of the journal.
+        tool: String,
+        /// What came of it.
+        result: CallResult,
+        /// How long it took, in milliseconds.
+        duration_ms: u64,
+    },
+    /// A call of class `once` was started and nobody knows whether it happened:
+    /// a person is asked.
+    OutcomeUnknown {
+        /// The step.
+        step: StepKey,
+        /// The call.
+        call: CallId,
+        /// What was seen: the worker died, the connection broke.
+        error: Failure,
+    },
+    /// A person said what happened to such a call.
+    OutcomeResolved {
+        /// The step.
+        step: StepKey,
+        /// The call.
+        call: CallId,
+        /// Who said it.
+        by: String,
+        /// What it answered, if it happened; `none`: it did not, and may be made again.
+        happened: Option<Value>,
+    },
+
+    // ---- people and children --------------------------------------------------
+    /// A decision is wanted. Its id is the task and the number of this event.
+    ApprovalRequested {
+        /// The step.
+        step: StepKey,
+        /// One line for the list.
+        title: String,
+        /// What is to be decided on, exactly as the person sees it.
+        show: Value,
+        /// When the question lapses.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires: Option<Timestamp>,
+    },
+    /// Someone decided, once.
+    ApprovalDecided {
+        /// Which question.
+        approval: ApprovalId,
+        /// The decision.
+        decision: ApprovalDecision,
+    },
+    /// Nobody decided in time.
+    ApprovalExpired {
+        /// Which question.
+        approval: ApprovalId,
+    },
+    /// A `pipeline` step submitted its child.
+    ChildSubmitted {
+        /// The step.
+        step: StepKey,
+        /// The child.
+        child: TaskId,
+    },
+    /// A child is done.
+    ChildFinished {
+        /// The child.
+        child: TaskId,
+        /// How it ended.
+        outcome: Outcome,
+        /// Its output, or why it has none.
+        result: Value,
+    },
+}
+
+impl Event {
+    /// The event's name as it is written.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Submitted(_) => "submitted",
+            Self::Leased { .. } => "leased",
+            Self::Released { .. } => "released",
+            Self::LeaseExpired { .. } => "lease_expired",
+            Self::Parked { .. } => "parked",
+            Self::Woken { .. } => "woken",
+            Self::CancelRequested { .. } => "cancel_requested",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Succeeded { .. } => "succeeded",
+            Self::Died { .. } => "died",
+            Self::Replayed { .. } => "replayed",
+            Self::StepStarted { .. } => "step_started",
+            Self::Expanded { .. } => "expanded",
+            Self::StepRetrying { .. } => "step_retrying",
+            Self::StepFinished { .. } => "step_finished",
+            Self::SleepStarted { .. } => "sleep_started",
+            Self::AgentStarted { .. } => "agent_started",
+            Self::TurnFinished { .. } => "turn_finished",
+            Self::Prompted { .. } => "prompted",
+            Self::CallIntended { .. } => "call_intended",
+            Self::CallFinished { .. } => "call_finished",
+            Self::OutcomeUnknown { .. } => "outcome_unknown",
+            Self::OutcomeResolved { .. } => "outcome_resolved",
+            Self::ApprovalRequested { .. } => "approval_requested",
+            Self::ApprovalDecided { .. } => "approval_decided",
+            Self::ApprovalExpired { .. } => "approval_expired",
+            Self::ChildSubmitted { .. } => "child_submitted",
+            Self::ChildFinished { .. } => "child_finished",
+        }
+    }
+
+    /// The step that the event belongs to, where it names one.
+    pub const fn step(&self) -> Option<&StepKey> {
+        match self {
+            Self::StepStarted { step }
+            | Self::Expanded { step, .. }
+            | Self::StepRetrying { step, .. }
+            | Self::StepFinished { step, .. }
+            | Self::SleepStarted { step, .. }
+            | Self::AgentStarted { step, .. }
+            | Self::TurnFinished { step, .. }
+            | Self::Prompted { step, .. }
+            | Self::CallIntended { step, .. }
+            | Self::CallFinished { step, .. }
+            | Self::OutcomeUnknown { step, .. }
+            | Self::OutcomeResolved { step, .. }
+            | Self::ApprovalRequested { step, .. }
+            | Self::ChildSubmitted { step, .. } => Some(step),
+            _ => None,
+        }
+    }
+}

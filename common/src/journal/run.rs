@@ -1,0 +1,370 @@
+//! The fold of a whole journal: everything that `decide` and the readers of a
+//! task need to know. One transition function, used live and on recovery.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::conversation::Conversation;
+use super::conversation::Prompted;
+use super::event::{ApprovalDecision, CallRecord, CallResult, Event, Recorded, StepOutcome, Submitted};
+use crate::clock::Timestamp;
+use crate::failure::Failure;
+use crate::id::{ApprovalId, CallId, StepKey, TaskId};
+use crate::task::{Head, IllegalEvent, Outcome};
+
+/// A task with all that its journal says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// The life of the task as a whole.
+    pub head: Head,
+    /// What was submitted.
+    pub submitted: Submitted,
+    /// What it works on: the submitted input, or the one that a replay corrected.
+    pub input: Value,
+    /// Every step that anything is known of.
+    pub steps: BTreeMap<StepKey, StepRun>,
+    /// The task's output, once it succeeded.
+    pub output: Option<Value>,
+}
+
+/// What is known of one step, or of one item of a step that fans out.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StepRun {
+    /// Where it is.
+    pub status: StepStatus,
+    /// How many tries have failed since the step was started or replayed.
+    pub failed_tries: u32,
+    /// How often a replay made it start from nothing: part of its idempotency keys.
+    pub generation: u32,
+    /// When anything was first known of it.
+    pub started_at: Option<Timestamp>,
+    /// When it was done.
+    pub finished_at: Option<Timestamp>,
+    /// The last failure of a try, also when the step went on to succeed.
+    pub last_error: Option<Failure>,
+    /// Its calls that are not `read`, and every answered call of a step that is no agent.
+    pub calls: BTreeMap<CallId, Call>,
+    /// The conversation of an agent step.
+    pub conversation: Option<Conversation>,
+    /// The items of a step that fans out.
+    pub items: Option<Vec<Value>>,
+    /// The end of a `sleep` step.
+    pub sleep_until: Option<Timestamp>,
+    /// The approval that it asks for.
+    pub approval: Option<Approval>,
+    /// The child task of a `pipeline` step.
+    pub child: Option<Child>,
+}
+
+/// Where a step is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum StepStatus {
+    /// Nothing was done yet.
+    #[default]
+    Pending,
+    /// Started and not done.
+    Started,
+    /// A try failed; the next may start at `not_before`.
+    Retrying {
+        /// When.
+        not_before: Timestamp,
+    },
+    /// Done.
+    Done(StepOutcome),
+}
+
+/// A call of which the journal knows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// What was intended; nothing for a `read` call, which is journaled only when done.
+    pub record: Option<CallRecord>,
+    /// Where it is.
+    pub state: CallState,
+}
+
+/// Where a call is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CallState {
+    /// Started under this attempt and not known to be done. Under a later
+    /// attempt this means that the worker was lost in between.
+    Intended {
+        /// The attempt that started it.
+        attempt: u32,
+    },
+    /// Nobody knows whether it happened; a person is asked.
+    Unknown {
+        /// What was seen.
+        error: Failure,
+    },
+    /// A person says that it did not happen: it may be made again.
+    Cleared,
+    /// Answered.
+    Finished(CallResult),
+}
+
+/// An approval that a step asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Approval {
+    /// Its id.
+    pub id: ApprovalId,
+    /// When the question lapses.
+    pub expires: Option<Timestamp>,
+    /// What was shown.
+    pub show: Value,
+    /// What came of it.
+    pub answer: Option<ApprovalAnswer>,
+}
+
+/// What came of an approval.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ApprovalAnswer {
+    /// A person decided.
+    Decided(ApprovalDecision),
+    /// Nobody did in time.
+    Expired,
+}
+
+/// The child task of a `pipeline` step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Child {
+    /// The child.
+    pub task: TaskId,
+    /// How it ended, with its output or failure.
+    pub ended: Option<(Outcome, Value)>,
+}
+
+impl StepRun {
+    /// How the step ended, if it did.
+    pub const fn outcome(&self) -> Option<&StepOutcome> {
+        match &self.status {
+            StepStatus::Done(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// Whether the step is done, in whatever way.
+    pub const fn is_done(&self) -> bool {
+        matches!(self.status, StepStatus::Done(_))
+    }
+}
+
+impl Run {
+    /// Folds a whole journal.
+    pub fn fold(id: TaskId, journal: &[Recorded]) -> Result<Self, IllegalEvent> {
+        let head = Head::fold(id, journal.get(..1).unwrap_or_default())?;
+        let Some(Recorded { event: Event::Submitted(submitted), .. }) = journal.first() else {
+            // `Head::fold` accepts no other first event.
+            return Err(IllegalEvent {
+                event: "nothing",
+                seq: 0,
+                state: head.state.name(),
+                why: "a journal starts with submitted",
+            });
+        };
+        let mut run = Self {
+            input: submitted.input.clone(),
+            submitted: (**submitted).clone(),
+            head,
+            steps: BTreeMap::new(),
+            output: None,
+        };
+        for recorded in &journal[1..] {
+            run.apply(recorded)?;
+        }
+        Ok(run)
+    }
+
+    /// What is known of a step.
+    pub fn step(&self, key: &StepKey) -> Option<&StepRun> {
+        self.steps.get(key)
+    }
+
+    /// Applies one event, or leaves everything as it was and says why it cannot follow.
+    pub fn apply(&mut self, recorded: &Recorded) -> Result<(), IllegalEvent> {
+        if let Err(why) = self.check_step(&recorded.event) {
+            return Err(IllegalEvent {
+                event: recorded.event.kind(),
+                seq: recorded.seq,
+                state: self.head.state.name(),
+                why,
+            });
+        }
+        self.head.apply(recorded)?;
+        self.apply_task(recorded);
+        self.apply_step(recorded);
+        Ok(())
+    }
+
+    /// What the head cannot know: whether the event fits its step.
+    fn check_step(&self, event: &Event) -> Result<(), &'static str> {
+        let Some(key) = event.step() else { return Ok(()) };
+        let step = self.steps.get(key);
+        if step.is_some_and(StepRun::is_done) {
+            return Err("the step is done");
+        }
+        let conversation = step.and_then(|s| s.conversation.as_ref());
+        match event {
+            Event::AgentStarted { .. } if conversation.is_some() => Err("the agent was started before"),
+            Event::TurnFinished { .. } if conversation.is_none() => Err("the agent was not started"),
+            Event::TurnFinished { .. } if conversation.is_some_and(|c| !c.open_calls().is_empty()) => {
+                Err("calls of the turn before have no results")
+            }
+            Event::Prompted { .. } if conversation.is_none_or(|c| c.turns.is_empty()) => {
+                Err("there is no turn to answer")
+            }
+            Event::Expanded { .. } if step.is_some_and(|s| s.items.is_some()) => Err("the step has its items"),
+            Event::CallIntended { call, .. } => match step.and_then(|s| s.calls.get(&call.call)) {
+                None | Some(Call { state: CallState::Cleared | CallState::Intended { .. }, .. }) => Ok(()),
+                Some(_) => Err("the call was answered, or its outcome is in question"),
+            },
+            Event::CallFinished { call, .. } => {
+                let answered =
+                    step.and_then(|s| s.calls.get(call)).is_some_and(|c| matches!(c.state, CallState::Finished(_)));
+                let in_turn = conversation.is_some_and(|c| c.turns.iter().any(|turn| turn.results.contains_key(call)));
+                if answered || in_turn { Err("the call was answered before") } else { Ok(()) }
+            }
+            Event::OutcomeUnknown { call, .. } => match step.and_then(|s| s.calls.get(call)) {
+                Some(Call { state: CallState::Intended { .. }, .. }) => Ok(()),
+                _ => Err("only an intended call can have an unknown outcome"),
+            },
+            Event::ApprovalRequested { .. } if step.is_some_and(|s| s.approval.is_some()) => {
+                Err("the approval was asked for before")
+            }
+            Event::ChildSubmitted { .. } if step.is_some_and(|s| s.child.is_some()) => Err("the step has its child"),
+            _ => Ok(()),
+        }
+    }
+
+    fn apply_task(&mut self, recorded: &Recorded) {
+        match &recorded.event {
+            Event::Succeeded { output } => self.output = Some(output.clone()),
+            Event::Replayed { reset, input, .. } => {
+                if let Some(input) = input {
+                    self.input = input.clone();
+                }
+                for (key, step) in &mut self.steps {
+                    if reset.contains(&key.step) {
+                        *step = StepRun { generation: step.generation + 1, ..StepRun::default() };
+                    } else if !matches!(
+                        step.status,
+                        StepStatus::Done(StepOutcome::Succeeded { .. } | StepOutcome::Skipped)
+                    ) {
+                        step.reopen();
+                    }
+                }
+            }
+            Event::ApprovalDecided { approval, decision } => {
+                self.answer_approval(*approval, &ApprovalAnswer::Decided(decision.clone()));
+            }
+            Event::ApprovalExpired { approval } => self.answer_approval(*approval, &ApprovalAnswer::Expired),
+            Event::ChildFinished { child, outcome, result } => {
+                let children = self.steps.values_mut().filter_map(|step| step.child.as_mut());
+                for known in children.filter(|known| known.task == *child) {
+                    known.ended = Some((*outcome, result.clone()));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn answer_approval(&mut self, id: ApprovalId, answer: &ApprovalAnswer) {
+        for approval in self.steps.values_mut().filter_map(|step| step.approval.as_mut()) {
+            if approval.id == id {
+                approval.answer = Some(answer.clone());
+            }
+        }
+    }
+
+    fn apply_step(&mut self, recorded: &Recorded) {
+        let Some(key) = recorded.event.step() else { return };
+        let attempt = self.head.attempts;
+        let id = ApprovalId { task: self.head.id, seq: recorded.seq };
+        let step = self.steps.entry(key.clone()).or_default();
+        step.started_at.get_or_insert(recorded.at);
+        if !matches!(recorded.event, Event::StepFinished { .. } | Event::StepRetrying { .. }) {
+            step.status = StepStatus::Started;
+        }
+        match &recorded.event {
+            Event::Expanded { items, .. } => step.items = Some(items.clone()),
+            Event::StepRetrying { error, not_before, .. } => {
+                step.failed_tries += 1;
+                step.last_error = Some(error.clone());
+                step.status = StepStatus::Retrying { not_before: *not_before };
+            }
+            Event::StepFinished { outcome, .. } => {
+                if let StepOutcome::Failed { error } = outcome {
+                    step.failed_tries += 1;
+                    step.last_error = Some(error.clone());
+                }
+                step.finished_at = Some(recorded.at);
+                step.status = StepStatus::Done(outcome.clone());
+            }
+            Event::SleepStarted { until, .. } => step.sleep_until = Some(*until),
+            Event::AgentStarted { head, prompt, .. } => {
+                step.conversation = Some(Conversation::new((**head).clone(), prompt.clone()));
+            }
+            Event::TurnFinished { call, .. } => {
+                if let Some(conversation) = &mut step.conversation {
+                    conversation.answered((**call).clone());
+                }
+            }
+            Event::Prompted { text, reason, .. } => {
+                if let Some(turn) = step.conversation.as_mut().and_then(|c| c.turns.last_mut()) {
+                    turn.prompted = Some(Prompted { text: text.clone(), reason: reason.clone() });
+                }
+            }
+            Event::CallIntended { call, .. } => {
+                let state = CallState::Intended { attempt };
+                step.calls.insert(call.call.clone(), Call { record: Some(call.clone()), state });
+            }
+            Event::CallFinished { call, result, .. } => step.finish_call(call, result),
+            Event::OutcomeUnknown { call, error, .. } => {
+                if let Some(known) = step.calls.get_mut(call) {
+                    known.state = CallState::Unknown { error: error.clone() };
+                }
+            }
+            Event::OutcomeResolved { call, happened: Some(content), .. } => {
+                step.finish_call(call, &CallResult::Done { content: content.clone(), is_error: false });
+            }
+            Event::OutcomeResolved { call, happened: None, .. } => {
+                if let Some(known) = step.calls.get_mut(call) {
+                    known.state = CallState::Cleared;
+                }
+            }
+            Event::ApprovalRequested { expires, show, .. } => {
+                step.approval = Some(Approval { id, expires: *expires, show: show.clone(), answer: None });
+            }
+            Event::ChildSubmitted { child, .. } => step.child = Some(Child { task: *child, ended: None }),
+            _ => {}
+        }
+    }
+}
+
+impl StepRun {
+    fn finish_call(&mut self, call: &CallId, result: &CallResult) {
+        let record = self.calls.get(call).and_then(|known| known.record.clone());
+        if let Some(turn) = self.conversation.as_mut().and_then(|c| c.turn_of(call)) {
+            turn.results.insert(call.clone(), result.clone());
+            if record.is_none() {
+                return;
+            }
+        }
+        self.calls.insert(call.clone(), Call { record, state: CallState::Finished(result.clone()) });
+    }
+
+    /// New tries for a step that had failed or was cut short; what its journal holds already stays.
+    fn reopen(&mut self) {
+        self.status = StepStatus::Started;
+        self.failed_tries = 0;
+        self.finished_at = None;
+        // The question lapsed and the child ended with the task: ask, and submit, anew.
+        self.approval = None;
+        if self.child.take().is_some() {
+            self.generation += 1;
+        }
+        if let Some(conversation) = &mut self.conversation {
+            conversation.counted_from = conversation.turns.len();
+        }
+    }
+}

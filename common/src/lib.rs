@@ -1,0 +1,13 @@
+//! What the scheduler, the workers and the CLI of Teamster share: the words of
+//! the design as types, the pure rules, and the store.
+//!
+//! Nothing here depends on a service. Modules import downward only, in the
+//! order of ARCHITECTURE.md.
+
+pub mod clock;
+pub mod entropy;
+pub mod failure;
+pub mod id;
+pub mod journal;
+pub mod store;
+pub mod task;

@@ -1,0 +1,128 @@
+//! The store: where the truth lives. One trait, one module a backend.
+//!
+//! A store keeps tasks, journals, leases, timers and definitions, and makes
+//! each operation below atomic. It decides nothing: what a transition does is
+//! said by the pure functions in [`crate::task`] and [`ledger`]; a store adds
+//! atomicity, order and durability. All times are by the store's own clock.
+//!
+//! A backend is done when the conformance suite in `tests/` passes on it.
+
+pub mod ledger;
+mod model;
+
+use async_trait::async_trait;
+
+pub use model::{
+    Append, AppendError, Appended, BatchRow, BatchRowState, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due,
+    Filter, Keep, Limits, Next, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, Retention, SignalError,
+    Signalled, StoreError, StoreOptions, Submission, Take,
+};
+
+use crate::clock::Timestamp;
+use crate::id::{BatchId, Digest, PipelineName, QueueName, TaskId};
+use crate::journal::Recorded;
+use crate::task::{Head, Signal};
+
+/// The operations of a store. Every write is safe to repeat.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug {
+    // ---- the protocol ---------------------------------------------------------
+
+    /// Accepts tasks, all or none. When this answers, they are durable (I1). A
+    /// submission whose idempotency key the pipeline knows already makes no
+    /// task and is answered with the old one (I6), also within one call.
+    /// With `supersede`, older unfinished tasks of the group are cancelled in the
+    /// same step. A child of a task that is done is refused.
+    async fn submit(&self, submissions: Vec<Submission>) -> Result<Vec<Receipt>, StoreError>;
+
+    /// Takes up to `max` ready tasks of unpaused queues and leases them: highest
+    /// priority first, then oldest; fair among the queues named.
+    async fn take(&self, request: Take) -> Result<Vec<Claim>, StoreError>;
+
+    /// Leases those of the named tasks that are ready and whose queue is not paused.
+    async fn claim(&self, request: ClaimTasks) -> Result<Vec<Claim>, StoreError>;
+
+    /// Appends to a journal under a lease (I2), and in the same step goes on,
+    /// parks, releases or finishes. Signals that were kept for the holder are
+    /// taken up and come back in the answer. Finishing tells the parent and
+    /// cancels unfinished children, in the same step.
+    async fn append(&self, append: Append) -> Result<Appended, AppendError>;
+
+    /// Renews all leases of a worker at once; the answers are in the same order.
+    async fn renew(&self, renew: Renew) -> Result<Vec<Renewal>, StoreError>;
+
+    /// Sends a signal to a task: applied now, or kept for the worker that holds it.
+    async fn signal(&self, task: TaskId, signal: Signal) -> Result<Signalled, SignalError>;
+
+    /// Moves up to `limit` tasks whose time has come: timers, expired leases,
+    /// retention. O(due), never O(tasks).
+    async fn due(&self, limit: usize) -> Result<Due, StoreError>;
+
+    /// Returns when something may be ready in one of the queues: a doorbell, not
+    /// a promise. May ring for nothing; must ring within a second of work
+    /// becoming ready, in whatever process that happened. Cancel-safe.
+    async fn ready(&self, queues: &[QueueName]);
+
+    // ---- reading --------------------------------------------------------------
+
+    /// A task without its journal.
+    async fn head(&self, task: TaskId) -> Result<Option<Head>, StoreError>;
+
+    /// Up to `limit` events of a journal after number `after`; empty for an unknown task.
+    async fn journal(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Recorded>, StoreError>;
+
+    /// Tasks that match, newest first, at most `limit` (up to 1,000).
+    async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError>;
+
+    // ---- queues ---------------------------------------------------------------
+
+    /// Every queue that has tasks or is paused, by name.
+    async fn queues(&self) -> Result<Vec<Queue>, StoreError>;
+
+    /// Pauses or resumes a queue: tasks are accepted, none is taken.
+    async fn pause(&self, queue: QueueName, paused: bool) -> Result<(), StoreError>;
+
+    // ---- definitions ----------------------------------------------------------
+
+    /// Keeps definitions and makes them the current ones of their names, all or none.
+    async fn apply(&self, definitions: Vec<Definition>) -> Result<(), StoreError>;
+
+    /// A definition by its digest.
+    async fn definition(&self, digest: &Digest) -> Result<Option<Definition>, StoreError>;
+
+    /// The current definition of a pipeline.
+    async fn current(&self, pipeline: &PipelineName) -> Result<Option<Definition>, StoreError>;
+
+    /// All current definitions, by name.
+    async fn definitions(&self) -> Result<Vec<Definition>, StoreError>;
+
+    // ---- batches --------------------------------------------------------------
+
+    /// Opens a batch, or finds it open already.
+    async fn open_batch(&self, batch: OpenBatch) -> Result<(), StoreError>;
+
+    /// Notes rows of a batch that made no task.
+    async fn reject_rows(&self, batch: &BatchId, rows: Vec<RejectedRow>) -> Result<(), StoreError>;
+
+    /// Says that all rows of a batch have been read.
+    async fn close_batch(&self, batch: &BatchId) -> Result<(), StoreError>;
+
+    /// How far a batch is.
+    async fn batch(&self, batch: &BatchId) -> Result<Option<BatchStatus>, StoreError>;
+
+    /// Rows of a batch after line `after`, in order.
+    async fn batch_rows(&self, batch: &BatchId, after: u64, limit: usize) -> Result<Vec<BatchRow>, StoreError>;
+
+    // ---- schedules ------------------------------------------------------------
+
+    /// Up to when a schedule has been served.
+    async fn schedule(&self, name: &str) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Notes up to when a schedule has been served; never moves backwards.
+    async fn serve_schedule(&self, name: &str, until: Timestamp) -> Result<(), StoreError>;
+
+    // ---- health ---------------------------------------------------------------
+
+    /// Whether the store can accept work right now: a real, small write.
+    async fn check(&self) -> Result<(), StoreError>;
+}

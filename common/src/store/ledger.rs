@@ -1,0 +1,163 @@
+//! What each operation of a store writes into a journal: pure functions that
+//! every backend calls inside its own transaction.
+//!
+//! A function gets the head as it is, and either changes it and answers with
+//! the events to be added, or leaves it alone and says why not. A backend then
+//! writes exactly those events and that head.
+
+use super::model::Next;
+use crate::clock::Timestamp;
+use crate::failure::{Failure, FailureClass};
+use crate::id::{TaskId, WorkerId};
+use crate::journal::{Event, Recorded, WakeCause};
+use crate::task::{Admission, DeadReason, Head, IllegalEvent, Outcome, Refusal, Signal, State, admit};
+
+/// The first event of a journal, and the head that comes of it.
+pub fn open(id: TaskId, submitted: crate::journal::Submitted, at: Timestamp) -> (Head, Recorded) {
+    let head = Head::open(id, at, &submitted);
+    (head, Recorded { seq: 1, at, event: Event::Submitted(Box::new(submitted)) })
+}
+
+/// Takes the lease on a ready task.
+pub fn lease(head: &mut Head, worker: &WorkerId, at: Timestamp) -> Result<Vec<Recorded>, IllegalEvent> {
+    let attempt = head.attempts + 1;
+    add(head, vec![Event::Leased { attempt, worker: worker.clone() }], at)
+}
+
+/// What the holder of the lease appends, then `next`, then the signals that
+/// were kept for the holder. The kept signals are used up.
+pub fn append(
+    head: &mut Head,
+    events: Vec<Event>,
+    next: Next,
+    kept: &[Signal],
+    at: Timestamp,
+) -> Result<Vec<Recorded>, IllegalEvent> {
+    let mut trial = head.clone();
+    if !matches!(trial.state, State::Running { .. }) {
+        return Err(IllegalEvent {
+            event: "append",
+            seq: head.version + 1,
+            state: head.state.name(),
+            why: "only a running task has a holder",
+        });
+    }
+    let mut recorded = add(&mut trial, events, at)?;
+    if let Some(event) = next.into_event() {
+        recorded.extend(add(&mut trial, vec![event], at)?);
+    }
+    recorded.extend(take_up(&mut trial, kept, at));
+    *head = trial;
+    Ok(recorded)
+}
+
+/// A signal to a task that no worker holds is applied; to one that is held, it
+/// is to be kept: `Ok(None)`.
+pub fn signal(
+    head: &mut Head,
+    kept: &[Signal],
+    signal: &Signal,
+    at: Timestamp,
+) -> Result<Option<Vec<Recorded>>, Refusal> {
+    match admit(head, kept, signal)? {
+        Admission::Keep => Ok(None),
+        Admission::Apply(event) => {
+            let state = head.state.name();
+            // `admit` admits only what `apply` accepts; should they ever disagree, the signal is refused.
+            add(head, vec![event], at).map(Some).map_err(|illegal| Refusal::State { state, why: illegal.why })
+        }
+    }
+}
+
+/// The lease ran out: the task is ready again, or poison. The kept signals are used up.
+pub fn expire(
+    head: &mut Head,
+    kept: &[Signal],
+    barren_limit: u32,
+    at: Timestamp,
+) -> Result<Vec<Recorded>, IllegalEvent> {
+    let State::Running { worker, .. } = &head.state else {
+        return Err(IllegalEvent {
+            event: "lease_expired",
+            seq: head.version + 1,
+            state: head.state.name(),
+            why: "it has no lease",
+        });
+    };
+    let worker = worker.clone();
+    let mut recorded = add(head, vec![Event::LeaseExpired { worker: worker.clone() }], at)?;
+    recorded.extend(take_up(head, kept, at));
+    if matches!(head.state, State::Ready { .. }) && head.barren_attempts >= barren_limit {
+        let error = Failure::new(
+            FailureClass::Crash,
+            format!(
+                "{} workers in a row were lost with this task before they wrote anything (the last one: {worker}); \
+                 look at their logs, then replay it",
+                head.barren_attempts
+            ),
+        );
+        recorded.extend(add(head, vec![Event::Died { reason: DeadReason::Poison, error, step: None }], at)?);
+    }
+    Ok(recorded)
+}
+
+/// A schedule or a wait that has come to its end makes the task ready.
+pub fn wake(head: &mut Head, at: Timestamp) -> Result<Vec<Recorded>, IllegalEvent> {
+    add(head, vec![Event::Woken { cause: WakeCause::Timer }], at)
+}
+
+/// What others must be told when a task went from `before` to `after`: its
+/// parent, if it is done now. (A store also cancels the unfinished children of
+/// a task that is done: it knows them, with [`cancel_child`].)
+pub fn notice(before: &Head, after: &Head, recorded: &[Recorded]) -> Option<(TaskId, Signal)> {
+    if before.state.is_terminal() || !after.state.is_terminal() {
+        return None;
+    }
+    let parent = after.parent.as_ref()?;
+    let (outcome, result) = recorded.iter().rev().find_map(|r| match &r.event {
+        Event::Succeeded { output } => Some((Outcome::Succeeded, output.clone())),
+        Event::Cancelled { reason, .. } => Some((Outcome::Cancelled, serde_json::json!({"reason": reason}))),
+        Event::Died { reason, error, .. } => {
+            Some((Outcome::Dead, serde_json::json!({"reason": reason, "class": error.class, "message": error.message})))
+        }
+        _ => None,
+    })?;
+    Some((parent.task, Signal::ChildFinished { child: after.id, outcome, result }))
+}
+
+/// The signal for the unfinished children of a task that is done.
+pub fn cancel_child(parent: TaskId) -> Signal {
+    Signal::Cancel { by: format!("task {parent}"), reason: "its parent is done".to_owned() }
+}
+
+/// The signal for older tasks of a group of which only the newest is wanted.
+pub fn supersede(newer: TaskId) -> Signal {
+    Signal::Cancel { by: format!("task {newer}"), reason: "superseded by a newer task of the same group".to_owned() }
+}
+
+/// Signals that were kept for the holder, in the state that the task is in now.
+/// Those that have lost their meaning are dropped.
+fn take_up(head: &mut Head, kept: &[Signal], at: Timestamp) -> Vec<Recorded> {
+    let mut recorded = Vec::new();
+    for signal in kept {
+        if let Some(event) = signal.take_up(head)
+            && let Ok(added) = add(head, vec![event], at)
+        {
+            recorded.extend(added);
+        }
+    }
+    recorded
+}
+
+/// Numbers events and applies them, all or none.
+fn add(head: &mut Head, events: Vec<Event>, at: Timestamp) -> Result<Vec<Recorded>, IllegalEvent> {
+    let mut trial = head.clone();
+    let mut recorded = Vec::with_capacity(events.len());
+    for event in events {
+        let next = Recorded { seq: trial.version + 1, at, event };
+        trial.apply(&next)?;
+        recorded.push(next);
+    }
+    *head = trial;
+    Ok(recorded)
+}

@@ -1,0 +1,178 @@
+//! What comes to a task from outside its lease: decisions, cancellation,
+//! replay. [`admit`] is the pure rule that every store asks; a store adds only
+//! the atomicity.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::head::Head;
+use super::state::{Outcome, State, StateName};
+use crate::id::{ApprovalId, CallId, StepId, StepKey, TaskId};
+use crate::journal::{ApprovalDecision, Event, WakeCause};
+
+/// A message to a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "signal", rename_all = "snake_case")]
+pub enum Signal {
+    /// Stop it.
+    Cancel {
+        /// Who asks.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// End its waiting now.
+    Wake,
+    /// Decide an approval.
+    Decide {
+        /// Which one.
+        approval: ApprovalId,
+        /// The decision.
+        decision: ApprovalDecision,
+    },
+    /// Say what became of a call whose outcome is unknown.
+    Resolve {
+        /// The step that made the call.
+        step: StepKey,
+        /// The call.
+        call: CallId,
+        /// Who says so.
+        by: String,
+        /// What it answered, if it happened.
+        happened: Option<Value>,
+    },
+    /// A child is done.
+    ChildFinished {
+        /// The child.
+        child: TaskId,
+        /// How it ended.
+        outcome: Outcome,
+        /// Its output, or why it has none.
+        result: Value,
+    },
+    /// Send a dead or cancelled task on its way again.
+    Replay {
+        /// Who asks.
+        by: String,
+        /// The steps that run anew.
+        reset: Vec<StepId>,
+        /// A corrected input.
+        input: Option<Value>,
+    },
+}
+
+/// What is to be done with a signal.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Admission {
+    /// Append this event now.
+    Apply(Event),
+    /// A worker holds the task: keep the signal for its holder, who takes it up
+    /// at its next append.
+    Keep,
+}
+
+/// Why a signal is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The task's state does not allow it.
+    #[error("the task is {state}: {why}")]
+    State {
+        /// The state that it is in.
+        state: StateName,
+        /// What is wrong with that.
+        why: &'static str,
+    },
+    /// The same question was answered before.
+    #[error("{0} was decided before; a decision is made once")]
+    Decided(String),
+    /// There is no such question.
+    #[error("{0} is not a question that this task asks")]
+    Unknown(String),
+}
+
+/// Decides what a signal does to a task, given those that already wait for its holder.
+pub fn admit(head: &Head, kept: &[Signal], signal: &Signal) -> Result<Admission, Refusal> {
+    let refuse = |why| Err(Refusal::State { state: head.state.name(), why });
+    let running = matches!(head.state, State::Running { .. });
+    let terminal = head.state.is_terminal();
+    let event = match signal {
+        Signal::Cancel { .. } if terminal => return refuse("there is nothing left to cancel"),
+        Signal::Cancel { by, reason } => Event::Cancelled { by: by.clone(), reason: reason.clone() },
+        Signal::Wake => match head.state {
+            State::Scheduled { .. } | State::Waiting { .. } => Event::Woken { cause: WakeCause::Operator },
+            _ => return refuse("only a scheduled or waiting task can be woken"),
+        },
+        Signal::Decide { approval, decision } => {
+            let before = kept.iter().any(|k| matches!(k, Signal::Decide { approval: a, .. } if a == approval));
+            if before {
+                return Err(Refusal::Decided(format!("approval {approval}")));
+            }
+            if !head.open_approvals.contains(approval) {
+                return Err(Refusal::Unknown(format!("approval {approval}")));
+            }
+            Event::ApprovalDecided { approval: *approval, decision: decision.clone() }
+        }
+        Signal::Resolve { step, call, by, happened } => {
+            let name = || format!("the outcome of call {call} of step {step}");
+            if kept.iter().any(|k| matches!(k, Signal::Resolve { step: s, call: c, .. } if s == step && c == call)) {
+                return Err(Refusal::Decided(name()));
+            }
+            if !head.unknown_outcomes.iter().any(|(s, c)| s == step && c == call) {
+                return Err(Refusal::Unknown(name()));
+            }
+            Event::OutcomeResolved {
+                step: step.clone(),
+                call: call.clone(),
+                by: by.clone(),
+                happened: happened.clone(),
+            }
+        }
+        Signal::ChildFinished { .. } if terminal => return refuse("it no longer waits for its children"),
+        Signal::ChildFinished { child, outcome, result } => {
+            // A child may finish before its parent has journaled that it exists: the holder sorts that out.
+            if !running && !head.open_children.contains(child) {
+                return Err(Refusal::Unknown(format!("child {child}")));
+            }
+            Event::ChildFinished { child: *child, outcome: *outcome, result: result.clone() }
+        }
+        Signal::Replay { by, reset, input } => match head.state {
+            State::Dead { .. } | State::Cancelled { .. } => {
+                Event::Replayed { by: by.clone(), reset: reset.clone(), input: input.clone() }
+            }
+            _ => return refuse("only a dead or cancelled task can be replayed"),
+        },
+    };
+    Ok(if running { Admission::Keep } else { Admission::Apply(event) })
+}
+
+impl Signal {
+    /// The event that a kept signal becomes when its holder takes it up, in the
+    /// state that the task is in then. `None` if it has lost its meaning.
+    pub fn take_up(&self, head: &Head) -> Option<Event> {
+        if let (Self::Cancel { by, reason }, State::Running { .. }) = (self, &head.state) {
+            return Some(Event::CancelRequested { by: by.clone(), reason: reason.clone() });
+        }
+        if let (Self::ChildFinished { child, outcome, result }, State::Running { .. }) = (self, &head.state) {
+            return head.open_children.contains(child).then(|| Event::ChildFinished {
+                child: *child,
+                outcome: *outcome,
+                result: result.clone(),
+            });
+        }
+        if matches!(head.state, State::Running { .. }) {
+            // The rules for a task at rest hold for everything else; ask them as if it were.
+            let mut resting = head.clone();
+            resting.state = State::Ready { since: head.updated_at };
+            return match admit(&resting, &[], self) {
+                Ok(Admission::Apply(event)) if !matches!(event, Event::Woken { .. } | Event::Replayed { .. }) => {
+                    Some(event)
+                }
+                _ => None,
+            };
+        }
+        match admit(head, &[], self) {
+            Ok(Admission::Apply(event)) => Some(event),
+            _ => None,
+        }
+    }
+}
