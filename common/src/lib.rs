@@ -5,9 +5,15 @@
 //! order of ARCHITECTURE.md.
 
 pub mod clock;
+pub mod config;
 pub mod entropy;
 pub mod failure;
 pub mod id;
 pub mod journal;
+pub mod pipeline;
+pub mod retry;
+pub mod secret;
+pub mod shutdown;
+pub mod span;
 pub mod store;
 pub mod task;

@@ -1,1 +1,5 @@
-//! worker
+//! The worker: takes tasks, decides what is to be done, does it, and writes
+//! down what came of it.
+
+pub mod models;
+pub mod tools;

@@ -1,0 +1,340 @@
+//! `teamster.yaml`: what the operator of an installation says. Secrets are
+//! references (`env:NAME`, `file:/path`), resolved when they are used.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::journal::Effect;
+use crate::secret::SecretRef;
+use crate::span::Span;
+use crate::store::Keep;
+
+/// The whole file. Everything has a default.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The store's URL. Default `sqlite:.teamster/teamster.db`, below the directory of the file.
+    pub store: Option<String>,
+    /// Names of environment variables that templates see as `env.NAME`.
+    pub env: Vec<String>,
+    /// Where webhooks come from, by the name in `/v1/hooks/NAME`.
+    pub webhooks: BTreeMap<String, Webhook>,
+    /// The model of agents that name none.
+    pub default_model: Option<String>,
+    /// Models by the name that agents use.
+    pub models: BTreeMap<String, Model>,
+    /// Where models are served, by the name that models use.
+    pub providers: BTreeMap<String, Provider>,
+    /// MCP servers by name.
+    pub mcp_servers: BTreeMap<String, McpServer>,
+    /// HTTP tools by name.
+    pub tools: BTreeMap<String, HttpTool>,
+    /// Effect classes by rule, such as `"Bash(git diff:*)": read`; the longest rule that fits wins.
+    pub effects: BTreeMap<String, Effect>,
+    /// What is refused.
+    pub limits: Limits,
+    /// What is kept of finished tasks.
+    pub retention: Retention,
+    /// How workers work.
+    pub worker: Worker,
+    /// The HTTP API.
+    pub api: Api,
+}
+
+/// A source of webhooks.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Who sends: `github`, `hmac`, …
+    pub sender: String,
+    /// The secret, or several while one is rotated.
+    pub secret: OneOrMany<SecretRef>,
+    /// What the sender `hmac` needs to know.
+    #[serde(default)]
+    pub hmac: Option<HmacSender>,
+}
+
+/// How a sender signs that has no file of its own: HMAC-SHA256 over the raw body.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HmacSender {
+    /// The header that carries the signature.
+    pub header: String,
+    /// What stands before the digits in it, such as `sha256=`.
+    #[serde(default)]
+    pub prefix: String,
+    /// How the signature is written.
+    #[serde(default)]
+    pub encoding: Encoding,
+    /// The header that identifies a delivery; without it, the digest of the body does.
+    #[serde(default)]
+    pub id_header: Option<String>,
+    /// The header that names the event, if the sender has one.
+    #[serde(default)]
+    pub event_header: Option<String>,
+}
+
+/// How bytes are written as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// Hexadecimal digits.
+    #[default]
+    Hex,
+    /// Base64.
+    Base64,
+}
+
+/// One value, or a list of them.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany<T> {
+    /// One.
+    One(T),
+    /// Several.
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    /// All of them.
+    pub fn as_slice(&self) -> &[T] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// A model by the name that agents use.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// A name under `providers:`.
+    pub provider: String,
+    /// The model's name there.
+    pub model: String,
+    /// What it costs, where the table that ships does not say or is wrong.
+    #[serde(default)]
+    pub price: Option<Price>,
+    /// Options for the provider, such as `temperature`; an agent's own win.
+    #[serde(default)]
+    pub options: serde_json::Map<String, Value>,
+}
+
+/// Dollars per million tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// Read at full price.
+    pub input: f64,
+    /// Written.
+    pub output: f64,
+    /// Read from the cache; by default a tenth of `input`.
+    #[serde(default)]
+    pub cache_read: Option<f64>,
+    /// Written to the cache; by default 1.25 times `input`.
+    #[serde(default)]
+    pub cache_write: Option<f64>,
+}
+
+/// Where models are served.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// The wire that it speaks; by default the provider's own name.
+    #[serde(default)]
+    pub kind: Option<ProviderKind>,
+    /// Its address; by default that of the kind, or of `ANTHROPIC_BASE_URL`.
+    #[serde(default)]
+    pub base_url: Option<String>,
+    /// The API key.
+    #[serde(default)]
+    pub key: Option<SecretRef>,
+    /// Headers sent with every request.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// How long the first byte, or silence between two, may take. Default 120 s.
+    #[serde(default)]
+    pub idle_timeout: Option<Span>,
+    /// How long one call may take in all. Default 600 s.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+}
+
+/// A wire that a provider can speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderKind {
+    /// The Anthropic Messages API.
+    Anthropic,
+    /// Offline, deterministic and free; no language model.
+    Rehearsal,
+}
+
+/// An MCP server that is started as a program and spoken to over stdio.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct McpServer {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Environment variables for it, beside `PATH`, `HOME`, `LANG` and `TMPDIR`.
+    #[serde(default)]
+    pub env: BTreeMap<String, SecretOrText>,
+    /// What repeating its tools may do, by tool name; `*` for the rest. What is not classed is `once`.
+    #[serde(default)]
+    pub effects: BTreeMap<String, Effect>,
+    /// How long the start and each call may take. Default 60 s.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+}
+
+/// A secret by reference, or a plain text.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum SecretOrText {
+    /// `env:NAME` or `file:/path`.
+    Secret(SecretRef),
+    /// Anything else.
+    Text(String),
+}
+
+/// An HTTP request that agents can use as a tool.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpTool {
+    /// When to use it.
+    pub description: String,
+    /// The JSON Schema of its arguments.
+    pub input: Value,
+    /// GET, POST, PUT, PATCH or DELETE.
+    pub method: String,
+    /// Where to, as a template over the arguments.
+    pub url: String,
+    /// Headers, as texts or secrets by reference.
+    #[serde(default)]
+    pub headers: BTreeMap<String, SecretOrText>,
+    /// The body, as a template over the arguments; without it, POST, PUT and PATCH send the arguments.
+    #[serde(default)]
+    pub json: Option<Value>,
+    /// What repeating it may do. Default: `read` for GET, else `once`.
+    #[serde(default)]
+    pub effect: Option<Effect>,
+    /// How long it may take. Default 60 s.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+}
+
+/// What is refused, beyond what the store refuses by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The body of a webhook. Default 5 MiB.
+    pub webhook_body: Size,
+    /// The input of a task. Default 1 MiB.
+    pub input: Size,
+    /// The journal of a task. Default 64 MiB.
+    pub journal: Size,
+    /// The body of a batch. Default 1 GiB; it is read as a stream.
+    pub batch_body: Size,
+    /// Nesting of JSON in any body. Default 64.
+    pub json_depth: usize,
+    /// What a tool's answer may have; more is cut or refused. Default 1 MiB.
+    pub tool_output: Size,
+    /// Tasks that are ready or scheduled in one queue. Default 10 million.
+    pub queue_depth: u64,
+    /// Leases in a row without a sign of life, after which a task is poison. Default 3.
+    pub barren_attempts: u32,
+    /// Items of one `foreach`. Default 10,000.
+    pub foreach_items: usize,
+    /// How deep pipelines may run each other. Default 8.
+    pub child_depth: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            webhook_body: Size(5 << 20),
+            input: Size(1 << 20),
+            journal: Size(64 << 20),
+            batch_body: Size(1 << 30),
+            json_depth: 64,
+            tool_output: Size(1 << 20),
+            queue_depth: 10_000_000,
+            barren_attempts: 3,
+            foreach_items: 10_000,
+            child_depth: 8,
+        }
+    }
+}
+
+/// A number of bytes, written as `512KiB`, `5MiB`, `1GiB` or a plain number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "Value")]
+pub struct Size(pub u64);
+
+impl Size {
+    /// As a length in memory.
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl TryFrom<Value> for Size {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        let invalid = || format!("{value} is not a size; write a number of bytes, or 512KiB, 5MiB, 1GiB");
+        if let Some(bytes) = value.as_u64() {
+            return Ok(Self(bytes));
+        }
+        let text = value.as_str().ok_or_else(invalid)?.trim();
+        let units = [("KiB", 1_u64 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1)];
+        let (digits, scale) =
+            units.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale))).unwrap_or((text, 1));
+        let number: u64 = digits.trim().parse().map_err(|_| invalid())?;
+        number.checked_mul(scale).map(Self).ok_or_else(invalid)
+    }
+}
+
+/// What is kept of finished tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Succeeded and cancelled tasks.
+    pub finished: Keep,
+    /// Dead letters.
+    pub dead: Keep,
+}
+
+/// How workers work.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Worker {
+    /// Tasks at once. Default 64.
+    pub slots: usize,
+    /// Queues to take from; empty for all that have work.
+    pub queues: Vec<crate::id::QueueName>,
+    /// How long a lease lasts. Default 8 s; it is renewed four times as often.
+    pub lease: Span,
+    /// How long a drain lets model and tool calls run before it gives them up. Default 25 s.
+    pub drain: Span,
+    /// Where the working directories of tasks are. Default `.teamster/workspaces`, below the directory of the file.
+    pub workspaces: Option<PathBuf>,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self { slots: 64, queues: Vec::new(), lease: Span::from_secs(8), drain: Span::from_secs(25), workspaces: None }
+    }
+}
+
+/// The HTTP API.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Api {
+    /// Who has it may use the API. Without it, only loopback addresses are served.
+    pub token: Option<SecretRef>,
+}

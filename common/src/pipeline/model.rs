@@ -1,0 +1,350 @@
+//! A pipeline as it runs: checked, with everything that it refers to.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::template::{Expression, Template};
+use crate::id::{Digest, PipelineName, QueueName, StepId};
+use crate::journal::Effect;
+use crate::retry::RetryPolicy;
+use crate::span::Span;
+
+/// A checked pipeline. Its steps form a DAG; every name in it resolves.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Its name.
+    pub name: PipelineName,
+    /// The digest of the definition that it was made from.
+    pub digest: Digest,
+    /// For people.
+    pub description: String,
+    /// Where its tasks queue.
+    pub queue: QueueName,
+    /// 0 (last) to 9 (first).
+    pub priority: u8,
+    /// What submits tasks by itself.
+    pub triggers: Vec<Trigger>,
+    /// The JSON Schema of the input.
+    pub input: Option<Schema>,
+    /// The retry policy of steps that have none of their own.
+    pub retry: RetryPolicy,
+    /// How long workers may hold the task in all; waiting does not count.
+    pub timeout: Span,
+    /// What the task may spend.
+    pub budget: Budget,
+    /// Labels of its tasks, rendered from the input at submit.
+    pub labels: BTreeMap<String, Template>,
+    /// The steps, in the order of the file.
+    pub steps: Vec<Step>,
+    /// The task's output; without it, the output of the last step that succeeded.
+    pub output: Option<Template>,
+    /// The agents that its steps name.
+    pub agents: BTreeMap<String, Agent>,
+}
+
+/// What a task may spend on model calls. No bound where nothing is given.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// Dollars.
+    pub usd: Option<f64>,
+    /// Tokens, in and out.
+    pub tokens: Option<u64>,
+}
+
+/// A JSON Schema with the place that it came from, for messages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schema {
+    /// The file, or the key within the pipeline.
+    pub origin: String,
+    /// The schema.
+    pub schema: Value,
+}
+
+/// A step.
+#[derive(Debug)]
+pub struct Step {
+    /// Its id.
+    pub id: StepId,
+    /// The steps that must be done before: by default the one before it in the file.
+    pub needs: Vec<StepId>,
+    /// Run only if this holds. With a condition, a skipped or failed need does not decide for it.
+    pub condition: Option<Expression>,
+    /// Run once for each item of this list; `item` and `index` are names in the step's templates.
+    pub foreach: Option<Foreach>,
+    /// What a failure does to the task.
+    pub on_error: OnError,
+    /// How often it is tried; `None`: as the pipeline says.
+    pub retry: Option<RetryPolicy>,
+    /// How long one try may take, an agent step as a whole.
+    pub timeout: Option<Span>,
+    /// What its output must fit.
+    pub output: Option<Schema>,
+    /// What it does.
+    pub kind: StepKind,
+}
+
+/// A fan-out over the items of a list.
+#[derive(Debug)]
+pub struct Foreach {
+    /// The list.
+    pub items: Expression,
+    /// How many items run at once: 1 to 100, by default 4.
+    pub max_parallel: u32,
+}
+
+/// What a failed step does to its task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The task fails.
+    #[default]
+    Fail,
+    /// Later steps see `steps.ID.error`.
+    Continue,
+}
+
+/// What a step does.
+#[derive(Debug)]
+pub enum StepKind {
+    /// Runs an agent.
+    Agent(AgentStep),
+    /// Calls one tool.
+    Tool(ToolStep),
+    /// Makes one HTTP request.
+    Http(HttpStep),
+    /// Runs a program: JSON on stdin, JSON on stdout.
+    Run(RunStep),
+    /// Computes a value.
+    Set(Template),
+    /// Asks a person.
+    Approval(ApprovalStep),
+    /// Waits.
+    Sleep(SleepStep),
+    /// Runs another pipeline as a child task.
+    Pipeline(PipelineStep),
+}
+
+impl StepKind {
+    /// The key that names the kind in a file.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Agent(_) => "agent",
+            Self::Tool(_) => "tool",
+            Self::Http(_) => "http",
+            Self::Run(_) => "run",
+            Self::Set(_) => "set",
+            Self::Approval(_) => "approval",
+            Self::Sleep(_) => "sleep",
+            Self::Pipeline(_) => "pipeline",
+        }
+    }
+}
+
+/// `agent: NAME` with `prompt:`.
+#[derive(Debug)]
+pub struct AgentStep {
+    /// The agent's name: a key of [`Pipeline::agents`].
+    pub agent: String,
+    /// The first user message.
+    pub prompt: Template,
+    /// A model's name in `teamster.yaml`; `None`: as the agent says.
+    pub model: Option<String>,
+    /// When to stop.
+    pub limits: AgentLimits,
+}
+
+/// The limits of one agent step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentLimits {
+    /// Model calls. Default 40; an agent's `maxTurns` can lower it.
+    pub turns: u32,
+    /// Tool calls. Default 200.
+    pub tool_calls: u32,
+    /// Tokens, in and out. No bound by default.
+    pub tokens: Option<u64>,
+    /// Dollars. No bound by default.
+    pub usd: Option<f64>,
+    /// The same tool with the same arguments: so often in a row is answered
+    /// with a nudge, once more stops the step. Default 3.
+    pub repetition: u32,
+    /// The most tokens of one reply. Default 8,192.
+    pub max_tokens: u32,
+}
+
+impl Default for AgentLimits {
+    fn default() -> Self {
+        Self { turns: 40, tool_calls: 200, tokens: None, usd: None, repetition: 3, max_tokens: 8_192 }
+    }
+}
+
+/// `tool: NAME` with `with:`.
+#[derive(Debug)]
+pub struct ToolStep {
+    /// The tool: a built-in, `mcp__SERVER__TOOL`, or one of `tools:` in `teamster.yaml`.
+    pub tool: String,
+    /// Its arguments.
+    pub arguments: Template,
+    /// What repeating it may do; `None`: as the installation classes the tool.
+    pub effect: Option<Effect>,
+}
+
+/// `http:`.
+#[derive(Debug)]
+pub struct HttpStep {
+    /// GET, POST, PUT, PATCH, DELETE or HEAD.
+    pub method: String,
+    /// Where to.
+    pub url: Template,
+    /// Headers; they are not journaled, so that they may hold secrets from `env`.
+    pub headers: BTreeMap<String, Template>,
+    /// The body, sent as JSON.
+    pub json: Option<Template>,
+    /// What repeating it may do: GET and HEAD are `read`, all else is `once`, where nothing is said.
+    pub effect: Effect,
+}
+
+/// `run:`.
+#[derive(Debug)]
+pub struct RunStep {
+    /// The program and its arguments; no shell is involved.
+    pub command: Vec<Template>,
+    /// What it reads on stdin, as JSON; without it `{"input": …, "steps": …}`.
+    pub stdin: Option<Template>,
+    /// Environment variables beside `PATH`, `HOME`, `LANG` and `TMPDIR`.
+    pub env: BTreeMap<String, Template>,
+    /// What repeating it may do. By default `once`.
+    pub effect: Effect,
+}
+
+/// `approval:`.
+#[derive(Debug)]
+pub struct ApprovalStep {
+    /// One line for the list.
+    pub title: Template,
+    /// What is to be decided on.
+    pub show: Option<Expression>,
+    /// When the question lapses.
+    pub expires: Option<Span>,
+    /// What happens then.
+    pub on_expiry: OnExpiry,
+}
+
+/// What happens when nobody decided in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExpiry {
+    /// As if a person had said no.
+    #[default]
+    Reject,
+    /// As if a person had said yes.
+    Approve,
+    /// The step fails.
+    Fail,
+}
+
+/// `sleep:`.
+#[derive(Debug)]
+pub enum SleepStep {
+    /// `sleep: 10m`
+    For(Span),
+    /// `sleep: { until: … }`: a time in RFC 3339.
+    Until(Template),
+}
+
+/// `pipeline: NAME` with `input:`.
+#[derive(Debug)]
+pub struct PipelineStep {
+    /// The pipeline that is run, by the definition that is current when the child is submitted.
+    pub pipeline: PipelineName,
+    /// Its input.
+    pub input: Template,
+}
+
+/// What submits tasks by itself.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a pipeline has a handful of them")]
+pub enum Trigger {
+    /// A webhook.
+    Webhook(WebhookTrigger),
+    /// A clock.
+    Schedule(ScheduleTrigger),
+}
+
+/// `on: [{ webhook: NAME, … }]`. Templates see `event` and `headers`.
+#[derive(Debug)]
+pub struct WebhookTrigger {
+    /// A name under `webhooks:` in `teamster.yaml`.
+    pub webhook: String,
+    /// Only these events; empty for all. `pull_request.opened` or `pull_request`.
+    pub events: Vec<String>,
+    /// Only if this holds.
+    pub condition: Option<Expression>,
+    /// The task's input; without it, the event.
+    pub input: Option<Template>,
+    /// The idempotency key; without it, the sender's delivery id.
+    pub key: Option<Template>,
+    /// The group of which only the newest task is wanted.
+    pub supersede: Option<Template>,
+}
+
+/// `on: [{ schedule: { cron, timezone, missed, input } }]`.
+#[derive(Debug, Clone)]
+pub struct ScheduleTrigger {
+    /// Five fields, or six with seconds first.
+    pub cron: String,
+    /// An IANA name; by default UTC.
+    pub timezone: String,
+    /// What happens to ticks that passed while no scheduler ran.
+    pub missed: Missed,
+    /// The task's input; by default `{}`.
+    pub input: Value,
+}
+
+/// What happens to missed ticks of a schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missed {
+    /// None is made up for.
+    #[default]
+    Skip,
+    /// One task for all of them.
+    Once,
+    /// One task each, at most 1,000.
+    All,
+}
+
+/// An agent: a Markdown file in the format of Claude Code subagents.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Agent {
+    /// Its name.
+    pub name: String,
+    /// When to use it.
+    pub description: String,
+    /// The tools that it may use, as rules; `None`: every tool of the installation.
+    pub tools: Option<Vec<String>>,
+    /// Tools that it may not use, as rules; they beat `tools`.
+    pub disallowed_tools: Vec<String>,
+    /// A model's name in `teamster.yaml`; `None` or `inherit`: the default model.
+    pub model: Option<String>,
+    /// The most model calls.
+    pub max_turns: Option<u32>,
+    /// MCP servers of `teamster.yaml` that it uses; `None`: those that its tools name.
+    pub mcp_servers: Option<Vec<String>>,
+    /// `low`, `medium`, `high`, …: handed to the provider.
+    pub effort: Option<String>,
+    /// The system prompt.
+    pub system: String,
+    /// Fields of the file that are known but not honoured by this version.
+    pub unsupported: Vec<String>,
+}
+
+impl Pipeline {
+    /// A step by its id.
+    pub fn step(&self, id: &StepId) -> Option<&Step> {
+        self.steps.iter().find(|step| &step.id == id)
+    }
+}

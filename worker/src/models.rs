@@ -1,0 +1,28 @@
+//! Models: one trait, one file a provider.
+//!
+//! A provider makes one request and classes what can go wrong, once. It does
+//! not retry, does not journal and does not know of tasks: the step's retry
+//! policy is the only layer that tries again.
+
+use async_trait::async_trait;
+use common::failure::Failure;
+use common::journal::{ModelCall, RequestHead};
+use serde_json::Value;
+
+/// One request to a model.
+#[derive(Debug, Clone)]
+pub struct ModelRequest<'a> {
+    /// What all requests of the step share.
+    pub head: &'a RequestHead,
+    /// The messages, in the neutral form of the Messages API.
+    pub messages: Vec<Value>,
+    /// Goes out with the request where the wire has a place for it.
+    pub traceparent: Option<String>,
+}
+
+/// Something that answers requests.
+#[async_trait]
+pub trait Provider: Send + Sync + std::fmt::Debug {
+    /// Makes one request. Cancel-safe: dropping the future closes the connection.
+    async fn call(&self, request: ModelRequest<'_>) -> Result<ModelCall, Failure>;
+}

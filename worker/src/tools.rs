@@ -1,0 +1,92 @@
+//! Tools: one trait, one module a kind (built-ins, MCP servers, HTTP tools).
+//!
+//! A tool acts and answers. It does not journal and does not retry; whether a
+//! call may be repeated is decided from its effect class by the executor.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use common::failure::Failure;
+use common::id::TaskId;
+use common::journal::Effect;
+use serde_json::Value;
+
+/// What a model is told of a tool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolSpec {
+    /// Its name, as agents and rules use it.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// The JSON Schema of its arguments.
+    pub input_schema: Value,
+}
+
+/// A call that is to be made.
+#[derive(Debug, Clone)]
+pub struct ToolCall {
+    /// The tool.
+    pub name: String,
+    /// The arguments; they fit the tool's schema.
+    pub arguments: Value,
+    /// The idempotency key: the same for every repetition of this call.
+    pub key: String,
+    /// What it runs in.
+    pub context: CallContext,
+}
+
+/// What a call runs in.
+#[derive(Debug, Clone)]
+pub struct CallContext {
+    /// The task.
+    pub task: TaskId,
+    /// The fencing epoch: the number of the attempt.
+    pub epoch: u32,
+    /// The task's working directory; tools do not leave it. Exists.
+    pub workspace: PathBuf,
+    /// The most that an answer may have, in bytes.
+    pub output_limit: usize,
+    /// How long the call may take.
+    pub timeout: Duration,
+    /// The W3C trace context to hand on.
+    pub traceparent: Option<String>,
+}
+
+/// What a tool answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolAnswer {
+    /// A text, or a list of content blocks in the form of the Messages API.
+    pub content: Value,
+    /// Whether the tool itself says that this is an error.
+    pub is_error: bool,
+}
+
+/// Why a tool did not answer, by what may be done next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ToolError {
+    /// It did not happen, or it was answered in a way that cannot be used: repeating it is a decision like any other.
+    #[error(transparent)]
+    Failed(Failure),
+    /// Nobody knows whether it happened (it broke off, it timed out): only a call
+    /// that may be repeated is repeated (invariant I5).
+    #[error(transparent)]
+    Lost(Failure),
+}
+
+/// Something that agents and `tool` steps can call.
+#[async_trait]
+pub trait Tool: Send + Sync + std::fmt::Debug {
+    /// What a model is told of it.
+    fn spec(&self) -> &ToolSpec;
+
+    /// What repeating a call with these arguments may do.
+    fn effect(&self, arguments: &Value) -> Effect;
+
+    /// Makes the call. Dropping the future stops it, with everything that it started.
+    async fn call(&self, call: ToolCall) -> Result<ToolAnswer, ToolError>;
+}
+
+/// All tools of an installation that one agent or step may use, by name.
+pub type ToolSet = std::collections::BTreeMap<String, Arc<dyn Tool>>;
