@@ -5,6 +5,8 @@
 //! the events to be added, or leaves it alone and says why not. A backend then
 //! writes exactly those events and that head.
 
+use serde_json::{Value, json};
+
 use super::model::Next;
 use crate::clock::Timestamp;
 use crate::failure::{Failure, FailureClass};
@@ -114,15 +116,20 @@ pub fn notice(before: &Head, after: &Head, recorded: &[Recorded]) -> Option<(Tas
         return None;
     }
     let parent = after.parent.as_ref()?;
-    let (outcome, result) = recorded.iter().rev().find_map(|r| match &r.event {
+    let (outcome, result) = recorded.iter().rev().find_map(|r| end(&r.event))?;
+    Some((parent.task, Signal::ChildFinished { child: after.id, outcome, result }))
+}
+
+/// How a task ended, if this event ended it: its output, or why it has none.
+pub fn end(event: &Event) -> Option<(Outcome, Value)> {
+    match event {
         Event::Succeeded { output } => Some((Outcome::Succeeded, output.clone())),
-        Event::Cancelled { reason, .. } => Some((Outcome::Cancelled, serde_json::json!({"reason": reason}))),
+        Event::Cancelled { reason, .. } => Some((Outcome::Cancelled, json!({"reason": reason}))),
         Event::Died { reason, error, .. } => {
-            Some((Outcome::Dead, serde_json::json!({"reason": reason, "class": error.class, "message": error.message})))
+            Some((Outcome::Dead, json!({"reason": reason, "class": error.class, "message": error.message})))
         }
         _ => None,
-    })?;
-    Some((parent.task, Signal::ChildFinished { child: after.id, outcome, result }))
+    }
 }
 
 /// The signal for the unfinished children of a task that is done.
