@@ -1,3 +1,2 @@
 //! suite
 
-pub mod drive;
