@@ -1,4 +1,4 @@
-//! The SQLite store: the truth in one file, no server, users can look into it
+//! The `SQLite` store: the truth in one file, no server, users can look into it
 //! with the `sqlite3` shell.
 //!
 //! One [`writer`] thread in each process group-commits what its callers want
@@ -49,7 +49,7 @@ const MOST: usize = 10_000;
 /// A waiting `ready` looks for itself at least this often.
 const LOOK: Duration = Duration::from_millis(900);
 
-/// A store in a SQLite file. Dropping it waits until all that was asked for is written.
+/// A store in a `SQLite` file. Dropping it waits until all that was asked for is written.
 #[derive(Debug)]
 pub struct SqliteStore {
     // Declared before the bell and the readers: it is dropped, and so finished, first.

@@ -1,7 +1,7 @@
 //! The doorbell: tells those who wait in `ready` that something may be ready.
 //!
 //! Within the process the writer rings after a commit. What other processes
-//! commit is noticed by a thread that asks SQLite for `data_version` (a look
+//! commit is noticed by a thread that asks `SQLite` for `data_version` (a look
 //! into shared memory): each millisecond while something happens, more rarely
 //! when nothing does, and not at all while nobody waits.
 

@@ -94,7 +94,7 @@ fn wait_a_little(tries: i32) -> bool {
     true
 }
 
-/// The change of mode takes a lock for which SQLite does not call the busy handler.
+/// The change of mode takes a lock for which `SQLite` does not call the busy handler.
 fn switch_to_wal(db: &Connection, path: &Path) -> Result<(), StoreError> {
     let mut tries = 0;
     loop {

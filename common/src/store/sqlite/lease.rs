@@ -110,7 +110,9 @@ pub(super) fn load(db: &Connection, leased: Vec<Leased>) -> rusqlite::Result<Loa
                 let Lease { token, expires } = task.lease;
                 loaded.claims.push(Claim { task: task.task, token, expires, journal });
             }
-            Err(error @ rusqlite::Error::FromSqlConversionFailure(..)) => loaded.unreadable.push((task, error.to_string()));,
+            Err(error @ rusqlite::Error::FromSqlConversionFailure(..)) => {
+                loaded.unreadable.push((task, error.to_string()));
+            }
             Err(error) => return Err(error),
         }
     }

@@ -108,7 +108,7 @@ pub(super) fn list(
 }
 
 /// The statement for a filter. Conditions that an index was made for stand there
-/// in the words of the index: SQLite does not see it otherwise.
+/// in the words of the index: `SQLite` does not see it otherwise.
 fn query(filter: &Filter, after: Option<Cursor>, limit: usize) -> (String, Vec<Value>) {
     let mut sql = String::from("SELECT id, head, state, dead_reason, updated_at FROM tasks WHERE 1");
     let mut values = Vec::new();

@@ -421,10 +421,10 @@ impl<'c> Transaction<'c> {
         }
         self.tally.enter(place(StateName::Dead));
         let (parent, child) = (parent.and_then(|id| id.parse().ok()), unreadable.id.parse());
-        if let (Some(parent), Ok(child)) = (parent, child) {
-            if let Told::Applied(changed) = self.tell(parent, &lost_child(child, &why))? {
-                self.settle(*changed)?;
-            }
+        if let (Some(parent), Ok(child)) = (parent, child)
+            && let Told::Applied(changed) = self.tell(parent, &lost_child(child, &why))?
+        {
+            self.settle(*changed)?;
         }
         for child in self.unfinished_children(&unreadable.id)? {
             let cancel = Signal::Cancel { by: "store".to_owned(), reason: "its parent cannot be read".to_owned() };
@@ -542,7 +542,7 @@ fn encode_head(head: &Head) -> rusqlite::Result<String> {
     serde_json::to_string(head).map_err(unencodable)
 }
 
-/// SQLite's integers are signed; ours never come near the limit.
+/// `SQLite`'s integers are signed; ours never come near the limit.
 pub(super) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
