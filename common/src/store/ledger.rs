@@ -5,7 +5,7 @@
 //! the events to be added, or leaves it alone and says why not. A backend then
 //! writes exactly those events and that head.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::model::Next;
 use crate::clock::Timestamp;
@@ -116,20 +116,28 @@ pub fn notice(before: &Head, after: &Head, recorded: &[Recorded]) -> Option<(Tas
         return None;
     }
     let parent = after.parent.as_ref()?;
-    let (outcome, result) = recorded.iter().rev().find_map(|r| end(&r.event))?;
-    Some((parent.task, Signal::ChildFinished { child: after.id, outcome, result }))
+    Some((parent.task, ended(after.id, recorded)?))
 }
 
-/// How a task ended, if this event ended it: its output, or why it has none.
-pub fn end(event: &Event) -> Option<(Outcome, Value)> {
-    match event {
+/// How a task ended, as its parent is told, from the newest events of its
+/// journal. (A store also tells a parent that says that it has a child which is
+/// done already: the two may come in either order.)
+pub fn ended(task: TaskId, newest: &[Recorded]) -> Option<Signal> {
+    let (outcome, result) = newest.iter().rev().find_map(|r| match &r.event {
         Event::Succeeded { output } => Some((Outcome::Succeeded, output.clone())),
         Event::Cancelled { reason, .. } => Some((Outcome::Cancelled, json!({"reason": reason}))),
         Event::Died { reason, error, .. } => {
             Some((Outcome::Dead, json!({"reason": reason, "class": error.class, "message": error.message})))
         }
         _ => None,
-    }
+    })?;
+    Some(Signal::ChildFinished { child: task, outcome, result })
+}
+
+/// The journal or the head cannot be read by this version: the task goes where
+/// a person finds it, and stops no other.
+pub fn set_aside(head: &mut Head, error: Failure, at: Timestamp) -> Result<Vec<Recorded>, IllegalEvent> {
+    add(head, vec![Event::Died { reason: DeadReason::Unreadable, error, step: None }], at)
 }
 
 /// The signal for the unfinished children of a task that is done.
