@@ -60,6 +60,11 @@ impl Scope {
         Self { names }
     }
 
+    /// What the labels of a pipeline see: `input`.
+    pub fn of_input(input: &Value) -> Self {
+        Self { names: BTreeMap::from([("input", jinja(input))]) }
+    }
+
     /// What a trigger sees: `event`, `headers`, `env`.
     pub fn of_event(event: &Value, headers: &BTreeMap<String, String>, env: &BTreeMap<String, String>) -> Self {
         let mut names = BTreeMap::new();
