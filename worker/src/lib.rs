@@ -1,5 +1,7 @@
 //! The worker: takes tasks, decides what is to be done, does it, and writes
 //! down what came of it.
 
+pub mod http;
 pub mod models;
+pub mod process;
 pub mod tools;
