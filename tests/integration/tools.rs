@@ -277,10 +277,11 @@ async fn a_command_that_nobody_waits_for_any_more_is_killed_with_its_grandchildr
     let place = Place::new();
     let command = "(sleep 1000 & echo $! > grandchild; wait) & echo $$ > leader; sync; touch started; wait";
     let (bash, workspace) = (Bash::default(), place.workspace());
+    let started = workspace.join("grandchild");
     let running = bash.call(call(&bash, json!({"command": command}), &workspace));
     tokio::select! {
         answer = running => panic!("it ended: {answer:?}"),
-        () = suite::fakes::calls::file_appears(&workspace.join("grandchild")) => {}
+        () = suite::fakes::calls::file_appears(&started) => {}
     }
     for file in ["leader", "grandchild"] {
         process_is_gone(place.get(file).trim().parse().unwrap()).await;
