@@ -1,2 +1,5 @@
-//! suite
+//! What the integration tests share: the conformance suite of stores, fakes
+//! that speak real wires, and fixtures.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+pub mod fakes;

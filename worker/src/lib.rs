@@ -2,5 +2,7 @@
 //! down what came of it.
 
 pub mod fault;
+pub mod http;
 pub mod models;
+pub mod process;
 pub mod tools;
