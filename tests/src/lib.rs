@@ -1,1 +1,3 @@
-//! suite
+//! What the tests of Teamster share.
+
+pub mod conformance;
