@@ -1,2 +1,2 @@
-//! t
-fn main() {}
+//! Tests across crates. One binary, one module a subject.
+mod conformance_sqlite;

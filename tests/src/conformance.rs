@@ -6,8 +6,8 @@
 //! [`Bench::verify`]: every head equals the fold of its journal, and every
 //! figure equals what counting the tasks gives.
 
-mod bench;
 pub mod batch;
+pub mod bench;
 pub mod cancel;
 pub mod catalog;
 pub mod children;
@@ -44,7 +44,7 @@ pub type Place = Box<dyn Backend>;
 /// Makes a test of each case for a backend: `conformance!(fresh)`, where `fresh()` gives a [`Place`].
 #[macro_export]
 macro_rules! conformance {
-    ($fresh:path) => {
+    ($fresh:ident) => {
         $crate::conformance! { @all $fresh;
             submit: accepted_is_readable, the_same_key_is_the_same_task, fifty_equal_keys_at_once_make_one_task,
                 equal_keys_in_one_call_make_one_task, keys_belong_to_their_pipeline, a_repeated_call_makes_no_second_task,
@@ -88,12 +88,12 @@ macro_rules! conformance {
             history: a_random_history_is_a_fold,
         }
     };
-    (@all $fresh:path; $($verb:ident: $($case:ident),+ $(,)?);+) => {
+    (@all $fresh:ident; $($verb:ident: $($case:ident),+ $(,)?);+) => {
         $(mod $verb {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() -> anyhow::Result<()> {
-                    $crate::conformance::$verb::$case($fresh()).await
+                    $crate::conformance::$verb::$case(super::$fresh()).await
                 }
             )+
         })+

@@ -8,8 +8,8 @@ use common::store::{AppendError, Next, Renewal};
 use common::task::{DeadReason, State, StateName, Wait, WaitOn};
 use serde_json::json;
 
-use super::bench::{Bench, Held, LEASE, die, finished, step};
 use super::Place;
+use super::bench::{Bench, Held, LEASE, die, finished, step};
 
 /// One millisecond before its end a lease holds; at its end it is over.
 pub async fn a_lease_ends_exactly_at_its_time(place: Place) -> Result<()> {

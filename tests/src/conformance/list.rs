@@ -61,10 +61,8 @@ pub async fn filters_match(place: Place) -> Result<()> {
     bench.die(&mut dead).await?;
     let mut done = bench.taken().await?;
     bench.succeed(&mut done).await?;
-    let label = |name: &str, value: &str| Filter {
-        labels: [(name.to_owned(), value.to_owned())].into(),
-        ..Filter::default()
-    };
+    let label =
+        |name: &str, value: &str| Filter { labels: [(name.to_owned(), value.to_owned())].into(), ..Filter::default() };
     let states = |states: &[StateName]| Filter { states: states.to_vec(), ..Filter::default() };
     ensure!(count(&bench, Filter::default()).await? == 7);
     ensure!(count(&bench, Filter { pipeline: Some(pipeline("p2")), ..Filter::default() }).await? == 1);
@@ -74,7 +72,9 @@ pub async fn filters_match(place: Place) -> Result<()> {
     ensure!(count(&bench, label("team", "blue")).await? == 1);
     ensure!(count(&bench, label("team", "red")).await? == 0);
     ensure!(count(&bench, label(odd, odd)).await? == 1);
-    for (state, expected) in [(StateName::Ready, 5), (StateName::Dead, 1), (StateName::Succeeded, 1), (StateName::Waiting, 0)] {
+    for (state, expected) in
+        [(StateName::Ready, 5), (StateName::Dead, 1), (StateName::Succeeded, 1), (StateName::Waiting, 0)]
+    {
         ensure!(count(&bench, states(&[state])).await? == expected, "{state}");
     }
     ensure!(count(&bench, states(&[StateName::Dead, StateName::Ready])).await? == 6);

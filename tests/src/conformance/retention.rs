@@ -85,7 +85,8 @@ pub async fn they_go_by_bytes(place: Place) -> Result<()> {
 
 /// Dead letters do not go with the others, and go by their own rule.
 pub async fn dead_letters_have_their_own_rule(place: Place) -> Result<()> {
-    let bench = Bench::tuned(place, keep(Keep { count: Some(0), ..UNLIMITED }, Keep { count: Some(1), ..UNLIMITED })).await?;
+    let bench =
+        Bench::tuned(place, keep(Keep { count: Some(0), ..UNLIMITED }, Keep { count: Some(1), ..UNLIMITED })).await?;
     let tasks = [dead(&bench).await?, done(&bench).await?, dead(&bench).await?];
     ensure!(bench.store.due(100).await?.removed == 2);
     ensure!(are_kept(&bench, &tasks).await? == [false, false, true]);
