@@ -2,4 +2,5 @@
 //! that speak real wires, and fixtures.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+pub mod conformance;
 pub mod fakes;
