@@ -109,7 +109,12 @@ impl Running {
 ///
 /// # Errors
 /// `configuration` if it cannot be started.
-pub fn start(argv: &[String], cwd: &std::path::Path, env: &[(String, String)], with_stdin: bool) -> Result<Running, Failure> {
+pub fn start(
+    argv: &[String],
+    cwd: &std::path::Path,
+    env: &[(String, String)],
+    with_stdin: bool,
+) -> Result<Running, Failure> {
     let Some((program, arguments)) = argv.split_first() else {
         return Err(Failure::new(FailureClass::Configuration, "the command is empty; name a program"));
     };
@@ -184,7 +189,9 @@ fn cannot_start(program: &str, cwd: &std::path::Path, error: &std::io::Error) ->
         std::io::ErrorKind::NotFound if !cwd.is_dir() => {
             format!("its working directory {} does not exist", cwd.display())
         }
-        std::io::ErrorKind::NotFound => "there is no such program in PATH; install it or write its whole path".to_owned(),
+        std::io::ErrorKind::NotFound => {
+            "there is no such program in PATH; install it or write its whole path".to_owned()
+        }
         std::io::ErrorKind::PermissionDenied => "it may not be executed; check its mode".to_owned(),
         _ => error.to_string(),
     };

@@ -39,6 +39,13 @@ pub struct ToolSpec {
     pub input_schema: Value,
 }
 
+impl ToolSpec {
+    /// As it stands in a request head.
+    pub fn to_json(&self) -> Value {
+        serde_json::json!({"name": self.name, "description": self.description, "input_schema": self.input_schema})
+    }
+}
+
 /// A call that is to be made.
 #[derive(Debug, Clone)]
 pub struct ToolCall {

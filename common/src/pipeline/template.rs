@@ -34,7 +34,7 @@ pub struct Expression {
 
 impl Scope {
     /// What the steps of a task see: `input`, `steps`, `env`, `task`.
-    pub fn of_run(run: &Run, env: &BTreeMap<String, String>) -> Self {
+    pub fn of_run(_pipeline: &super::model::Pipeline, run: &Run, env: &BTreeMap<String, String>) -> Self {
         let steps: BTreeMap<String, Value> = run
             .steps
             .iter()

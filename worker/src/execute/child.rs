@@ -24,15 +24,15 @@ pub(super) struct Child {
     traceparent: Option<String>,
 }
 
-impl Executor {
-    pub(super) fn child_of(&self, run: &Run, pipeline: &Pipeline, step: &StepKey, input: Value) -> Child {
+impl Child {
+    pub(super) fn of(run: &Run, pipeline: &Pipeline, step: &StepKey, input: Value) -> Self {
         let name = match pipeline.step(&step.step).map(|step| &step.kind) {
             Some(StepKind::Pipeline(child)) => Some(child.pipeline.clone()),
             _ => None,
         };
         let generation = run.step(step).map_or(0, |known| known.generation);
         let depth = run.head.parent.as_ref().map_or(1, |parent| parent.depth + 1);
-        Child {
+        Self {
             pipeline: name,
             key: format!("child:{}:{step}:{generation}", run.head.id),
             parent: Parent { task: run.head.id, step: step.clone(), depth },
@@ -41,7 +41,9 @@ impl Executor {
             traceparent: run.submitted.traceparent.clone(),
         }
     }
+}
 
+impl Executor {
     /// Submits a child, or finds it.
     pub(super) async fn submit_child(&self, child: Child) -> Result<Vec<Event>, Failure> {
         let step = child.parent.step.clone();
@@ -60,12 +62,17 @@ impl Executor {
     async fn submission(&self, child: Child) -> Result<Submission, Failure> {
         let name = child.pipeline.ok_or_else(|| internal("the step runs no pipeline"))?;
         let definition = self.store.current(&name).await.map_err(store_failure)?.ok_or_else(|| {
-            Failure::new(FailureClass::Configuration, format!("there is no pipeline {name}; apply it, then replay the task"))
+            Failure::new(
+                FailureClass::Configuration,
+                format!("there is no pipeline {name}; apply it, then replay the task"),
+            )
         })?;
         let pipeline = self.definitions.compile(&definition)?;
         let key = IdempotencyKey::new(child.key).map_err(|error| internal(error.to_string()))?;
         let mut submitted = common::submission::submitted(&pipeline, child.input, &std::collections::BTreeMap::new())
-            .map_err(|refused| Failure::new(FailureClass::InvalidRequest, format!("pipeline {name} does not take the input: {refused}")))?;
+            .map_err(|refused| {
+            Failure::new(FailureClass::InvalidRequest, format!("pipeline {name} does not take the input: {refused}"))
+        })?;
         submitted.key = Some(key);
         submitted.parent = Some(child.parent);
         submitted.priority = child.priority;

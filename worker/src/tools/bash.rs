@@ -82,8 +82,7 @@ impl Tool for Bash {
             return Ok(ToolAnswer::error("the command contains a NUL or is longer than 128 KiB"));
         }
         let context = call.context;
-        let timeout =
-            timeout.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(MAX_TIMEOUT).min(context.timeout);
+        let timeout = timeout.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(MAX_TIMEOUT).min(context.timeout);
         let outcome = run_program(Program {
             argv: vec!["bash".to_owned(), "-c".to_owned(), command],
             env: environment(&context.workspace, []),

@@ -112,7 +112,8 @@ fn find(
     let walked = walk(workspace, &start, false, wanted, |file| {
         if matcher.is_match(file.path.strip_prefix(&start).unwrap_or(&file.path)) {
             let changed = file.dir.symlink_metadata(file.name).and_then(|metadata| metadata.modified());
-            found.push((changed.map_or(SystemTime::UNIX_EPOCH, cap_std::time::SystemTime::into_std), file.path.clone()));
+            found
+                .push((changed.map_or(SystemTime::UNIX_EPOCH, cap_std::time::SystemTime::into_std), file.path.clone()));
             if found.len() >= 2 * FILES {
                 newest_first(&mut found);
                 dropped += found.len() - FILES;

@@ -127,11 +127,7 @@ fn read(
 
 /// Reads a line without its end, keeping at most [`LINE_LIMIT`] bytes of it.
 /// Answers how many bytes were read: 0 at the end of the file.
-fn next_line(
-    file: &mut impl BufRead,
-    line: &mut Vec<u8>,
-    wanted: &Wanted,
-) -> Result<std::io::Result<usize>, Unwanted> {
+fn next_line(file: &mut impl BufRead, line: &mut Vec<u8>, wanted: &Wanted) -> Result<std::io::Result<usize>, Unwanted> {
     line.clear();
     let (mut read, mut cut) = (0_usize, false);
     loop {
@@ -173,7 +169,10 @@ mod tests {
 
     #[test]
     fn lines_are_numbered_as_by_cat() {
-        assert_eq!(text(b"one\r\ntwo\n\nfour", None, None).content, "     1\tone\n     2\ttwo\n     3\t\n     4\tfour\n");
+        assert_eq!(
+            text(b"one\r\ntwo\n\nfour", None, None).content,
+            "     1\tone\n     2\ttwo\n     3\t\n     4\tfour\n"
+        );
     }
 
     #[test]

@@ -77,9 +77,10 @@ impl WebFetch {
             .map_err(|error| Failure::new(FailureClass::Internal, format!("no HTTP client can be made: {error}")))?;
         let spec = ToolSpec {
             name: "WebFetch".to_owned(),
-            description: "Fetches a page of the public web and answers with it as Markdown. A redirect to another host \
+            description:
+                "Fetches a page of the public web and answers with it as Markdown. A redirect to another host \
                           is reported, not followed."
-                .to_owned(),
+                    .to_owned(),
             input_schema: json!({
                 "type": "object",
                 "properties": {
@@ -99,7 +100,8 @@ impl WebFetch {
             Err(why) => return Ok(Fetched::Refused(why)),
         };
         for _ in 0..=REDIRECTS {
-            let request = self.client.get(url.clone()).header(ACCEPT, "text/html, text/*;q=0.9, application/json;q=0.8");
+            let request =
+                self.client.get(url.clone()).header(ACCEPT, "text/html, text/*;q=0.9, application/json;q=0.8");
             let response = match request.send().await {
                 Ok(response) => response,
                 Err(error) => return not_fetched(&url, &error),
@@ -239,7 +241,11 @@ fn is_text(media: &str) -> bool {
         || media.ends_with("+xml")
         || matches!(
             media,
-            "application/json" | "application/xml" | "application/javascript" | "application/x-ndjson" | "application/yaml"
+            "application/json"
+                | "application/xml"
+                | "application/javascript"
+                | "application/x-ndjson"
+                | "application/yaml"
         )
 }
 
