@@ -148,6 +148,11 @@ impl Anthropic {
         let mut room = REPLY_LIMIT;
         while !accumulator.is_stopped() {
             let Some(bytes) = self.next_bytes(&mut response, hints).await? else {
+                let last = decoder.finish();
+                // Not whole, it is no reason of its own: the stream is cut off either way.
+                if last.is_some_and(|event| accumulator.apply(&event).is_ok()) && accumulator.is_stopped() {
+                    break;
+                }
                 return Err(broken(&StreamFault::CutOff));
             };
             room = room.checked_sub(bytes.len()).ok_or_else(|| {

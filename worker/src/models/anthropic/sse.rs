@@ -32,8 +32,7 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    /// Takes in bytes and gives the events that they complete. An event that the
-    /// end of the stream cuts off is never given.
+    /// Takes in bytes and gives the events that they complete.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Vec<Event>, NotUtf8> {
         let mut events = Vec::new();
         for &byte in bytes {
@@ -45,6 +44,14 @@ impl Decoder {
             }
         }
         Ok(events)
+    }
+
+    /// The event that the end of the stream completes: some servers leave out the
+    /// empty line behind the last one. The standard would drop it; the caller
+    /// takes it only if it is whole.
+    pub(super) fn finish(mut self) -> Option<Event> {
+        // The line that the end cut off, if any, and then the missing empty one.
+        self.end_line().ok()?.or(self.end_line().ok()?)
     }
 
     fn end_line(&mut self) -> Result<Option<Event>, NotUtf8> {
@@ -107,8 +114,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_end_cuts_off_is_no_event() {
-        assert_eq!(decode(&[b"event: a\ndata: x\n"]), []);
+    fn only_an_empty_line_or_the_end_completes_an_event() {
+        for text in [&b"event: a\ndata: x\n"[..], b"event: a\ndata: x"] {
+            let mut decoder = Decoder::default();
+            assert_eq!(decoder.push(text).unwrap(), []);
+            let last = decoder.finish().unwrap();
+            assert_eq!((last.name, last.data), event("a", "x"));
+        }
+        assert_eq!(Decoder::default().finish(), None);
     }
 
     #[test]
