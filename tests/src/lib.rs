@@ -3,4 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 pub mod conformance;
+pub mod drive;
 pub mod fakes;
+pub mod fixtures;
+pub mod project;

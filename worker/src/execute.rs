@@ -91,6 +91,7 @@ impl Executor {
                 return;
             }
         };
+        tracing::debug!(%task, "started");
         match self.work(journal, hold, shutdown).await {
             Ok(state) => tracing::debug!(%task, %state, "handed back"),
             Err(Stopped::Lost) => tracing::warn!(%task, "the lease is lost; the task is left to others"),
