@@ -139,7 +139,7 @@ impl Decision {
 struct Deciding<'a> {
     given: Given<'a>,
     run: &'a Run,
-    scope: Option<Scope>,
+    scope: Option<Scope<'a>>,
     decision: Decision,
     waits: Vec<WaitOn>,
     until: Option<Timestamp>,
@@ -160,7 +160,7 @@ pub fn decide(run: &Run, given: Given<'_>) -> Decision {
     }
 }
 
-impl Deciding<'_> {
+impl<'a> Deciding<'a> {
     /// Whether the task has come to its end, with whatever is still in flight.
     fn ending(&mut self) -> Option<Next> {
         if let Some((by, reason)) = &self.run.cancel {
@@ -233,12 +233,12 @@ impl Deciding<'_> {
         self.decision
     }
 
-    fn scope(&mut self) -> &Scope {
+    fn scope(&mut self) -> &Scope<'a> {
         let (run, given) = (self.run, self.given);
         self.scope.get_or_insert_with(|| Scope::of_run(given.pipeline, run, given.env))
     }
 
-    fn scope_of(&mut self, key: &StepKey) -> Scope {
+    fn scope_of(&mut self, key: &StepKey) -> Scope<'a> {
         let run = self.run;
         with_item(self.scope().clone(), run, key)
     }
@@ -261,11 +261,16 @@ impl Deciding<'_> {
 }
 
 /// What the templates of a step see, or of one item of a step that fans out.
-pub fn scope_of(pipeline: &Pipeline, run: &Run, env: &BTreeMap<String, String>, key: &StepKey) -> Scope {
+pub fn scope_of<'a>(
+    pipeline: &'a Pipeline,
+    run: &'a Run,
+    env: &'a BTreeMap<String, String>,
+    key: &StepKey,
+) -> Scope<'a> {
     with_item(Scope::of_run(pipeline, run, env), run, key)
 }
 
-fn with_item(scope: Scope, run: &Run, key: &StepKey) -> Scope {
+fn with_item<'a>(scope: Scope<'a>, run: &'a Run, key: &StepKey) -> Scope<'a> {
     let item = key.index.and_then(|index| {
         let items = run.step(&StepKey::of(key.step.clone()))?.items.as_ref()?;
         Some((items.get(index as usize)?, index))

@@ -131,7 +131,7 @@ impl Deciding<'_> {
         Ok(CallRecord { call, tool, arguments, effect, key })
     }
 
-    fn run_arguments(&self, run: &RunStep, scope: &common::pipeline::template::Scope) -> Result<Value, Failure> {
+    fn run_arguments(&self, run: &RunStep, scope: &common::pipeline::template::Scope<'_>) -> Result<Value, Failure> {
         let command = run.command.iter().map(|part| part.render_text(scope)).collect::<Result<Vec<_>, _>>()?;
         let stdin = match &run.stdin {
             Some(template) => template.render(scope)?,
@@ -165,7 +165,7 @@ pub const HTTP: &str = "http";
 pub const RUN: &str = "run";
 
 /// What of a request is journaled: all but its headers, which may hold secrets.
-fn http_arguments(http: &HttpStep, scope: &common::pipeline::template::Scope) -> Result<Value, Failure> {
+fn http_arguments(http: &HttpStep, scope: &common::pipeline::template::Scope<'_>) -> Result<Value, Failure> {
     let url = http.url.render_text(scope)?;
     let mut arguments = json!({"method": http.method, "url": url});
     if let Some(template) = &http.json {

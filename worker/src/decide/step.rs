@@ -184,7 +184,7 @@ pub(super) fn fits(step: &Step, output: &Value) -> Result<(), Failure> {
     })
 }
 
-fn render_time(template: &Template, scope: &Scope) -> Result<common::clock::Timestamp, Failure> {
+fn render_time(template: &Template, scope: &Scope<'_>) -> Result<common::clock::Timestamp, Failure> {
     let text = template.render_text(scope)?;
     text.parse().map_err(|_| {
         Failure::new(

@@ -229,7 +229,7 @@ impl Executor {
         }
     }
 
-    fn scope_of(&self, run: &Run, pipeline: &Pipeline, key: &StepKey) -> Scope {
+    fn scope_of<'a>(&'a self, run: &'a Run, pipeline: &'a Pipeline, key: &StepKey) -> Scope<'a> {
         crate::decide::scope_of(pipeline, run, &self.env, key)
     }
 }
