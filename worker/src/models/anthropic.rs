@@ -4,6 +4,7 @@
 //! is sent ([`request`]), how the stream is read ([`sse`], [`reply`]) and how
 //! failures are classed ([`errors`]) is pure; only this file touches the network.
 
+mod block;
 mod errors;
 mod reply;
 mod request;
@@ -25,7 +26,6 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout};
 
 use self::errors::{Hints, Origin};
-pub use self::reply::Tokens;
 use self::reply::{Accumulator, Reply, StreamFault};
 use super::price::Prices;
 use super::{ModelRequest, Provider};

@@ -11,8 +11,6 @@ use common::failure::{Failure, FailureClass};
 use common::journal::Usage;
 use serde::Deserialize;
 
-use super::anthropic::Tokens;
-
 /// Reading from the cache, as a part of the price of input.
 const CACHE_READ: f64 = 0.1;
 /// Writing to the cache for five minutes.
@@ -22,6 +20,21 @@ const CACHE_WRITE_1H: f64 = 2.0;
 
 /// Unknown models that were warned of; more are not, so that this stays small.
 const WARNINGS: usize = 1_000;
+
+/// The tokens of one reply, as they are billed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Read at full price.
+    pub input: u64,
+    /// Written.
+    pub output: u64,
+    /// Read from the cache.
+    pub cache_read: u64,
+    /// Written to the cache for five minutes.
+    pub cache_write_5m: u64,
+    /// Written to the cache for an hour.
+    pub cache_write_1h: u64,
+}
 
 /// Prices from one day on.
 #[derive(Debug, Clone, Deserialize)]

@@ -28,7 +28,8 @@ const fn row(status: u16, kind: &'static str, class: FailureClass, advice: &'sta
 }
 
 /// Statuses that are not here: from 500 `Unavailable`, else `InvalidRequest`.
-const TABLE: [Row; 15] = [
+/// Types of `error` events that are not here: `Unavailable`.
+const TABLE: [Row; 14] = [
     row(400, "invalid_request_error", FailureClass::InvalidRequest, "the request cannot be answered as it is"),
     row(401, "authentication_error", FailureClass::Authentication, "check the key in {key}"),
     row(402, "billing_error", FailureClass::Billing, "check the account's billing details"),
@@ -43,7 +44,6 @@ const TABLE: [Row; 15] = [
     row(503, "service_unavailable_error", FailureClass::Overloaded, "the API is not available"),
     row(504, "timeout_error", FailureClass::Unavailable, "the API took too long"),
     row(529, "overloaded_error", FailureClass::Overloaded, "the API is overloaded"),
-    row(0, "error", FailureClass::Unavailable, "the API broke off its reply"),
 ];
 
 /// How the API words it that the account, not the moment, is the obstacle. Such

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::super::price::Tokens;
+use super::block::Block;
 use super::sse::Event;
 
 /// Why a stream is no reply.
@@ -41,21 +43,6 @@ pub(super) struct Reply {
     pub tokens: Tokens,
 }
 
-/// The tokens of one reply, as they are billed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tokens {
-    /// Read at full price.
-    pub input: u64,
-    /// Written.
-    pub output: u64,
-    /// Read from the cache.
-    pub cache_read: u64,
-    /// Written to the cache for five minutes.
-    pub cache_write_5m: u64,
-    /// Written to the cache for an hour.
-    pub cache_write_1h: u64,
-}
-
 /// A reply under way.
 #[derive(Debug, Default)]
 pub(super) struct Accumulator {
@@ -70,13 +57,6 @@ struct Message {
     model: String,
     stop_reason: Option<String>,
     usage: Map<String, Value>,
-}
-
-#[derive(Debug)]
-struct Block {
-    value: Map<String, Value>,
-    /// The pieces of `input`, which is parsed when it is whole.
-    input: String,
 }
 
 impl Accumulator {
@@ -150,7 +130,7 @@ impl Accumulator {
                 Err(fault) => return Err(fault),
             }
         }
-        let tokens = Tokens::read(&message.usage);
+        let tokens = tokens(&message.usage);
         Ok(Reply { content, stop_reason, model: message.model, id: message.id, tokens })
     }
 
@@ -187,7 +167,7 @@ impl Accumulator {
         let Value::Object(value) = block else {
             return Err(StreamFault::Malformed(format!("content block {index} is no object")));
         };
-        if self.blocks.insert(index, Block { value, input: String::new() }).is_some() {
+        if self.blocks.insert(index, Block::new(value)).is_some() {
             return Err(StreamFault::Malformed(format!("content block {index} was started twice")));
         }
         Ok(())
@@ -218,78 +198,17 @@ fn index(data: &Value) -> Result<u64, StreamFault> {
     data["index"].as_u64().ok_or_else(|| StreamFault::Malformed("a content block event has no index".to_owned()))
 }
 
-impl Block {
-    fn apply(&mut self, delta: Value) -> Result<(), StreamFault> {
-        let Value::Object(mut delta) = delta else {
-            return Err(StreamFault::Malformed("a delta is no object".to_owned()));
-        };
-        let kind = delta.shift_remove("type");
-        match kind.as_ref().and_then(Value::as_str) {
-            Some("text_delta") => self.append("text", &delta),
-            Some("thinking_delta") => self.append("thinking", &delta),
-            Some("input_json_delta") => {
-                self.input.push_str(delta.get("partial_json").and_then(Value::as_str).unwrap_or_default());
-            }
-            Some("signature_delta") => {
-                if let Some(signature) = delta.shift_remove("signature") {
-                    self.value.insert("signature".to_owned(), signature);
-                }
-            }
-            Some("citations_delta") => {
-                let citation = delta.shift_remove("citation").unwrap_or_default();
-                self.merge("citations".to_owned(), Value::Array(vec![citation]));
-            }
-            // A delta that is not known: what it carries is joined to what is there.
-            _ => delta.into_iter().for_each(|(key, value)| self.merge(key, value)),
-        }
-        Ok(())
-    }
-
-    fn append(&mut self, key: &str, delta: &Map<String, Value>) {
-        if let Some(piece) = delta.get(key) {
-            self.merge(key.to_owned(), piece.clone());
-        }
-    }
-
-    fn merge(&mut self, key: String, piece: Value) {
-        match (self.value.get_mut(&key), piece) {
-            (Some(Value::String(whole)), Value::String(piece)) => whole.push_str(&piece),
-            (Some(Value::Array(whole)), Value::Array(piece)) => whole.extend(piece),
-            (_, piece) => {
-                self.value.insert(key, piece);
-            }
-        }
-    }
-
-    fn finish(mut self) -> Result<Value, StreamFault> {
-        if !self.input.is_empty() {
-            let input: Value = serde_json::from_str(&self.input).map_err(|e| {
-                StreamFault::Malformed(format!("the arguments of the tool call {} are no JSON: {e}", self.label()))
-            })?;
-            self.value.insert("input".to_owned(), input);
-        }
-        Ok(Value::Object(self.value))
-    }
-
-    fn label(&self) -> String {
-        let text = |key: &str| self.value.get(key).and_then(Value::as_str).unwrap_or("?");
-        format!("{} ({})", text("id"), text("name"))
-    }
-}
-
-impl Tokens {
-    fn read(usage: &Map<String, Value>) -> Self {
-        // No reply has so many; a wrong number must not overflow a sum.
-        let clamp = |value: Option<&Value>| value.and_then(Value::as_u64).unwrap_or(0).min(1 << 40);
-        let hour = clamp(usage.get("cache_creation").and_then(|c| c.get("ephemeral_1h_input_tokens")));
-        let written = clamp(usage.get("cache_creation_input_tokens"));
-        Self {
-            input: clamp(usage.get("input_tokens")),
-            output: clamp(usage.get("output_tokens")),
-            cache_read: clamp(usage.get("cache_read_input_tokens")),
-            cache_write_5m: written.saturating_sub(hour),
-            cache_write_1h: hour.min(written),
-        }
+fn tokens(usage: &Map<String, Value>) -> Tokens {
+    // No reply has so many; a wrong number must not overflow a sum.
+    let clamp = |value: Option<&Value>| value.and_then(Value::as_u64).unwrap_or(0).min(1 << 40);
+    let hour = clamp(usage.get("cache_creation").and_then(|c| c.get("ephemeral_1h_input_tokens")));
+    let written = clamp(usage.get("cache_creation_input_tokens"));
+    Tokens {
+        input: clamp(usage.get("input_tokens")),
+        output: clamp(usage.get("output_tokens")),
+        cache_read: clamp(usage.get("cache_read_input_tokens")),
+        cache_write_5m: written.saturating_sub(hour),
+        cache_write_1h: hour.min(written),
     }
 }
 
@@ -444,7 +363,7 @@ mod tests {
     fn the_two_kinds_of_cache_writes_are_told_apart() {
         let usage = json!({"input_tokens": 1, "cache_creation_input_tokens": 100, "cache_read_input_tokens": 7,
             "cache_creation": {"ephemeral_5m_input_tokens": 60, "ephemeral_1h_input_tokens": 40}});
-        let tokens = Tokens::read(usage.as_object().unwrap());
+        let tokens = tokens(usage.as_object().unwrap());
         assert_eq!((tokens.cache_write_5m, tokens.cache_write_1h, tokens.cache_read), (60, 40, 7));
     }
 

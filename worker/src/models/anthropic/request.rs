@@ -24,10 +24,13 @@ const OUTPUT_FORMAT: &str = "output_format";
 pub(super) fn body(head: &RequestHead, messages: &[Value]) -> Result<Value, Failure> {
     let mut options = head.options.clone();
     if let Some(key) = RESERVED.iter().find(|key| options.contains_key(**key)) {
-        let text = format!("model {}: the option {key:?} is set by the agent loop; remove it", head.alias);
-        return Err(Failure::new(FailureClass::Configuration, text));
+        return Err(wrong_option(head, &format!("{key} is set by the agent loop; remove it")));
     }
-    let in_words = options.shift_remove(OUTPUT_FORMAT).is_some_and(|how| how == "prompt");
+    let in_words = match options.shift_remove(OUTPUT_FORMAT) {
+        None => false,
+        Some(how) if how == "prompt" => true,
+        Some(other) => return Err(wrong_option(head, &format!("{OUTPUT_FORMAT} is {other}, and can only be prompt"))),
+    };
     let output = Output::of(head.output_schema.as_ref(), in_words);
     let system = output.instruction().map_or_else(|| head.system.clone(), |text| join(&head.system, &text));
 
@@ -35,7 +38,7 @@ pub(super) fn body(head: &RequestHead, messages: &[Value]) -> Result<Value, Fail
     body.insert("model".to_owned(), json!(head.model));
     body.insert("max_tokens".to_owned(), json!(head.max_tokens));
     body.insert("stream".to_owned(), json!(true));
-    let config = output_config(&head.alias, &mut options, output.format())?;
+    let config = output_config(head, &mut options, output.format())?;
     body.extend(options);
     if !config.is_empty() {
         body.insert("output_config".to_owned(), Value::Object(config));
@@ -62,6 +65,10 @@ pub(super) fn body(head: &RequestHead, messages: &[Value]) -> Result<Value, Fail
     mark_turns(&mut messages);
     body.insert("messages".to_owned(), messages.into_iter().map(Message::into_value).collect());
     Ok(Value::Object(body))
+}
+
+fn wrong_option(head: &RequestHead, text: &str) -> Failure {
+    Failure::new(FailureClass::Configuration, format!("model {}: the option {text}", head.alias))
 }
 
 /// How the model learns of the schema of its output.
@@ -104,7 +111,7 @@ fn join(system: &str, text: &str) -> String {
 }
 
 fn output_config(
-    alias: &str,
+    head: &RequestHead,
     options: &mut Map<String, Value>,
     format: Option<Value>,
 ) -> Result<Map<String, Value>, Failure> {
@@ -112,8 +119,7 @@ fn output_config(
         None => Map::new(),
         Some(Value::Object(config)) => config,
         Some(other) => {
-            let text = format!("model {alias}: the option output_config is {other}, and must be an object");
-            return Err(Failure::new(FailureClass::Configuration, text));
+            return Err(wrong_option(head, &format!("output_config is {other}, and must be an object")));
         }
     };
     if let Some(effort) = options.shift_remove("effort") {
@@ -376,6 +382,7 @@ mod tests {
         let refused = body(&with_options(&json!({"stream": false})), &conversation(0)).unwrap_err();
         assert_eq!(refused.class, FailureClass::Configuration);
         assert!(body(&with_options(&json!({"output_config": 7})), &conversation(0)).is_err());
+        assert!(body(&with_options(&json!({"output_format": "yaml"})), &conversation(0)).is_err());
     }
 
     #[test]
