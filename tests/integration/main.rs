@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod conformance_sqlite;
+mod decide;
 mod models;
 mod structure;
 mod tools;
