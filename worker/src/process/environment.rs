@@ -8,10 +8,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// `PATH` and `LANG` as the worker has them, `HOME` as given, `TMPDIR`, and
 /// then what is configured, which wins.
-pub fn environment(
-    home: &Path,
-    configured: impl IntoIterator<Item = (String, String)>,
-) -> Vec<(String, String)> {
+pub fn environment(home: &Path, configured: impl IntoIterator<Item = (String, String)>) -> Vec<(String, String)> {
     let inherited = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
     let mut env = vec![
         ("PATH".to_owned(), inherited("PATH", DEFAULT_PATH)),

@@ -9,7 +9,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use common::failure::FailureClass;
 use common::journal::Effect;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -82,8 +81,7 @@ impl Tool for Bash {
             return Ok(ToolAnswer::error("the command contains a NUL or is longer than 128 KiB"));
         }
         let context = call.context;
-        let timeout =
-            timeout.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(MAX_TIMEOUT).min(context.timeout);
+        let timeout = timeout.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(MAX_TIMEOUT).min(context.timeout);
         let outcome = run_program(Program {
             argv: vec!["bash".to_owned(), "-c".to_owned(), command],
             env: environment(&context.workspace, []),
@@ -93,10 +91,7 @@ impl Tool for Bash {
             output_limit: context.output_limit / 2,
         })
         .await
-        .map_err(|failure| match failure.class {
-            FailureClass::Configuration => ToolError::Failed(failure),
-            _ => ToolError::Lost(failure),
-        })?;
+        .map_err(ToolError::Failed)?;
         let mut text = outcome.stdout.text();
         if !outcome.stderr.is_empty() {
             if !text.is_empty() && !text.ends_with('\n') {

@@ -145,7 +145,8 @@ fn edit(text: &str, arguments: &Arguments) -> Edited {
 /// `old` can overlap the `new` that was put in, so that afterwards there is none.
 fn is_recognisable(old: &str, new: &str) -> bool {
     let overlaps = |end_of: &str, start_of: &str| {
-        (1..=end_of.len().min(start_of.len())).any(|n| end_of.as_bytes()[end_of.len() - n..] == start_of.as_bytes()[..n])
+        (1..=end_of.len().min(start_of.len()))
+            .any(|n| end_of.as_bytes()[end_of.len() - n..] == start_of.as_bytes()[..n])
     };
     // Quadratic in the shorter text: long ones are not worth the look.
     old.len().min(new.len()) <= 20_000

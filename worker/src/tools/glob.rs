@@ -1,5 +1,6 @@
 //! `Glob`: files by their names.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -112,7 +113,8 @@ fn find(
     let walked = walk(workspace, &start, false, wanted, |file| {
         if matcher.is_match(file.path.strip_prefix(&start).unwrap_or(&file.path)) {
             let changed = file.dir.symlink_metadata(file.name).and_then(|metadata| metadata.modified());
-            found.push((changed.map_or(SystemTime::UNIX_EPOCH, cap_std::time::SystemTime::into_std), file.path.clone()));
+            found
+                .push((changed.map_or(SystemTime::UNIX_EPOCH, cap_std::time::SystemTime::into_std), file.path.clone()));
             if found.len() >= 2 * FILES {
                 newest_first(&mut found);
                 dropped += found.len() - FILES;
@@ -133,7 +135,7 @@ fn find(
     }
     let mut listing: String = found.iter().map(|(_, path)| show(path) + "\n").collect();
     if dropped > 0 {
-        listing.push_str(&format!("[{dropped} more files match; use a narrower pattern or path.]\n"));
+        let _ = writeln!(listing, "[{dropped} more files match; use a narrower pattern or path.]");
     }
     if walked == Walked::TooMany {
         listing.push_str("[There are too many files to look at all of them; name a `path`.]\n");

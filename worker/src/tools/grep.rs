@@ -246,13 +246,7 @@ impl Search {
         Ok(Ok(output.finish()))
     }
 
-    fn file(
-        &mut self,
-        file: std::fs::File,
-        path: &Path,
-        output: &mut Output,
-        wanted: &Wanted,
-    ) -> Result<(), Unwanted> {
+    fn file(&mut self, file: std::fs::File, path: &Path, output: &mut Output, wanted: &Wanted) -> Result<(), Unwanted> {
         let name = show(path);
         let mut hits = FileHits::new(&name, self.mode, self.line_numbers, output);
         let searched = self.searcher.search_reader(&self.matcher, Watched { file, wanted }, &mut hits);

@@ -1,5 +1,6 @@
 //! `Read`: a text file with line numbers.
 
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 
 use async_trait::async_trait;
@@ -117,7 +118,7 @@ fn read(
             break;
         }
         let shown = String::from_utf8_lossy(&line);
-        text.push_str(&format!("{number:>6}\t{shown}\n"));
+        let _ = writeln!(text, "{number:>6}\t{shown}");
     }
     if text.is_empty() {
         return Ok(ToolAnswer::error(format!("{path} has only {number} lines; line {first} is beyond its end")));
@@ -127,11 +128,7 @@ fn read(
 
 /// Reads a line without its end, keeping at most [`LINE_LIMIT`] bytes of it.
 /// Answers how many bytes were read: 0 at the end of the file.
-fn next_line(
-    file: &mut impl BufRead,
-    line: &mut Vec<u8>,
-    wanted: &Wanted,
-) -> Result<std::io::Result<usize>, Unwanted> {
+fn next_line(file: &mut impl BufRead, line: &mut Vec<u8>, wanted: &Wanted) -> Result<std::io::Result<usize>, Unwanted> {
     line.clear();
     let (mut read, mut cut) = (0_usize, false);
     loop {
@@ -173,7 +170,10 @@ mod tests {
 
     #[test]
     fn lines_are_numbered_as_by_cat() {
-        assert_eq!(text(b"one\r\ntwo\n\nfour", None, None).content, "     1\tone\n     2\ttwo\n     3\t\n     4\tfour\n");
+        assert_eq!(
+            text(b"one\r\ntwo\n\nfour", None, None).content,
+            "     1\tone\n     2\ttwo\n     3\t\n     4\tfour\n"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod address;
 mod page;
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -77,9 +78,10 @@ impl WebFetch {
             .map_err(|error| Failure::new(FailureClass::Internal, format!("no HTTP client can be made: {error}")))?;
         let spec = ToolSpec {
             name: "WebFetch".to_owned(),
-            description: "Fetches a page of the public web and answers with it as Markdown. A redirect to another host \
+            description:
+                "Fetches a page of the public web and answers with it as Markdown. A redirect to another host \
                           is reported, not followed."
-                .to_owned(),
+                    .to_owned(),
             input_schema: json!({
                 "type": "object",
                 "properties": {
@@ -99,7 +101,8 @@ impl WebFetch {
             Err(why) => return Ok(Fetched::Refused(why)),
         };
         for _ in 0..=REDIRECTS {
-            let request = self.client.get(url.clone()).header(ACCEPT, "text/html, text/*;q=0.9, application/json;q=0.8");
+            let request =
+                self.client.get(url.clone()).header(ACCEPT, "text/html, text/*;q=0.9, application/json;q=0.8");
             let response = match request.send().await {
                 Ok(response) => response,
                 Err(error) => return not_fetched(&url, &error),
@@ -174,10 +177,10 @@ impl WebFetch {
         };
         let mut answer = String::new();
         if !status.is_success() {
-            answer.push_str(&format!("{} answered {status}\n\n", arguments.url));
+            let _ = write!(answer, "{} answered {status}\n\n", arguments.url);
         }
         if let Some(prompt) = &arguments.prompt {
-            answer.push_str(&format!("Wanted: {}\n\n", cut(prompt.clone(), 1000)));
+            let _ = write!(answer, "Wanted: {}\n\n", cut(prompt.clone(), 1000));
         }
         answer.push_str(&text);
         if !whole {
@@ -239,7 +242,11 @@ fn is_text(media: &str) -> bool {
         || media.ends_with("+xml")
         || matches!(
             media,
-            "application/json" | "application/xml" | "application/javascript" | "application/x-ndjson" | "application/yaml"
+            "application/json"
+                | "application/xml"
+                | "application/javascript"
+                | "application/x-ndjson"
+                | "application/yaml"
         )
 }
 

@@ -124,9 +124,7 @@ impl Workspace {
         };
         let fail = |error| refusal(path, error);
         let target = if exists { self.resolve(path)? } else { path.to_owned() };
-        let name = target
-            .file_name()
-            .ok_or_else(|| Refusal::Malformed(show(path), "it does not name a file"))?;
+        let name = target.file_name().ok_or_else(|| Refusal::Malformed(show(path), "it does not name a file"))?;
         let parent = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => {
                 self.dir.create_dir_all(parent).map_err(fail)?;

@@ -15,12 +15,10 @@ const WORDS_IN_TAG: usize = 5000;
 /// How many of the open elements an end tag is looked for in.
 const NEAR: usize = 16;
 /// Elements without an end tag.
-const VOID: [&str; 14] = [
-    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr", "!doctype",
-];
+const VOID: [&str; 14] =
+    ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr", "!doctype"];
 /// Elements that the next of their kind ends, so that they do not nest by themselves.
-const IMPLIED: [&str; 12] =
-    ["p", "li", "td", "th", "tr", "dt", "dd", "option", "optgroup", "tbody", "html", "body"];
+const IMPLIED: [&str; 12] = ["p", "li", "td", "th", "tr", "dt", "dd", "option", "optgroup", "tbody", "html", "body"];
 
 /// The page as Markdown.
 pub(super) fn markdown(html: &str) -> String {
