@@ -4,3 +4,4 @@
 mod conformance_sqlite;
 mod structure;
 mod tools;
+mod tools_mcp;
