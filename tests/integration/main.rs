@@ -6,3 +6,4 @@ mod decide;
 mod models;
 mod structure;
 mod tools;
+mod tools_mcp;
