@@ -52,7 +52,7 @@ impl Project {
         }
         check::names(&readings, &mut out);
         check::links(&readings, config.as_ref(), files.pipelines.len(), &mut out);
-        check::agents(&files, &mut out);
+        check::agents(&files, &readings, &mut out);
         let out = out.sorted();
         match config {
             Some(config) if !out.has_errors() => {

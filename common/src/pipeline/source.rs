@@ -331,3 +331,6 @@ fn repeated<'t, T: Ord>(items: impl Iterator<Item = &'t T>) -> Vec<&'t T> {
     let mut seen = BTreeSet::new();
     items.filter(|item| !seen.insert(*item)).collect()
 }
+
+#[cfg(test)]
+mod tests;
