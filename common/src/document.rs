@@ -280,7 +280,9 @@ impl<'n> Table<'n> {
 pub(crate) fn closest<'a>(wrong: &str, names: &[&'a str]) -> Option<&'a str> {
     let wrong: String = wrong.chars().take(64).collect();
     let (distance, name) = names.iter().map(|name| (distance(&wrong, name), *name)).min()?;
-    (distance <= 1 + wrong.chars().count() / 4).then_some(name)
+    // A guess at a name of one or two letters is noise.
+    let length = wrong.chars().count();
+    (length > 2 && distance <= length.div_ceil(3)).then_some(name)
 }
 
 /// The edit distance between two texts (Levenshtein).

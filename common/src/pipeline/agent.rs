@@ -57,7 +57,8 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
     let disallowed_tools = table.get("disallowedTools").and_then(|node| list(node, file, out)).unwrap_or_default();
     let model_node = table.get("model");
     let model = model_node.and_then(|node| node.read::<String>(file, out)).filter(|model| model != "inherit");
-    let max_turns = table.read("maxTurns", out);
+    let turns_node = table.get("maxTurns");
+    let max_turns = turns_node.and_then(|node| node.read(file, out));
     let servers_node = table.get("mcpServers");
     let mcp_servers = servers_node.and_then(|node| list(node, file, out));
     let effort = table.read("effort", out);
@@ -75,8 +76,8 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
         field.severity = crate::diagnostic::Severity::Warning;
         out.push(field);
     }
-    if max_turns == Some(0) {
-        out.push(file.error(node.at, "maxTurns must be at least 1"));
+    if let (Some(node), Some(0)) = (turns_node, max_turns) {
+        out.push(file.error(node.at, "`maxTurns` must be at least 1"));
     }
     if system.trim().is_empty() {
         out.push(file.warning(None, "the agent has no system prompt: there is nothing after its front matter"));
@@ -142,3 +143,6 @@ fn list(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Option<Vec<Str
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
