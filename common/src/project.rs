@@ -47,7 +47,7 @@ impl Project {
                     definitions.push(definition);
                     readings.push((file, reading));
                 }
-                Err(error) => out.push(error),
+                Err(error) => out.extend(error),
             }
         }
         check::names(&readings, &mut out);

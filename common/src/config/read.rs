@@ -23,7 +23,7 @@ impl Config {
             Ok(node) if node.kind == Kind::Null => return Some(Self::default()),
             Ok(node) => node,
             Err(error) => {
-                out.push(error);
+                out.extend(error);
                 return None;
             }
         };

@@ -41,11 +41,12 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
     let node = match Node::parse(&front) {
         Ok(Node { kind: Kind::Null, at }) => Node { kind: Kind::Map(Vec::new()), at },
         Ok(node) => node,
-        Err(mut error) => {
+        Err(problems) => {
             // Claude Code takes `description: a: b` for a text, which YAML does not.
-            error.help =
-                Some("quote texts that contain `: ` or ` #`, or write them after `>-` on a line of their own".into());
-            out.push(error);
+            let help = "quote texts that contain `: ` or ` #`, or write them after `>-` on a line of their own";
+            for problem in problems {
+                out.push(problem.with_help(help));
+            }
             return None;
         }
     };

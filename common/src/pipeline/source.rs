@@ -95,7 +95,7 @@ pub(crate) fn read(file: &SourceFile, files: &Files, digest: &Digest, out: &mut 
     let node = match Node::parse(file) {
         Ok(node) => node,
         Err(error) => {
-            out.push(error);
+            out.extend(error);
             return None;
         }
     };

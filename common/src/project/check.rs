@@ -67,8 +67,10 @@ fn installed(link: &Link, config: &Config, out: &mut Diagnostics) {
             );
         }
         LinkTo::Env => {
-            let names: Vec<&str> = config.env.iter().map(String::as_str).collect();
-            require(link, "listed variable", &names, "list it under `env:` in teamster.yaml", out);
+            if !config.env.contains(&link.name) {
+                let error = link.file.error(link.at, format!("`env.{}` is not listed", link.name));
+                out.push(error.with_help("list the variable under `env:` in teamster.yaml"));
+            }
         }
     }
 }

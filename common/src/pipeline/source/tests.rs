@@ -240,9 +240,7 @@ fn deep_and_self_repeating_documents_are_refused() {
     let deep = format!("name: {}{}", "[".repeat(5_000), "]".repeat(5_000));
     assert!(read_text(&deep).0.is_none());
     let mut bomb = "name: p\na0: &a0 [x]\n".to_owned();
-    for n in 1..40 {
-        bomb.push_str(&format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1));
-    }
+    bomb.extend((1..40).map(|n| format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1)));
     assert!(read_text(&bomb).0.is_none());
 }
 
