@@ -3,5 +3,6 @@
 
 mod conformance_sqlite;
 mod models;
+mod sqlite;
 mod structure;
 mod tools;
