@@ -4,6 +4,7 @@
 mod conformance_sqlite;
 mod decide;
 mod models;
+mod sqlite;
 mod structure;
 mod tools;
 mod tools_mcp;
