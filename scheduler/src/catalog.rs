@@ -1,0 +1,191 @@
+//! The pipelines as the store has them, compiled once a digest.
+//!
+//! Several schedulers and workers share one store, so the store says which
+//! definition is current; this only remembers for a moment what it said, and
+//! for long what a digest means, because that never changes.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use common::id::{Digest, PipelineName};
+use common::pipeline::model::Pipeline;
+use common::store::{Definition, Store, StoreError};
+use jsonschema::Validator;
+use lru::LruCache;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::api::wire::Complaint;
+
+/// Compiled pipelines that are remembered.
+const COMPILED: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
+/// How long an answer of the store about what is current is believed: so late
+/// may another process's `apply` be seen here.
+const BELIEVED: Duration = Duration::from_millis(250);
+/// The longest message of one complaint, in bytes; a schema's complaint quotes the value.
+const MESSAGE: usize = 500;
+/// Complaints about one input.
+const COMPLAINTS: usize = 100;
+
+/// A compiled pipeline with the validator of its input.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The pipeline.
+    pub pipeline: Pipeline,
+    validator: Option<Validator>,
+}
+
+/// Why a pipeline cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// There is no such pipeline.
+    #[error("there is no pipeline {0}; `teamster apply` makes one known")]
+    Unknown(PipelineName),
+    /// This version cannot read the definition.
+    #[error("the definition of pipeline {name} ({}) cannot be read by this version: {why}", digest.short())]
+    Unreadable {
+        /// The pipeline.
+        name: PipelineName,
+        /// Its definition.
+        digest: Digest,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// See [`StoreError`].
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Compiled {
+    /// Compiles a definition.
+    pub fn new(definition: &Definition) -> Result<Self, CatalogError> {
+        let unreadable = |why: String| CatalogError::Unreadable {
+            name: definition.name.clone(),
+            digest: definition.digest.clone(),
+            why,
+        };
+        let pipeline = common::pipeline::compile(definition).map_err(|error| unreadable(error.to_string()))?;
+        let validator = pipeline
+            .input
+            .as_ref()
+            .map(|input| jsonschema::validator_for(&input.schema))
+            .transpose()
+            .map_err(|error| unreadable(format!("its input schema: {error}")))?;
+        Ok(Self { pipeline, validator })
+    }
+
+    /// What is wrong with an input; nothing if it fits.
+    pub fn complaints(&self, input: &Value) -> Vec<Complaint> {
+        let Some(validator) = &self.validator else { return Vec::new() };
+        if validator.is_valid(input) {
+            return Vec::new();
+        }
+        validator
+            .iter_errors(input)
+            .take(COMPLAINTS)
+            .map(|error| Complaint {
+                pointer: error.instance_path().to_string(),
+                message: cut(error.to_string(), MESSAGE),
+            })
+            .collect()
+    }
+}
+
+/// A text of at most `limit` bytes, cut at a character.
+pub(crate) fn cut(mut text: String, limit: usize) -> String {
+    if text.len() > limit {
+        let end = (0..=limit.saturating_sub('…'.len_utf8())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+/// The pipelines of a store.
+#[derive(Debug)]
+pub struct Catalog {
+    store: Arc<dyn Store>,
+    cache: Mutex<Cache>,
+}
+
+#[derive(Debug)]
+struct Cache {
+    compiled: LruCache<Digest, Arc<Compiled>>,
+    current: LruCache<PipelineName, (Instant, Arc<Compiled>)>,
+    all: Option<(Instant, Arc<[Arc<Compiled>]>)>,
+}
+
+impl Catalog {
+    /// The pipelines of this store.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        let cache = Cache { compiled: LruCache::new(COMPILED), current: LruCache::new(COMPILED), all: None };
+        Self { store, cache: Mutex::new(cache) }
+    }
+
+    /// A pipeline by the definition that is current.
+    pub async fn current(&self, name: &PipelineName) -> Result<Arc<Compiled>, CatalogError> {
+        if let Some((at, compiled)) = self.cache().current.get(name)
+            && at.elapsed() < BELIEVED
+        {
+            return Ok(Arc::clone(compiled));
+        }
+        let asked = Instant::now();
+        let definition = self.store.current(name).await?.ok_or_else(|| CatalogError::Unknown(name.clone()))?;
+        let compiled = self.compile(&definition)?;
+        self.cache().current.put(name.clone(), (asked, Arc::clone(&compiled)));
+        Ok(compiled)
+    }
+
+    /// A pipeline by the digest of its definition.
+    pub async fn pinned(&self, name: &PipelineName, digest: &Digest) -> Result<Arc<Compiled>, CatalogError> {
+        if let Some(compiled) = self.cache().compiled.get(digest) {
+            return Ok(Arc::clone(compiled));
+        }
+        let definition =
+            self.store.definition(digest).await?.ok_or_else(|| CatalogError::Unknown(name.clone()))?;
+        self.compile(&definition)
+    }
+
+    /// All pipelines that are current and can be read; of the others the log speaks.
+    pub async fn all(&self) -> Result<Arc<[Arc<Compiled>]>, StoreError> {
+        if let Some((at, all)) = &self.cache().all
+            && at.elapsed() < BELIEVED
+        {
+            return Ok(Arc::clone(all));
+        }
+        let asked = Instant::now();
+        let mut all = Vec::new();
+        for definition in self.store.definitions().await? {
+            match self.compile(&definition) {
+                Ok(compiled) => all.push(compiled),
+                Err(error) => tracing::warn!(%error, "a pipeline's triggers are not served"),
+            }
+        }
+        let all: Arc<[Arc<Compiled>]> = all.into();
+        self.cache().all = Some((asked, Arc::clone(&all)));
+        Ok(all)
+    }
+
+    /// Forgets what is current, after an `apply` of this process.
+    pub fn forget_current(&self) {
+        let mut cache = self.cache();
+        cache.current.clear();
+        cache.all = None;
+    }
+
+    /// Compiles a definition, or finds it compiled.
+    pub fn compile(&self, definition: &Definition) -> Result<Arc<Compiled>, CatalogError> {
+        if let Some(compiled) = self.cache().compiled.get(&definition.digest) {
+            return Ok(Arc::clone(compiled));
+        }
+        let compiled = Arc::new(Compiled::new(definition)?);
+        self.cache().compiled.put(definition.digest.clone(), Arc::clone(&compiled));
+        Ok(compiled)
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        // A cache cannot be left half-changed in a way that matters.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
