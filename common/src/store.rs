@@ -9,6 +9,8 @@
 
 pub mod ledger;
 mod model;
+pub mod sqlite;
+pub mod url;
 
 use async_trait::async_trait;
 
@@ -17,6 +19,8 @@ pub use model::{
     Filter, Keep, Limits, Next, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, Retention, SignalError,
     Signalled, StoreError, StoreOptions, Submission, Take,
 };
+pub use sqlite::SqliteStore;
+pub use url::open;
 
 use crate::clock::Timestamp;
 use crate::id::{BatchId, Digest, PipelineName, QueueName, TaskId};

@@ -114,7 +114,14 @@ pub fn notice(before: &Head, after: &Head, recorded: &[Recorded]) -> Option<(Tas
         return None;
     }
     let parent = after.parent.as_ref()?;
-    let (outcome, result) = recorded.iter().rev().find_map(|r| match &r.event {
+    Some((parent.task, ended(after.id, recorded)?))
+}
+
+/// How a task ended, as its parent is told, from the newest events of its
+/// journal. (A store also tells a parent that says that it has a child which is
+/// done already: the two may come in either order.)
+pub fn ended(task: TaskId, newest: &[Recorded]) -> Option<Signal> {
+    let (outcome, result) = newest.iter().rev().find_map(|r| match &r.event {
         Event::Succeeded { output } => Some((Outcome::Succeeded, output.clone())),
         Event::Cancelled { reason, .. } => Some((Outcome::Cancelled, serde_json::json!({"reason": reason}))),
         Event::Died { reason, error, .. } => {
@@ -122,7 +129,13 @@ pub fn notice(before: &Head, after: &Head, recorded: &[Recorded]) -> Option<(Tas
         }
         _ => None,
     })?;
-    Some((parent.task, Signal::ChildFinished { child: after.id, outcome, result }))
+    Some(Signal::ChildFinished { child: task, outcome, result })
+}
+
+/// The journal or the head cannot be read by this version: the task goes where
+/// a person finds it, and stops no other.
+pub fn set_aside(head: &mut Head, error: Failure, at: Timestamp) -> Result<Vec<Recorded>, IllegalEvent> {
+    add(head, vec![Event::Died { reason: DeadReason::Unreadable, error, step: None }], at)
 }
 
 /// The signal for the unfinished children of a task that is done.

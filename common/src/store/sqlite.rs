@@ -1,0 +1,253 @@
+//! The `SQLite` store: the truth in one file, no server, users can look into it
+//! with the `sqlite3` shell.
+//!
+//! One [`writer`] thread in each process group-commits what its callers want
+//! written, with `synchronous=FULL`: what was answered is on disk. [`connection`]
+//! has the readers beside it, which never wait for the writer. Several processes
+//! may share the file: a transaction takes the lock when it begins, and a [`bell`]
+//! notices what others committed. The modules named after operations hold the
+//! SQL; every decision is made by the pure functions that they call.
+
+mod append;
+mod batch;
+mod bell;
+mod catalog;
+mod connection;
+mod due;
+mod lease;
+mod read;
+mod schema;
+mod signal;
+mod submit;
+mod tally;
+mod transaction;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use self::bell::{Bell, Lookout};
+use self::connection::{Readers, Stop, open_writer, store_error};
+use self::lease::{Leased, Loaded};
+use self::writer::Writer;
+use super::{
+    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter,
+    OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store, StoreError,
+    StoreOptions, Submission, Take,
+};
+use crate::clock::Timestamp;
+use crate::id::{BatchId, Digest, PipelineName, QueueName, TaskId};
+use crate::journal::Recorded;
+use crate::task::{Head, Signal};
+
+/// The most events or rows that one read answers with.
+const MOST: usize = 10_000;
+/// A waiting `ready` looks for itself at least this often.
+const LOOK: Duration = Duration::from_millis(900);
+
+/// A store in a `SQLite` file. Dropping it waits until all that was asked for is written.
+#[derive(Debug)]
+pub struct SqliteStore {
+    // Declared before the bell and the readers: it is dropped, and so finished, first.
+    writer: Writer,
+    lookout: OnceLock<Option<Lookout>>,
+    readers: Arc<Readers>,
+    bell: Arc<Bell>,
+    options: StoreOptions,
+    path: PathBuf,
+    /// Which queue begins at the next take.
+    turn: AtomicUsize,
+}
+
+impl SqliteStore {
+    /// Opens the file, makes it and its directory if there is none, and brings an older one to this version.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the file is no database, is corrupt, belongs to another program or is
+    /// of a newer version: it is left as it is. [`StoreError::Unavailable`] if it cannot be opened now.
+    pub fn open(path: &Path, options: StoreOptions) -> Result<Arc<Self>, StoreError> {
+        let path = std::path::absolute(path)
+            .map_err(|error| StoreError::Unavailable(format!("cannot open {}: {error}", path.display())))?;
+        let db = open_writer(&path)?;
+        let bell = Arc::new(Bell::new());
+        let writer = Writer::start(db, path.clone(), options.clone(), Arc::clone(&bell))?;
+        Ok(Arc::new(Self {
+            writer,
+            lookout: OnceLock::new(),
+            readers: Arc::new(Readers::new(path.clone())),
+            bell,
+            options,
+            path,
+            turn: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The journals of leased tasks. One that cannot be read makes its task a dead letter, and stops no other.
+    async fn claims(&self, leased: Vec<Leased>) -> Result<Vec<Claim>, StoreError> {
+        if leased.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Loaded { claims, unreadable } =
+            self.readers.read(move |db| lease::load(db, leased).map_err(Stop::<StoreError>::from)).await?;
+        for (leased, why) in unreadable {
+            self.writer.write(1, move |tx| lease::give_up(tx, &leased, &why)).await?;
+        }
+        Ok(claims)
+    }
+
+    /// Starts to watch for other processes when somebody waits for the first time.
+    fn watch(&self) {
+        self.lookout.get_or_init(|| {
+            let started = Lookout::start(&self.path, &self.bell);
+            if let Err(error) = &started {
+                tracing::warn!(%error, "cannot watch for tasks from other processes; looking each second instead");
+            }
+            started.ok()
+        });
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn submit(&self, submissions: Vec<Submission>) -> Result<Vec<Receipt>, StoreError> {
+        let prepared = submit::prepare(submissions, &self.options.limits)?;
+        if prepared.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.writer.write(prepared.len(), move |tx| submit::submit(tx, &prepared)).await
+    }
+
+    async fn take(&self, request: Take) -> Result<Vec<Claim>, StoreError> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let leased = self.writer.write(request.max, move |tx| lease::take(tx, &request, first)).await?;
+        self.claims(leased).await
+    }
+
+    async fn claim(&self, request: ClaimTasks) -> Result<Vec<Claim>, StoreError> {
+        let leased = self.writer.write(request.tasks.len(), move |tx| lease::claim(tx, &request)).await?;
+        self.claims(leased).await
+    }
+
+    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        let prepared = append::prepare(append).map_err(|error| store_error(&self.path, &error))?;
+        self.writer.write(2, move |tx| append::append(tx, &prepared)).await
+    }
+
+    async fn renew(&self, renew: Renew) -> Result<Vec<Renewal>, StoreError> {
+        if renew.leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.writer.write(renew.leases.len(), move |tx| lease::renew(tx, &renew)).await
+    }
+
+    async fn signal(&self, task: TaskId, signal: Signal) -> Result<Signalled, SignalError> {
+        signal::check_size(&signal, &self.options.limits)?;
+        self.writer.write(2, move |tx| signal::signal(tx, task, &signal)).await
+    }
+
+    async fn due(&self, limit: usize) -> Result<Due, StoreError> {
+        self.writer.write(limit, move |tx| due::due(tx, limit)).await
+    }
+
+    async fn ready(&self, queues: &[QueueName]) {
+        self.watch();
+        // Listening starts before looking: what becomes ready in between is heard.
+        let mut listener = self.bell.listen();
+        loop {
+            let queues = queues.to_vec();
+            let look = self.readers.read(move |db| lease::any_ready(db, &queues).map_err(Stop::<StoreError>::from));
+            match look.await {
+                Ok(true) => return,
+                Ok(false) => {}
+                // Whoever takes next will be told; meanwhile nobody spins.
+                Err(_) => return tokio::time::sleep(LOOK).await,
+            }
+            let _ = tokio::time::timeout(LOOK, listener.rung()).await;
+        }
+    }
+
+    async fn head(&self, task: TaskId) -> Result<Option<Head>, StoreError> {
+        self.readers.read(move |db| read::head(db, task)).await
+    }
+
+    async fn journal(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Recorded>, StoreError> {
+        let limit = limit.min(MOST) as u64;
+        let read = move |db: &rusqlite::Connection| {
+            transaction::read_events(db, task, after.saturating_add(1), u64::MAX, limit)
+                .map_err(Stop::<StoreError>::from)
+        };
+        self.readers.read(read).await
+    }
+
+    async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        self.readers.read(move |db| read::list(db, &filter, after, limit)).await
+    }
+
+    async fn queues(&self) -> Result<Vec<Queue>, StoreError> {
+        self.readers.read(read::queues).await
+    }
+
+    async fn pause(&self, queue: QueueName, paused: bool) -> Result<(), StoreError> {
+        self.writer.write(1, move |tx| catalog::pause(tx, &queue, paused)).await
+    }
+
+    async fn apply(&self, definitions: Vec<Definition>) -> Result<(), StoreError> {
+        self.writer.write(definitions.len(), move |tx| catalog::apply(tx, &definitions)).await
+    }
+
+    async fn definition(&self, digest: &Digest) -> Result<Option<Definition>, StoreError> {
+        let digest = digest.clone();
+        self.readers.read(move |db| catalog::definition(db, &digest)).await
+    }
+
+    async fn current(&self, pipeline: &PipelineName) -> Result<Option<Definition>, StoreError> {
+        let pipeline = pipeline.clone();
+        self.readers.read(move |db| catalog::current(db, &pipeline)).await
+    }
+
+    async fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
+        self.readers.read(catalog::definitions).await
+    }
+
+    async fn open_batch(&self, batch: OpenBatch) -> Result<(), StoreError> {
+        self.writer.write(1, move |tx| batch::open(tx, &batch)).await
+    }
+
+    async fn reject_rows(&self, batch: &BatchId, rows: Vec<RejectedRow>) -> Result<(), StoreError> {
+        let batch = batch.clone();
+        self.writer.write(rows.len(), move |tx| batch::reject(tx, &batch, &rows)).await
+    }
+
+    async fn close_batch(&self, batch: &BatchId) -> Result<(), StoreError> {
+        let batch = batch.clone();
+        self.writer.write(1, move |tx| batch::close(tx, &batch)).await
+    }
+
+    async fn batch(&self, batch: &BatchId) -> Result<Option<BatchStatus>, StoreError> {
+        let batch = batch.clone();
+        self.readers.read(move |db| batch::status(db, &batch)).await
+    }
+
+    async fn batch_rows(&self, batch: &BatchId, after: u64, limit: usize) -> Result<Vec<BatchRow>, StoreError> {
+        let batch = batch.clone();
+        self.readers.read(move |db| batch::rows(db, &batch, after, limit.min(MOST))).await
+    }
+
+    async fn schedule(&self, name: &str) -> Result<Option<Timestamp>, StoreError> {
+        let name = name.to_owned();
+        self.readers.read(move |db| catalog::schedule(db, &name)).await
+    }
+
+    async fn serve_schedule(&self, name: &str, until: Timestamp) -> Result<(), StoreError> {
+        let name = name.to_owned();
+        self.writer.write(1, move |tx| catalog::serve_schedule(tx, &name, until)).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.writer.write(1, catalog::check).await
+    }
+}

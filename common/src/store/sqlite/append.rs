@@ -1,0 +1,105 @@
+//! Appending to a journal, under a lease.
+
+use super::connection::{Stop, unencodable};
+use super::lease::holds;
+use super::transaction::{Aside, Found, Stored, Transaction, lost_child};
+use crate::id::TaskId;
+use crate::journal::Event;
+use crate::store::{Append, AppendError, Appended, Next, ledger};
+use crate::task::Signal;
+
+/// An append with its events as JSON: encoded by the caller, not in the writer's thread.
+pub(super) struct Prepared {
+    append: Append,
+    encoded: Vec<String>,
+    /// What counts against the limit of the journal.
+    bytes: u64,
+}
+
+/// Encodes the events.
+pub(super) fn prepare(append: Append) -> Result<Prepared, rusqlite::Error> {
+    let encode = |event: &Event| serde_json::to_string(event).map_err(unencodable);
+    let mut encoded = append.events.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+    if let Some(event) = append.next.clone().into_event() {
+        encoded.push(encode(&event)?);
+    }
+    let mut bytes = encoded.iter().map(|event| event.len() as u64).sum();
+    if append.events.is_empty() && matches!(append.next, Next::Cancel { .. } | Next::Die { .. } | Next::Release { .. })
+    {
+        // A task whose journal is full must still be able to end.
+        bytes = 0;
+    }
+    Ok(Prepared { append, encoded, bytes })
+}
+
+/// Writes it.
+pub(super) fn append(tx: &mut Transaction<'_>, prepared: &Prepared) -> Result<Appended, Stop<AppendError>> {
+    let Prepared { append, encoded, bytes } = prepared;
+    let lost = || Stop::Refused(AppendError::LeaseLost(append.task));
+    let stored = match tx.find(append.task)? {
+        Found::Missing => return Err(lost()),
+        Found::Unreadable(unreadable) => return Err(Stop::Refused(unreadable.damage().into())),
+        Found::Readable(stored) => *stored,
+    };
+    if let Some(last) = stored.last_append
+        && last.id == append.id
+    {
+        // The answer was lost: it is given again, whatever happened to the lease since.
+        return Ok(Appended { recorded: tx.events(append.task, last.from, last.to)? });
+    }
+    if !holds(tx, &stored, append.token) {
+        return Err(lost());
+    }
+    if stored.head.version != append.expected {
+        return Err(Stop::Refused(AppendError::Conflict {
+            task: append.task,
+            expected: append.expected,
+            actual: stored.head.version,
+        }));
+    }
+    let limit = tx.options.limits.journal_bytes;
+    if *bytes > 0 && stored.journal_bytes.saturating_add(*bytes) > limit {
+        return Err(Stop::Refused(AppendError::JournalFull { task: append.task, limit }));
+    }
+    let mut kept = tx.kept(&stored)?;
+    kept.extend(ended_children(tx, &stored, &append.events)?);
+    let mut after = stored.head.clone();
+    let recorded = ledger::append(&mut after, append.events.clone(), append.next.clone(), &kept, tx.now)
+        .map_err(|illegal| Stop::Refused(illegal.into()))?;
+    let aside = Aside { append: Some(append.id), encoded, took_up: true, lease: None };
+    let changed = tx.save(stored, after, recorded, &aside)?;
+    let answer = Appended { recorded: changed.recorded.clone() };
+    tx.settle(changed)?;
+    Ok(answer)
+}
+
+/// A child may be done before its parent has journaled that there is one, and
+/// its signal may have come and gone by then. So whoever says that a task has a
+/// child is told at once how it ended: no parent waits for a child that is done.
+fn ended_children(tx: &Transaction<'_>, stored: &Stored, events: &[Event]) -> rusqlite::Result<Vec<Signal>> {
+    let mut signals = Vec::new();
+    for event in events {
+        let Event::ChildSubmitted { child, .. } = event else { continue };
+        if let Some(signal) = ended(tx, *child)?
+            && *child != stored.head.id
+        {
+            signals.push(signal);
+        }
+    }
+    Ok(signals)
+}
+
+fn ended(tx: &Transaction<'_>, child: TaskId) -> rusqlite::Result<Option<Signal>> {
+    let stored = match tx.find(child)? {
+        Found::Missing => return Ok(None),
+        Found::Unreadable(unreadable) => return Ok(Some(lost_child(child, &unreadable.why.to_string()))),
+        Found::Readable(stored) if !stored.head.state.is_terminal() => return Ok(None),
+        Found::Readable(stored) => stored,
+    };
+    // The newest event of a task that is done is the one that ended it.
+    match tx.events(child, stored.head.version, stored.head.version + 1) {
+        Ok(newest) => Ok(ledger::ended(child, &newest)),
+        Err(error @ rusqlite::Error::FromSqlConversionFailure(..)) => Ok(Some(lost_child(child, &error.to_string()))),
+        Err(error) => Err(error),
+    }
+}

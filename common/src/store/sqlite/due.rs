@@ -1,0 +1,135 @@
+//! What a store does by itself when its time has come: timers, leases that ran
+//! out, retention. Indexes lead to what is due; nothing is scanned.
+
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension, params};
+
+use super::connection::Stop;
+use super::tally::Class;
+use super::transaction::{Aside, Found, Stored, Transaction, integer};
+use crate::clock::Timestamp;
+use crate::store::{Due, Keep, StoreError, ledger};
+use crate::task::{DeadReason, State};
+
+/// The most that one call moves, so that no transaction holds up the others for long.
+const MOST: usize = 1_000;
+/// How long a done task stays that an unfinished parent may still ask for.
+const FOR_PARENT: Duration = Duration::from_secs(60);
+
+/// Moves what is due.
+pub(super) fn due(tx: &mut Transaction<'_>, limit: usize) -> Result<Due, Stop<StoreError>> {
+    let limit = limit.min(MOST);
+    let mut due = Due::default();
+    let found = tx.find_where(
+        "due_at IS NOT NULL AND due_at <= ?1 ORDER BY due_at LIMIT ?2",
+        params![tx.now.as_millis(), integer(limit as u64)],
+    )?;
+    let mut room = limit - found.len();
+    for task in found {
+        match task {
+            Found::Readable(stored) => move_on(tx, *stored, &mut due)?,
+            Found::Unreadable(unreadable) => tx.set_aside(&unreadable)?,
+            Found::Missing => {}
+        }
+    }
+    let mut next: Option<i64> = tx
+        .db
+        .prepare_cached("SELECT min(due_at) FROM tasks WHERE due_at IS NOT NULL")?
+        .query_row([], |row| row.get(0))?;
+    for class in Class::ALL {
+        let keep = match class {
+            Class::Finished => tx.options.retention.finished,
+            Class::Dead => tx.options.retention.dead,
+        };
+        let (removed, look_again) = retain(tx, class, keep, room)?;
+        room -= removed;
+        due.removed += removed;
+        next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
+    }
+    due.next = next.map(Timestamp::from_millis);
+    Ok(due)
+}
+
+fn move_on(tx: &mut Transaction<'_>, stored: Stored, due: &mut Due) -> rusqlite::Result<()> {
+    let mut after = stored.head.clone();
+    let running = matches!(after.state, State::Running { .. });
+    let moved = if running {
+        let kept = tx.kept(&stored)?;
+        ledger::expire(&mut after, &kept, tx.options.limits.barren_attempts, tx.now)
+    } else {
+        ledger::wake(&mut after, tx.now)
+    };
+    let recorded = match moved {
+        Ok(recorded) => recorded,
+        Err(illegal) => {
+            // The column and the head disagree: an index that leads nowhere must not be followed again and again.
+            tracing::error!(task = %stored.head.id, %illegal, "a task was due that cannot be");
+            tx.db.prepare_cached("UPDATE tasks SET due_at = NULL WHERE n = ?1")?.execute([stored.n])?;
+            return Ok(());
+        }
+    };
+    if running {
+        due.expired += 1;
+        due.poisoned += usize::from(matches!(after.state, State::Dead { reason: DeadReason::Poison, .. }));
+    } else {
+        due.woken += 1;
+    }
+    let changed = tx.save(stored, after, recorded, &Aside { took_up: running, ..Aside::default() })?;
+    tx.settle(changed)
+}
+
+/// Removes done tasks of a class that are too many, too old or too large, the
+/// oldest first. Answers with how many went, and when to look again.
+fn retain(
+    tx: &mut Transaction<'_>,
+    class: Class,
+    keep: Keep,
+    room: usize,
+) -> rusqlite::Result<(usize, Option<Timestamp>)> {
+    let oldest_first = match class {
+        Class::Finished => {
+            "SELECT n, finished_at, parent FROM tasks WHERE state IN ('succeeded', 'cancelled') \
+             ORDER BY finished_at LIMIT 1"
+        }
+        Class::Dead => "SELECT n, finished_at, parent FROM tasks WHERE state = 'dead' ORDER BY finished_at LIMIT 1",
+    };
+    let age = keep.age_ms.map(Duration::from_millis);
+    let mut removed = 0;
+    let mut seen = 0;
+    loop {
+        let oldest: Option<(i64, i64, Option<String>)> = tx
+            .db
+            .prepare_cached(oldest_first)?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        let Some((n, finished_at, parent)) = oldest else { return Ok((removed, None)) };
+        let (tasks, bytes) = tx.tally.retained(tx.db, class)?;
+        let ends = age.map(|age| Timestamp::from_millis(finished_at).plus(age));
+        let too_old = ends.is_some_and(|ends| ends <= tx.now);
+        if !too_old && keep.count.is_none_or(|most| tasks <= most) && keep.bytes.is_none_or(|most| bytes <= most) {
+            return Ok((removed, ends));
+        }
+        if seen >= room {
+            return Ok((removed, Some(tx.now)));
+        }
+        seen += 1;
+        let wanted = match parent {
+            Some(parent) => tx.is_unfinished(&parent)?.unwrap_or(false),
+            None => false,
+        };
+        if wanted {
+            // Its parent may not have journaled yet how it ended: to the end of the line.
+            let later = tx.now.plus(FOR_PARENT);
+            tx.db
+                .prepare_cached("UPDATE tasks SET finished_at = max(finished_at, ?2) WHERE n = ?1")?
+                .execute(params![n, later.as_millis()])?;
+            if finished_at >= later.as_millis() {
+                return Ok((removed, Some(later)));
+            }
+        } else {
+            tx.remove(n)?;
+            removed += 1;
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The tables, and how a file of an older version becomes one of this version.
+//!
+//! Migrations go forward only, all in one transaction. A file of a newer
+//! version, of another program, or that is no database is refused and left as
+//! it is. Table and column names are a file format: users read them with the
+//! `sqlite3` shell. Times are milliseconds since the Unix epoch.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::connection::store_error;
+use crate::store::StoreError;
+
+/// Marks the file as ours (`file` and the shell show it): "TMST".
+const APPLICATION_ID: i32 = 0x544D_5354;
+
+/// One entry a version; never changed once released, only added to.
+const MIGRATIONS: &[&str] = &[VERSION_1];
+
+const VERSION_1: &str = r"
+-- A task. `head` is the truth for a reader; the other columns are what indexes and filters need of it.
+CREATE TABLE tasks (
+    n             INTEGER PRIMARY KEY,
+    id            TEXT NOT NULL UNIQUE,
+    pipeline      TEXT NOT NULL,
+    queue         TEXT NOT NULL,
+    priority      INTEGER NOT NULL,
+    key           TEXT,             -- the idempotency key
+    parent        TEXT,
+    batch         TEXT,             -- the batch of which a row made this task
+    supersede     TEXT,             -- the group of which only the newest is wanted
+    state         TEXT NOT NULL,
+    dead_reason   TEXT,
+    created_at    INTEGER NOT NULL,
+    updated_at    INTEGER NOT NULL,
+    ready_since   INTEGER,          -- while ready
+    due_at        INTEGER,          -- when the store must look: a timer, or the end of the lease
+    finished_at   INTEGER,          -- once done; retention counts from here
+    approvals     INTEGER NOT NULL, -- how many decisions are wanted from people
+    version       INTEGER NOT NULL, -- the number of the newest event
+    token         BLOB,             -- of the lease, while running
+    kept          INTEGER NOT NULL, -- how many signals wait in the inbox
+    journal_bytes INTEGER NOT NULL,
+    last_append   BLOB,             -- the newest append by id, and the events it added
+    last_from     INTEGER,
+    last_to       INTEGER,
+    head          TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX tasks_key ON tasks (pipeline, key) WHERE key IS NOT NULL;
+CREATE INDEX tasks_ready ON tasks (queue, priority DESC, ready_since, id) WHERE state = 'ready';
+CREATE INDEX tasks_due ON tasks (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX tasks_parent ON tasks (parent, id) WHERE parent IS NOT NULL;
+CREATE INDEX tasks_supersede ON tasks (pipeline, supersede) WHERE supersede IS NOT NULL AND finished_at IS NULL;
+CREATE INDEX tasks_pipeline ON tasks (pipeline, id);
+CREATE INDEX tasks_open ON tasks (id) WHERE finished_at IS NULL;
+CREATE INDEX tasks_failed ON tasks (state, id) WHERE state IN ('dead', 'cancelled');
+CREATE INDEX tasks_approvals ON tasks (id) WHERE approvals > 0;
+CREATE INDEX tasks_retained ON tasks (finished_at) WHERE state IN ('succeeded', 'cancelled');
+CREATE INDEX tasks_retained_dead ON tasks (finished_at) WHERE state = 'dead';
+
+CREATE TABLE journal (
+    task  TEXT NOT NULL,
+    seq   INTEGER NOT NULL,
+    at    INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    UNIQUE (task, seq)
+) STRICT;
+
+-- Signals that wait for the holder of a task.
+CREATE TABLE inbox (
+    n      INTEGER PRIMARY KEY,
+    task   TEXT NOT NULL,
+    signal TEXT NOT NULL
+) STRICT;
+CREATE INDEX inbox_task ON inbox (task);
+
+-- Sums over tasks, kept in the transaction that changes the tasks: figures cost O(queues), not O(tasks).
+CREATE TABLE queue_counts (
+    queue TEXT NOT NULL,
+    state TEXT NOT NULL,
+    tasks INTEGER NOT NULL,
+    PRIMARY KEY (queue, state)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE batch_counts (
+    batch TEXT NOT NULL,
+    state TEXT NOT NULL,
+    tasks INTEGER NOT NULL,
+    PRIMARY KEY (batch, state)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE retained (
+    class TEXT PRIMARY KEY,         -- finished or dead
+    tasks INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE paused_queues (
+    queue TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE batches (
+    id         TEXT PRIMARY KEY,
+    pipeline   TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    closed     INTEGER NOT NULL,
+    tasks      INTEGER NOT NULL,    -- its tasks that retention has not removed
+    duplicates INTEGER NOT NULL,
+    rejected   INTEGER NOT NULL,
+    cost_usd   REAL NOT NULL        -- of its own tasks
+) STRICT;
+CREATE TABLE batch_rows (
+    batch     TEXT NOT NULL,
+    line      INTEGER NOT NULL,
+    task      TEXT,
+    duplicate INTEGER NOT NULL,     -- the task existed before
+    reason    TEXT,                 -- why it made no task
+    PRIMARY KEY (batch, line)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX batch_rows_duplicate ON batch_rows (batch, task) WHERE duplicate = 1;
+CREATE INDEX batch_rows_rejected ON batch_rows (batch, line) WHERE reason IS NOT NULL;
+
+CREATE TABLE definitions (
+    digest TEXT PRIMARY KEY,
+    name   TEXT NOT NULL,
+    body   TEXT NOT NULL
+) STRICT;
+CREATE TABLE current_definitions (
+    name   TEXT PRIMARY KEY,
+    digest TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE schedules (
+    name         TEXT PRIMARY KEY,
+    served_until INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- One row that a health check rewrites.
+CREATE TABLE health (
+    id         INTEGER PRIMARY KEY CHECK (id = 1),
+    checked_at INTEGER NOT NULL
+) STRICT;
+";
+
+/// Brings the file to the version that this program knows, or refuses it.
+pub(super) fn migrate(db: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    migrate_with(db, path, MIGRATIONS)
+}
+
+fn migrate_with(db: &mut Connection, path: &Path, migrations: &[&str]) -> Result<(), StoreError> {
+    let failed = |error| store_error(path, &error);
+    let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
+    // Two processes may open a new file at once: the first to lock it migrates, the other finds it done.
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
+    let application: i32 = tx.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(failed)?;
+    let tables: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+    if application != APPLICATION_ID && tables > 0 {
+        return Err(StoreError::Damaged(format!(
+            "{} is a SQLite database of another program; name another file",
+            path.display()
+        )));
+    }
+    if version > known {
+        return Err(StoreError::Damaged(format!(
+            "{} has schema version {version}, and this program knows versions up to {known}; use a newer program",
+            path.display()
+        )));
+    }
+    if version == known {
+        return Ok(());
+    }
+    for migration in migrations.iter().skip(usize::try_from(version).unwrap_or(0)) {
+        tx.execute_batch(migration).map_err(failed)?;
+    }
+    tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
+    tx.pragma_update(None, "user_version", known).map_err(failed)?;
+    tx.commit().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_migration_that_fails_leaves_the_file_at_its_version() {
+        let mut db = Connection::open_in_memory().unwrap();
+        migrate(&mut db, Path::new("x.db")).unwrap();
+        let broken = [VERSION_1, "CREATE TABLE extra (a INTEGER); SELECT nonsense;"];
+        assert!(migrate_with(&mut db, Path::new("x.db"), &broken).is_err());
+        let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        assert_eq!(version, 1);
+        assert!(db.prepare("SELECT a FROM extra").is_err());
+    }
+
+    #[test]
+    fn a_file_of_an_older_version_is_brought_forward() {
+        let mut db = Connection::open_in_memory().unwrap();
+        migrate(&mut db, Path::new("x.db")).unwrap();
+        let newer = [VERSION_1, "CREATE TABLE extra (a INTEGER);"];
+        migrate_with(&mut db, Path::new("x.db"), &newer).unwrap();
+        migrate_with(&mut db, Path::new("x.db"), &newer).unwrap();
+        assert!(db.prepare("SELECT a FROM extra").is_ok());
+        let refused = migrate(&mut db, Path::new("x.db")).unwrap_err().to_string();
+        assert!(refused.contains("version 2") && refused.contains("up to 1"), "{refused}");
+    }
+
+    #[test]
+    fn a_database_of_another_program_is_refused() {
+        let mut db = Connection::open_in_memory().unwrap();
+        db.execute_batch("CREATE TABLE theirs (a INTEGER)").unwrap();
+        assert!(matches!(migrate(&mut db, Path::new("x.db")), Err(StoreError::Damaged(_))));
+    }
+}
