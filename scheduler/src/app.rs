@@ -7,11 +7,13 @@ use std::time::Duration;
 use common::clock::{Clock, Timestamp};
 use common::entropy::Entropy;
 use common::id::TaskId;
+use common::pipeline::model::Pipeline;
 use common::store::{Receipt, Store, Submission, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::problem::{Kind, Problem};
+use crate::api::wire::Complaint;
 use crate::catalog::Catalog;
 use crate::settings::Settings;
 use crate::submit::{NewTask, submission};
@@ -153,10 +155,10 @@ impl App {
     /// The submission of a new task, or what is wrong with it.
     pub(crate) fn submission(
         &self,
-        compiled: &crate::catalog::Compiled,
+        pipeline: &Pipeline,
         new: NewTask,
-    ) -> Result<Submission, Vec<crate::api::wire::Complaint>> {
-        submission(compiled, new, self.task_id(), &self.settings().env)
+    ) -> Result<Submission, Vec<Complaint>> {
+        submission(pipeline, new, self.task_id(), &self.settings().env)
     }
 
     /// Sets memory aside for a body of so many bytes.

@@ -11,30 +11,14 @@ use std::time::Duration;
 use common::id::{Digest, PipelineName};
 use common::pipeline::model::Pipeline;
 use common::store::{Definition, Store, StoreError};
-use jsonschema::Validator;
 use lru::LruCache;
-use serde_json::Value;
 use tokio::time::Instant;
-
-use crate::api::wire::Complaint;
 
 /// Compiled pipelines that are remembered.
 const COMPILED: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 /// How long an answer of the store about what is current is believed: so late
 /// may another process's `apply` be seen here.
 const BELIEVED: Duration = Duration::from_millis(250);
-/// The longest message of one complaint, in bytes; a schema's complaint quotes the value.
-const MESSAGE: usize = 500;
-/// Complaints about one input.
-const COMPLAINTS: usize = 100;
-
-/// A compiled pipeline with the validator of its input.
-#[derive(Debug)]
-pub struct Compiled {
-    /// The pipeline.
-    pub pipeline: Pipeline,
-    validator: Option<Validator>,
-}
 
 /// Why a pipeline cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -57,51 +41,6 @@ pub enum CatalogError {
     Store(#[from] StoreError),
 }
 
-impl Compiled {
-    /// Compiles a definition.
-    pub fn new(definition: &Definition) -> Result<Self, CatalogError> {
-        let unreadable = |why: String| CatalogError::Unreadable {
-            name: definition.name.clone(),
-            digest: definition.digest.clone(),
-            why,
-        };
-        let pipeline = common::pipeline::compile(definition).map_err(|error| unreadable(error.to_string()))?;
-        let validator = pipeline
-            .input
-            .as_ref()
-            .map(|input| jsonschema::validator_for(&input.schema))
-            .transpose()
-            .map_err(|error| unreadable(format!("its input schema: {error}")))?;
-        Ok(Self { pipeline, validator })
-    }
-
-    /// What is wrong with an input; nothing if it fits.
-    pub fn complaints(&self, input: &Value) -> Vec<Complaint> {
-        let Some(validator) = &self.validator else { return Vec::new() };
-        if validator.is_valid(input) {
-            return Vec::new();
-        }
-        validator
-            .iter_errors(input)
-            .take(COMPLAINTS)
-            .map(|error| Complaint {
-                pointer: error.instance_path().to_string(),
-                message: cut(error.to_string(), MESSAGE),
-            })
-            .collect()
-    }
-}
-
-/// A text of at most `limit` bytes, cut at a character.
-pub(crate) fn cut(mut text: String, limit: usize) -> String {
-    if text.len() > limit {
-        let end = (0..=limit.saturating_sub('…'.len_utf8())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
-}
-
 /// The pipelines of a store.
 #[derive(Debug)]
 pub struct Catalog {
@@ -111,9 +50,9 @@ pub struct Catalog {
 
 #[derive(Debug)]
 struct Cache {
-    compiled: LruCache<Digest, Arc<Compiled>>,
-    current: LruCache<PipelineName, (Instant, Arc<Compiled>)>,
-    all: Option<(Instant, Arc<[Arc<Compiled>]>)>,
+    compiled: LruCache<Digest, Arc<Pipeline>>,
+    current: LruCache<PipelineName, (Instant, Arc<Pipeline>)>,
+    all: Option<(Instant, Arc<[Arc<Pipeline>]>)>,
 }
 
 impl Catalog {
@@ -124,7 +63,7 @@ impl Catalog {
     }
 
     /// A pipeline by the definition that is current.
-    pub async fn current(&self, name: &PipelineName) -> Result<Arc<Compiled>, CatalogError> {
+    pub async fn current(&self, name: &PipelineName) -> Result<Arc<Pipeline>, CatalogError> {
         if let Some((at, compiled)) = self.cache().current.get(name)
             && at.elapsed() < BELIEVED
         {
@@ -138,7 +77,7 @@ impl Catalog {
     }
 
     /// A pipeline by the digest of its definition.
-    pub async fn pinned(&self, name: &PipelineName, digest: &Digest) -> Result<Arc<Compiled>, CatalogError> {
+    pub async fn pinned(&self, name: &PipelineName, digest: &Digest) -> Result<Arc<Pipeline>, CatalogError> {
         if let Some(compiled) = self.cache().compiled.get(digest) {
             return Ok(Arc::clone(compiled));
         }
@@ -148,7 +87,7 @@ impl Catalog {
     }
 
     /// All pipelines that are current and can be read; of the others the log speaks.
-    pub async fn all(&self) -> Result<Arc<[Arc<Compiled>]>, StoreError> {
+    pub async fn all(&self) -> Result<Arc<[Arc<Pipeline>]>, StoreError> {
         if let Some((at, all)) = &self.cache().all
             && at.elapsed() < BELIEVED
         {
@@ -162,7 +101,7 @@ impl Catalog {
                 Err(error) => tracing::warn!(%error, "a pipeline's triggers are not served"),
             }
         }
-        let all: Arc<[Arc<Compiled>]> = all.into();
+        let all: Arc<[Arc<Pipeline>]> = all.into();
         self.cache().all = Some((asked, Arc::clone(&all)));
         Ok(all)
     }
@@ -175,11 +114,16 @@ impl Catalog {
     }
 
     /// Compiles a definition, or finds it compiled.
-    pub fn compile(&self, definition: &Definition) -> Result<Arc<Compiled>, CatalogError> {
+    pub fn compile(&self, definition: &Definition) -> Result<Arc<Pipeline>, CatalogError> {
         if let Some(compiled) = self.cache().compiled.get(&definition.digest) {
             return Ok(Arc::clone(compiled));
         }
-        let compiled = Arc::new(Compiled::new(definition)?);
+        let compiled = common::pipeline::compile(definition).map_err(|error| CatalogError::Unreadable {
+            name: definition.name.clone(),
+            digest: definition.digest.clone(),
+            why: error.to_string(),
+        })?;
+        let compiled = Arc::new(compiled);
         self.cache().compiled.put(definition.digest.clone(), Arc::clone(&compiled));
         Ok(compiled)
     }

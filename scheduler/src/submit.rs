@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use common::clock::Timestamp;
 use common::id::{BatchId, GroupKey, IdempotencyKey, QueueName, TaskId};
 use common::journal::Submitted;
+use common::pipeline::model::{Pipeline, SchemaIssue};
 use common::pipeline::template::Scope;
 use common::store::Submission;
 use serde_json::Value;
 
 use crate::api::wire::Complaint;
-use crate::catalog::Compiled;
 
 /// At most so many labels on one task.
 const LABELS: usize = 32;
@@ -47,24 +47,19 @@ pub struct NewTask {
 /// The submission of a task, or all that is wrong with it. Pointers are those
 /// of the body of `POST /v1/tasks`.
 pub fn submission(
-    compiled: &Compiled,
+    pipeline: &Pipeline,
     new: NewTask,
     id: TaskId,
     env: &BTreeMap<String, String>,
 ) -> Result<Submission, Vec<Complaint>> {
-    let pipeline = &compiled.pipeline;
-    let mut complaints: Vec<Complaint> = compiled
-        .complaints(&new.input)
-        .into_iter()
-        .map(|found| Complaint { pointer: format!("/input{}", found.pointer), ..found })
-        .collect();
+    let mut complaints = input_complaints(pipeline, &new.input);
     if let Some(priority @ 10..) = new.priority {
         complaints.push(complaint("/priority", format!("{priority} is not a priority; use 0 (last) to 9 (first)")));
     }
     if !complaints.is_empty() {
         return Err(complaints);
     }
-    let labels = labels(compiled, &new, env).map_err(|why| vec![complaint("/labels", why)])?;
+    let labels = labels(pipeline, &new, env).map_err(|why| vec![complaint("/labels", why)])?;
     let (batch, line) = new.batch.map_or((None, None), |(batch, line)| (Some(batch), Some(line)));
     let task = Submitted {
         pipeline: pipeline.name.clone(),
@@ -82,29 +77,36 @@ pub fn submission(
     Ok(Submission { id, task, supersede: new.supersede, line })
 }
 
+/// What of an input does not fit the pipeline's schema.
+pub(crate) fn input_complaints(pipeline: &Pipeline, input: &Value) -> Vec<Complaint> {
+    let issues = pipeline.input.as_ref().and_then(|schema| schema.validate(input).err()).unwrap_or_default();
+    let complaint = |issue: SchemaIssue| Complaint { pointer: format!("/input{}", issue.pointer), message: issue.message };
+    issues.into_iter().map(complaint).collect()
+}
+
 fn complaint(pointer: &str, message: String) -> Complaint {
     Complaint { pointer: pointer.to_owned(), message }
 }
 
 fn labels(
-    compiled: &Compiled,
+    pipeline: &Pipeline,
     new: &NewTask,
     env: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, String> {
     let mut labels = BTreeMap::new();
-    if !compiled.pipeline.labels.is_empty() {
+    if !pipeline.labels.is_empty() {
         let scope = Scope::of_input(&new.input, env);
-        for (name, template) in &compiled.pipeline.labels {
+        for (name, template) in &pipeline.labels {
             let value = template.render_text(&scope).map_err(|failure| failure.message)?;
             // What the pipeline makes of an input is cut; what a person says is refused.
-            labels.insert(name.clone(), crate::catalog::cut(value, LABEL_VALUE));
+            labels.insert(name.clone(), cut(value, LABEL_VALUE));
         }
     }
     for (name, value) in &new.labels {
         if name.is_empty() || name.len() > LABEL_NAME || value.len() > LABEL_VALUE {
             return Err(format!(
                 "a label's name has 1 to {LABEL_NAME} bytes and its value at most {LABEL_VALUE}; {:?} breaks that",
-                crate::catalog::cut(name.clone(), LABEL_NAME)
+                cut(name.clone(), LABEL_NAME)
             ));
         }
         labels.insert(name.clone(), value.clone());
@@ -113,6 +115,16 @@ fn labels(
         return Err(format!("a task has at most {LABELS} labels, not {}", labels.len()));
     }
     Ok(labels)
+}
+
+/// A text of at most `limit` bytes, cut at a character.
+pub(crate) fn cut(mut text: String, limit: usize) -> String {
+    if text.len() > limit {
+        let end = (0..=limit.saturating_sub('…'.len_utf8())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// A `traceparent` header, if it is one: <https://www.w3.org/TR/trace-context/#traceparent-header>.

@@ -42,8 +42,7 @@ fn summary(app: &App, definition: &Definition) -> wire::PipelineSummary {
         unreadable: None,
     };
     match app.catalog().compile(definition) {
-        Ok(compiled) => {
-            let pipeline = &compiled.pipeline;
+        Ok(pipeline) => {
             summary.description.clone_from(&pipeline.description);
             summary.queue = pipeline.queue.clone();
             summary.triggers = pipeline.triggers.iter().map(trigger).collect();

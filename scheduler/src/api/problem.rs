@@ -103,6 +103,12 @@ impl Problem {
         Self::invalid(message.clone()).with_errors(vec![Complaint { pointer: pointer.into(), message }])
     }
 
+    /// Several things that are wrong at several places of the body.
+    pub(crate) fn complaints(what: &str, errors: Vec<Complaint>) -> Self {
+        let first = errors.first().map(|c| format!(": {}: {}", c.pointer, c.message)).unwrap_or_default();
+        Self::invalid(format!("{what}{first}")).with_errors(errors)
+    }
+
     #[must_use]
     pub(crate) fn with_errors(mut self, mut errors: Vec<Complaint>) -> Self {
         errors.truncate(COMPLAINTS);

@@ -4,7 +4,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use common::id::{StepId, StepKey, TaskId};
 use common::journal::{Recorded, Run};
-use common::pipeline::model::Pipeline;
+use common::pipeline::replay::reset;
 use common::store::{Filter, Signalled as Sent};
 use common::task::{Head, Signal, StateName};
 
@@ -13,7 +13,7 @@ use super::problem::{Kind, Problem};
 use super::query::{Query, write_cursor};
 use super::wire;
 use crate::app::App;
-use crate::submit::{NewTask, traceparent};
+use crate::submit::{NewTask, input_complaints, traceparent};
 
 /// Events that are read from the store at once.
 pub(crate) const PAGE: usize = 1_000;
@@ -108,7 +108,7 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     Json(request): Json<wire::SubmitTask>,
 ) -> Result<(StatusCode, axum::Json<wire::Submitted>), Problem> {
-    let compiled = app.catalog().current(&request.pipeline).await?;
+    let pipeline = app.catalog().current(&request.pipeline).await?;
     let new = NewTask {
         input: request.input,
         key: request.idempotency_key,
@@ -120,10 +120,8 @@ pub(crate) async fn submit(
         supersede: None,
         traceparent: headers.get("traceparent").and_then(|value| traceparent(value.to_str().ok()?)),
     };
-    let submission = app.submission(&compiled, new).map_err(|complaints| {
-        let first = complaints.first().map(|c| format!("{}: {}", c.pointer, c.message)).unwrap_or_default();
-        Problem::invalid(format!("pipeline {} does not accept this task: {first}", request.pipeline))
-            .with_errors(complaints)
+    let submission = app.submission(&pipeline, new).map_err(|complaints| {
+        Problem::complaints(&format!("pipeline {} does not accept this task", request.pipeline), complaints)
     })?;
     let receipt = app.submit(submission).await?;
     let status = if receipt.created { StatusCode::ACCEPTED } else { StatusCode::OK };
@@ -177,7 +175,7 @@ pub(crate) async fn show(State(app): State<App>, Path(id): Path<String>) -> Resu
     let run = run(&app, task_id(&id)?).await?;
     // A definition that cannot be read any more only costs the order of the steps.
     let order: Vec<StepId> = match app.catalog().pinned(&run.head.pipeline, &run.head.digest).await {
-        Ok(compiled) => compiled.pipeline.steps.iter().map(|step| step.id.clone()).collect(),
+        Ok(pipeline) => pipeline.steps.iter().map(|step| step.id.clone()).collect(),
         Err(_) => Vec::new(),
     };
     Ok(axum::Json(wire::Task::new(run, &order)))
@@ -240,41 +238,18 @@ pub(crate) async fn retry(
 /// The replay of a task, checked against the definition that it is pinned to.
 pub(crate) async fn replay(app: &App, head: &Head, request: wire::Replay) -> Result<Signal, Problem> {
     let by = by(request.by)?;
-    let mut reset = Vec::new();
-    if request.from.is_some() || request.input.is_some() {
-        let compiled = app.catalog().pinned(&head.pipeline, &head.digest).await?;
-        if let Some(from) = &request.from {
-            reset = from_on(&compiled.pipeline, from);
-            if reset.is_empty() {
-                return Err(Problem::at("/from", format!("pipeline {} has no step {from}", head.pipeline)));
-            }
-        }
-        let complaints = request.input.as_ref().map(|input| compiled.complaints(input)).unwrap_or_default();
-        if !complaints.is_empty() {
-            let errors = complaints
-                .into_iter()
-                .map(|c| wire::Complaint { pointer: format!("/input{}", c.pointer), ..c })
-                .collect();
-            return Err(Problem::invalid(format!("the input does not fit the schema of pipeline {}", head.pipeline))
-                .with_errors(errors));
-        }
+    if request.from.is_none() && request.input.is_none() {
+        return Ok(Signal::Replay { by, reset: Vec::new(), input: None });
+    }
+    let pipeline = app.catalog().pinned(&head.pipeline, &head.digest).await?;
+    let reset =
+        reset(&pipeline, request.from.as_ref()).map_err(|unknown| Problem::at("/from", unknown.to_string()))?;
+    let complaints = request.input.as_ref().map(|input| input_complaints(&pipeline, input)).unwrap_or_default();
+    if !complaints.is_empty() {
+        let what = format!("pipeline {} does not accept this input", head.pipeline);
+        return Err(Problem::complaints(&what, complaints));
     }
     Ok(Signal::Replay { by, reset, input: request.input })
-}
-
-/// A step and all that need it, directly or not; empty if there is no such step.
-fn from_on(pipeline: &Pipeline, from: &StepId) -> Vec<StepId> {
-    let mut reset: Vec<StepId> = pipeline.step(from).map(|step| step.id.clone()).into_iter().collect();
-    let mut seen = 0;
-    while let Some(done) = reset.get(seen).cloned() {
-        seen += 1;
-        for step in &pipeline.steps {
-            if step.needs.contains(&done) && !reset.contains(&step.id) {
-                reset.push(step.id.clone());
-            }
-        }
-    }
-    reset
 }
 
 /// Says what happened to a call whose outcome is unknown.
