@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::diagnostic::{Diagnostics, SourceFile};
+use crate::document::{Kind, Node};
 use crate::journal::Effect;
 use crate::secret::SecretRef;
 use crate::span::Span;
@@ -337,4 +339,19 @@ impl Default for Worker {
 pub struct Api {
     /// Who has it may use the API. Without it, only loopback addresses are served.
     pub token: Option<SecretRef>,
+}
+
+impl Config {
+    /// Reads `teamster.yaml`. Every problem goes to `out`; with an error among them there is no configuration.
+    pub(crate) fn parse(file: &SourceFile, out: &mut Diagnostics) -> Option<Self> {
+        let node = match Node::parse(file) {
+            Ok(node) if node.kind == Kind::Null => return Some(Self::default()),
+            Ok(node) => node,
+            Err(error) => {
+                out.push(error);
+                return None;
+            }
+        };
+        node.read(file, out)
+    }
 }

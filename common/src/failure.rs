@@ -26,6 +26,8 @@ pub enum FailureClass {
     Authentication,
     /// The account cannot pay (402, a reached spend tier).
     Billing,
+    /// The task's own budget is spent.
+    Budget,
     /// The model declined.
     Refused,
     /// The output does not fit its schema.
@@ -52,7 +54,7 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// Every class.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::RateLimited,
         Self::Overloaded,
         Self::Unavailable,
@@ -62,6 +64,7 @@ impl FailureClass {
         Self::InvalidRequest,
         Self::Authentication,
         Self::Billing,
+        Self::Budget,
         Self::Refused,
         Self::InvalidOutput,
         Self::Limit,
@@ -87,6 +90,7 @@ impl FailureClass {
             Self::InvalidRequest => "invalid_request",
             Self::Authentication => "authentication",
             Self::Billing => "billing",
+            Self::Budget => "budget",
             Self::Refused => "refused",
             Self::InvalidOutput => "invalid_output",
             Self::Limit => "limit",

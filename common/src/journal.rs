@@ -9,9 +9,9 @@ mod conversation;
 mod event;
 mod run;
 
-pub use conversation::{Conversation, ToolUse};
+pub use conversation::{Conversation, Prompted, ToolUse, Turn};
 pub use event::{
     ApprovalDecision, CallRecord, CallResult, Effect, Event, ModelCall, Recorded, RequestHead, StepOutcome, Submitted,
     Usage, WakeCause,
 };
-pub use run::{Call, CallState, Run, StepRun, StepStatus};
+pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Run, StepRun, StepStatus};

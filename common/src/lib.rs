@@ -6,11 +6,14 @@
 
 pub mod clock;
 pub mod config;
+pub mod diagnostic;
+mod document;
 pub mod entropy;
 pub mod failure;
 pub mod id;
 pub mod journal;
 pub mod pipeline;
+pub mod project;
 pub mod retry;
 pub mod secret;
 pub mod shutdown;

@@ -1,7 +1,16 @@
 //! Pipelines: what a user writes, checked and made ready to run. Pure.
 //!
 //! [`model`] is the checked form that everything else uses; [`template`] is the
-//! one language of templates and conditions.
+//! one language of templates and conditions; [`Bundle`] is a pipeline with all
+//! that it refers to, and [`compile`] makes the checked form of it.
 
+mod agent;
+mod bundle;
+mod graph;
 pub mod model;
+pub mod replay;
+pub mod schema;
+pub(crate) mod source;
 pub mod template;
+
+pub use bundle::{Bundle, compile};

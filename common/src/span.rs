@@ -83,7 +83,7 @@ mod tests {
     fn a_span_reads_back_what_it_writes() {
         for text in ["500ms", "2s", "5m", "72h", "30d", "1500ms"] {
             let span: Result<Span, _> = text.parse();
-            assert_eq!(span.map(|s| s.to_string().parse()), Ok(text.parse()), "{text}");
+            assert_eq!(span.map(|s| s.to_string().parse::<Span>()), Ok(text.parse()), "{text}");
         }
     }
 

@@ -1,1 +1,3 @@
 //! suite
+
+pub mod drive;

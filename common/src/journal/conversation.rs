@@ -114,15 +114,15 @@ impl Conversation {
 
     /// The text of the last reply.
     pub fn last_text(&self) -> String {
-        let Some(turn) = self.turns.last() else { return String::new() };
-        let texts: Vec<&str> = turn
-            .reply
-            .content
-            .iter()
-            .filter(|block| block["type"] == "text")
-            .filter_map(|block| block["text"].as_str())
-            .collect();
-        texts.join("")
+        self.turns.last().map_or_else(String::new, Turn::text)
+    }
+}
+
+impl Turn {
+    /// The text of the reply, without its other blocks.
+    pub fn text(&self) -> String {
+        let blocks = self.reply.content.iter().filter(|block| block["type"] == "text");
+        blocks.filter_map(|block| block["text"].as_str()).collect()
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Run {
     pub steps: BTreeMap<StepKey, StepRun>,
     /// The task's output, once it succeeded.
     pub output: Option<Value>,
+    /// Who asked for its cancellation, and why, while it runs.
+    pub cancel: Option<(String, String)>,
 }
 
 /// What is known of one step, or of one item of a step that fans out.
@@ -41,6 +43,8 @@ pub struct StepRun {
     pub started_at: Option<Timestamp>,
     /// When it was done.
     pub finished_at: Option<Timestamp>,
+    /// How long its model and tool calls took in all, in milliseconds.
+    pub busy_ms: u64,
     /// The last failure of a try, also when the step went on to succeed.
     pub last_error: Option<Failure>,
     /// Its calls that are not `read`, and every answered call of a step that is no agent.
@@ -168,6 +172,7 @@ impl Run {
             head,
             steps: BTreeMap::new(),
             output: None,
+            cancel: None,
         };
         for recorded in &journal[1..] {
             run.apply(recorded)?;
@@ -239,7 +244,9 @@ impl Run {
     fn apply_task(&mut self, recorded: &Recorded) {
         match &recorded.event {
             Event::Succeeded { output } => self.output = Some(output.clone()),
+            Event::CancelRequested { by, reason } => self.cancel = Some((by.clone(), reason.clone())),
             Event::Replayed { reset, input, .. } => {
+                self.cancel = None;
                 if let Some(input) = input {
                     self.input = input.clone();
                 }
@@ -305,6 +312,7 @@ impl Run {
                 step.conversation = Some(Conversation::new((**head).clone(), prompt.clone()));
             }
             Event::TurnFinished { call, .. } => {
+                step.busy_ms += call.duration_ms;
                 if let Some(conversation) = &mut step.conversation {
                     conversation.answered((**call).clone());
                 }
@@ -318,7 +326,10 @@ impl Run {
                 let state = CallState::Intended { attempt };
                 step.calls.insert(call.call.clone(), Call { record: Some(call.clone()), state });
             }
-            Event::CallFinished { call, result, .. } => step.finish_call(call, result),
+            Event::CallFinished { call, result, duration_ms, .. } => {
+                step.busy_ms += duration_ms;
+                step.finish_call(call, result);
+            }
             Event::OutcomeUnknown { call, error, .. } => {
                 if let Some(known) = step.calls.get_mut(call) {
                     known.state = CallState::Unknown { error: error.clone() };
@@ -357,6 +368,7 @@ impl StepRun {
     fn reopen(&mut self) {
         self.status = StepStatus::Started;
         self.failed_tries = 0;
+        self.busy_ms = 0;
         self.finished_at = None;
         // The question lapsed and the child ended with the task: ask, and submit, anew.
         self.approval = None;

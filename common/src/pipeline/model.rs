@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::schema::{Schema, SchemaIssue};
 use super::template::{Expression, Template};
 use crate::id::{Digest, PipelineName, QueueName, StepId};
 use crate::journal::Effect;
@@ -52,15 +53,6 @@ pub struct Budget {
     pub usd: Option<f64>,
     /// Tokens, in and out.
     pub tokens: Option<u64>,
-}
-
-/// A JSON Schema with the place that it came from, for messages.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Schema {
-    /// The file, or the key within the pipeline.
-    pub origin: String,
-    /// The schema.
-    pub schema: Value,
 }
 
 /// A step.

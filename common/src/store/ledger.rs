@@ -5,6 +5,8 @@
 //! the events to be added, or leaves it alone and says why not. A backend then
 //! writes exactly those events and that head.
 
+use serde_json::{Value, json};
+
 use super::model::Next;
 use crate::clock::Timestamp;
 use crate::failure::{Failure, FailureClass};
@@ -121,15 +123,20 @@ pub fn notice(before: &Head, after: &Head, recorded: &[Recorded]) -> Option<(Tas
 /// journal. (A store also tells a parent that says that it has a child which is
 /// done already: the two may come in either order.)
 pub fn ended(task: TaskId, newest: &[Recorded]) -> Option<Signal> {
-    let (outcome, result) = newest.iter().rev().find_map(|r| match &r.event {
+    let (outcome, result) = newest.iter().rev().find_map(|r| end(&r.event))?;
+    Some(Signal::ChildFinished { child: task, outcome, result })
+}
+
+/// How a task ended, if this event ended it: its output, or why it has none.
+pub fn end(event: &Event) -> Option<(Outcome, Value)> {
+    match event {
         Event::Succeeded { output } => Some((Outcome::Succeeded, output.clone())),
-        Event::Cancelled { reason, .. } => Some((Outcome::Cancelled, serde_json::json!({"reason": reason}))),
+        Event::Cancelled { reason, .. } => Some((Outcome::Cancelled, json!({"reason": reason}))),
         Event::Died { reason, error, .. } => {
-            Some((Outcome::Dead, serde_json::json!({"reason": reason, "class": error.class, "message": error.message})))
+            Some((Outcome::Dead, json!({"reason": reason, "class": error.class, "message": error.message})))
         }
         _ => None,
-    })?;
-    Some(Signal::ChildFinished { child: task, outcome, result })
+    }
 }
 
 /// The journal or the head cannot be read by this version: the task goes where

@@ -1,0 +1,144 @@
+//! Agents: Markdown files in the format of Claude Code subagents: YAML front
+//! matter between `---` lines, then the system prompt.
+
+use crate::diagnostic::{Diagnostics, Place, SourceFile};
+use crate::document::{Kind, Node, Table};
+use crate::pipeline::model::Agent;
+
+/// Fields that Claude Code knows and this version does not honour, with the reason.
+const UNSUPPORTED: [(&str, &str); 10] = [
+    ("permissionMode", "tools run under the allow and deny lists, and nobody is asked during a run"),
+    ("background", "every step of a pipeline runs in the background"),
+    ("color", "there is nothing to colour"),
+    ("hooks", "put what a hook would do into a step of the pipeline"),
+    ("skills", "write what the agent must know into its prompt"),
+    ("memory", "give it an MCP server that remembers"),
+    ("isolation", "every task has a working directory of its own"),
+    ("initialPrompt", "the step's `prompt` is the first message"),
+    ("criticalSystemReminder_EXPERIMENTAL", "write it into the prompt"),
+    ("maxThinkingTokens", "set `options` of the model in teamster.yaml"),
+];
+
+/// An agent's file, read.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AgentFile {
+    pub(crate) agent: Agent,
+    /// Where its `model` is named.
+    pub(crate) model_at: Option<Place>,
+    /// Where its `mcpServers` are named.
+    pub(crate) servers_at: Option<Place>,
+}
+
+/// Reads an agent. `default_name` is the name of its file without the ending.
+pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics) -> Option<AgentFile> {
+    let Some((front, system)) = split(&file.text) else {
+        let error = file.error(Place { line: 1, column: 1 }, "the file has no front matter");
+        out.push(error.with_help("start it with `---`, a line `name: …`, a line `description: …`, and `---`"));
+        return None;
+    };
+    // The places are those of the whole file: what is cut off is one line, put back as an empty one.
+    let front = SourceFile::new(&file.name, &format!("\n{front}"));
+    let node = match Node::parse(&front) {
+        Ok(Node { kind: Kind::Null, at }) => Node { kind: Kind::Map(Vec::new()), at },
+        Ok(node) => node,
+        Err(mut error) => {
+            // Claude Code takes `description: a: b` for a text, which YAML does not.
+            error.help =
+                Some("quote texts that contain `: ` or ` #`, or write them after `>-` on a line of their own".into());
+            out.push(error);
+            return None;
+        }
+    };
+    let mut table = Table::of(&node, file, "the front matter", out)?;
+    let before = out.errors();
+    let name = table.read("name", out).unwrap_or_else(|| default_name.to_owned());
+    let description = table.read_or("description", String::new(), out);
+    let tools = table.get("tools").and_then(|node| list(node, file, out));
+    let disallowed_tools = table.get("disallowedTools").and_then(|node| list(node, file, out)).unwrap_or_default();
+    let model_node = table.get("model");
+    let model = model_node.and_then(|node| node.read::<String>(file, out)).filter(|model| model != "inherit");
+    let max_turns = table.read("maxTurns", out);
+    let servers_node = table.get("mcpServers");
+    let mcp_servers = servers_node.and_then(|node| list(node, file, out));
+    let effort = table.read("effort", out);
+    let mut unsupported = Vec::new();
+    for (field, reason) in UNSUPPORTED {
+        if let Some((key, _)) = table.entry(field) {
+            unsupported.push(field.to_owned());
+            out.push(file.warning(key.at, format!("`{field}` is not honoured")).with_help(reason));
+        }
+    }
+    // A field that a later Claude Code knows must not make a file unusable.
+    let mut unknown = Diagnostics::new();
+    table.finish("an agent", &mut unknown);
+    for mut field in unknown {
+        field.severity = crate::diagnostic::Severity::Warning;
+        out.push(field);
+    }
+    if max_turns == Some(0) {
+        out.push(file.error(node.at, "maxTurns must be at least 1"));
+    }
+    if system.trim().is_empty() {
+        out.push(file.warning(None, "the agent has no system prompt: there is nothing after its front matter"));
+    }
+    let agent = Agent {
+        name,
+        description,
+        tools,
+        disallowed_tools,
+        model,
+        max_turns,
+        mcp_servers,
+        effort,
+        system: system.trim().to_owned(),
+        unsupported,
+    };
+    let (model_at, servers_at) = (model_node.map(|node| node.at), servers_node.map(|node| node.at));
+    (out.errors() == before).then_some(AgentFile { agent, model_at, servers_at })
+}
+
+/// The front matter and what follows it.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let rest = text.strip_prefix("---")?;
+    let (first, rest) = rest.split_once('\n')?;
+    if !first.trim().is_empty() {
+        return None;
+    }
+    let mut at = 0;
+    for line in rest.split_inclusive('\n') {
+        if line.trim_end() == "---" {
+            return Some((&rest[..at], &rest[at + line.len()..]));
+        }
+        at += line.len();
+    }
+    None
+}
+
+/// A list that may be written as one text with commas. Commas within parentheses do not
+/// separate: `Bash(git log:*, git diff:*), Read`.
+fn list(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Option<Vec<String>> {
+    match &node.kind {
+        Kind::Text(text) => {
+            let mut items = vec![String::new()];
+            let mut depth = 0_usize;
+            for c in text.chars() {
+                match c {
+                    '(' => depth += 1,
+                    ')' => depth = depth.saturating_sub(1),
+                    _ => {}
+                }
+                match (c, items.last_mut()) {
+                    (',', _) if depth == 0 => items.push(String::new()),
+                    (_, Some(item)) => item.push(c),
+                    (_, None) => {}
+                }
+            }
+            Some(items.iter().map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect())
+        }
+        Kind::List(_) => node.read(file, out),
+        _ => {
+            out.push(file.error(node.at, format!("expected a list, or a text with commas, not {}", node.what())));
+            None
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! `steps:`: each one with exactly one kind.
+
+use std::collections::BTreeMap;
+
+use super::text::Context;
+use super::{LinkTo, Reader, STEP_LIMIT, repeated};
+use crate::diagnostic::Place;
+use crate::document::{Kind, Node, Table, closest};
+use crate::id::StepId;
+use crate::journal::Effect;
+use crate::pipeline::graph;
+use crate::pipeline::model::{
+    AgentLimits, AgentStep, ApprovalStep, Foreach, HttpStep, PipelineStep, RunStep, SleepStep, Step, StepKind, ToolStep,
+};
+
+const KINDS: [&str; 8] = ["agent", "tool", "http", "run", "set", "approval", "sleep", "pipeline"];
+const METHODS: [&str; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"];
+
+/// A step with the places that later checks need.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) step: Step,
+    pub(super) at: Place,
+    pub(super) needs_at: Vec<Place>,
+}
+
+/// Where in the file a step is, for the parts of it.
+struct Here {
+    context: Context,
+    key: String,
+}
+
+impl Here {
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.key)
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn steps(&mut self, node: &'a Node) -> Vec<Placed> {
+        let Kind::List(items) = &node.kind else {
+            self.error(node.at, format!("`steps` must be a list, not {}", node.what()));
+            return Vec::new();
+        };
+        if items.is_empty() || items.len() > STEP_LIMIT {
+            self.error(node.at, format!("a pipeline has 1 to {STEP_LIMIT} steps, and this one has {}", items.len()));
+            return Vec::new();
+        }
+        let mut steps: Vec<Placed> = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let before = steps.last().map(|placed| placed.step.id.clone());
+            steps.extend(self.step(item, index, before));
+        }
+        steps
+    }
+
+    fn step(&mut self, node: &'a Node, index: usize, before: Option<StepId>) -> Option<Placed> {
+        let mut table = Table::of(node, self.file, "a step", self.out)?;
+        let id_node = table.need("id", "a step", self.out);
+        let id: Option<StepId> = id_node.and_then(|node| node.read(self.file, self.out));
+        let name = id.as_ref().map_or_else(|| index.to_string(), ToString::to_string);
+        let (needs, needs_at) = match table.get("needs") {
+            Some(node) => self.needs(node),
+            None => (before.into_iter().collect(), Vec::new()),
+        };
+        let plain = Here { context: Context::Step { index, item: false }, key: format!("steps.{name}") };
+        let condition = table.get("if").and_then(|node| self.expression(node, &plain.key("if"), plain.context));
+        let items = table.get("foreach").map(|node| self.expression(node, &plain.key("foreach"), plain.context));
+        let parallel_node = table.get("max_parallel");
+        let max_parallel = parallel_node.and_then(|node| self.number(node, 1..=100)).unwrap_or(4);
+        if let (Some(node), None) = (parallel_node, &items) {
+            self.error(node.at, "`max_parallel` is for a step with `foreach`");
+        }
+        let here = Here { context: Context::Step { index, item: items.is_some() }, ..plain };
+        let on_error = table.read("on_error", self.out).unwrap_or_default();
+        let retry = table.get("retry").and_then(|node| self.retry(node));
+        let timeout = table.read("timeout", self.out);
+        let output = table.get("output").and_then(|node| self.schema(node, &here.key("output")));
+        let kind = self.kind(&mut table, &here);
+        table.finish("a step", self.out);
+        let foreach = match items {
+            Some(items) => Some(Foreach { items: items?, max_parallel }),
+            None => None,
+        };
+        let step = Step { id: id?, needs, condition, foreach, on_error, retry, timeout, output, kind: kind? };
+        Some(Placed { step, at: id_node.map_or(node.at, |node| node.at), needs_at })
+    }
+
+    fn needs(&mut self, node: &Node) -> (Vec<StepId>, Vec<Place>) {
+        let one = std::slice::from_ref(node);
+        let nodes = if let Kind::List(items) = &node.kind { items.as_slice() } else { one };
+        nodes.iter().filter_map(|node| Some((node.read(self.file, self.out)?, node.at))).unzip()
+    }
+
+    /// The one kind that a step has.
+    fn kind(&mut self, table: &mut Table<'a>, here: &Here) -> Option<StepKind> {
+        let found: Vec<_> =
+            KINDS.into_iter().filter_map(|kind| table.entry(kind).map(|(key, n)| (kind, key, n))).collect();
+        let (kind, node) = match found.as_slice() {
+            [(kind, _, node)] => (*kind, *node),
+            [] => {
+                self.error(table.at, format!("a step needs one of the keys {}", KINDS.join(", ")));
+                return None;
+            }
+            [_, (second, key, _), ..] => {
+                let message = format!("a step has exactly one kind, and this one has `{}` and `{second}`", found[0].0);
+                self.error(key.at, message);
+                return None;
+            }
+        };
+        match kind {
+            "agent" => self.agent_step(node, table, here).map(StepKind::Agent),
+            "tool" => self.tool_step(node, table, here).map(StepKind::Tool),
+            "http" => self.http_step(node, here).map(StepKind::Http),
+            "run" => self.run_step(node, here).map(StepKind::Run),
+            "set" => self.template(node, &here.key("set"), here.context).map(StepKind::Set),
+            "approval" => self.approval_step(node, here).map(StepKind::Approval),
+            "sleep" => self.sleep_step(node, here).map(StepKind::Sleep),
+            _ => self.pipeline_step(node, table, here).map(StepKind::Pipeline),
+        }
+    }
+
+    fn agent_step(&mut self, node: &Node, table: &mut Table<'a>, here: &Here) -> Option<AgentStep> {
+        let name: Option<String> = node.read(self.file, self.out);
+        if let Some(name) = &name {
+            self.agent(name, node.at);
+        }
+        let prompt = table.need("prompt", "an agent step", self.out);
+        let prompt = prompt.and_then(|node| self.text_template(node, &here.key("prompt"), here.context));
+        let model_node = table.get("model");
+        let model: Option<String> = model_node.and_then(|node| node.read(self.file, self.out));
+        match (model_node, &model) {
+            (Some(node), Some(model)) => self.link(LinkTo::Model, model, node.at),
+            _ => self.link(LinkTo::AnyModel, "", node.at),
+        }
+        let limits = match table.get("limits") {
+            Some(node) => self.agent_limits(node),
+            None => AgentLimits::default(),
+        };
+        Some(AgentStep { agent: name?, prompt: prompt?, model, limits })
+    }
+
+    fn agent_limits(&mut self, node: &Node) -> AgentLimits {
+        let limits: AgentLimits = node.read(self.file, self.out).unwrap_or_default();
+        let zero = limits.turns == 0 || limits.repetition == 0 || limits.max_tokens == 0 || limits.tokens == Some(0);
+        if zero || limits.usd.is_some_and(|usd| !usd.is_finite() || usd <= 0.0) {
+            self.error(node.at, "a limit of nothing lets the agent do nothing: use at least 1");
+        }
+        limits
+    }
+
+    fn tool_step(&mut self, node: &Node, table: &mut Table<'a>, here: &Here) -> Option<ToolStep> {
+        let tool: Option<String> = node.read(self.file, self.out);
+        if let Some(tool) = &tool {
+            self.link(LinkTo::Tool, tool, node.at);
+        }
+        let empty = Node { at: node.at, kind: Kind::Map(Vec::new()) };
+        let with = table.get("with").unwrap_or(&empty);
+        let arguments = self.template(with, &here.key("with"), here.context);
+        let effect = table.read("effect", self.out);
+        Some(ToolStep { tool: tool?, arguments: arguments?, effect })
+    }
+
+    fn http_step(&mut self, node: &'a Node, here: &Here) -> Option<HttpStep> {
+        let mut table = Table::of(node, self.file, "`http`", self.out)?;
+        let method_node = table.get("method");
+        let method: String = method_node.and_then(|n| n.read(self.file, self.out)).unwrap_or_else(|| "GET".to_owned());
+        if let Some(node) = method_node
+            && !METHODS.contains(&method.as_str())
+        {
+            self.error(node.at, format!("{method:?} is no method; use {}", METHODS.join(", ")));
+        }
+        let url = table.need("url", "`http`", self.out);
+        let url = url.and_then(|node| self.text_template(node, &here.key("http.url"), here.context));
+        let headers = table.get("headers").map(|node| self.named(node, here, "http.headers")).unwrap_or_default();
+        let json = table.entry("json").and_then(|(_, node)| self.template(node, &here.key("http.json"), here.context));
+        let effect = table.read("effect", self.out);
+        table.finish("`http`", self.out);
+        let default = if matches!(method.as_str(), "GET" | "HEAD") { Effect::Read } else { Effect::Once };
+        Some(HttpStep { method, url: url?, headers, json, effect: effect.unwrap_or(default) })
+    }
+
+    /// A mapping of names to templates.
+    fn named(
+        &mut self,
+        node: &'a Node,
+        here: &Here,
+        key: &str,
+    ) -> BTreeMap<String, crate::pipeline::template::Template> {
+        let Some(table) = Table::of(node, self.file, &format!("`{key}`"), self.out) else { return BTreeMap::new() };
+        self.templates(&table, &here.key(key), here.context)
+    }
+
+    fn run_step(&mut self, node: &'a Node, here: &Here) -> Option<RunStep> {
+        let mut table = Table::of(node, self.file, "`run`", self.out)?;
+        let command = table.need("command", "`run`", self.out).and_then(|node| match &node.kind {
+            Kind::List(items) if !items.is_empty() => items
+                .iter()
+                .map(|item| self.text_template(item, &here.key("run.command"), here.context))
+                .collect::<Option<Vec<_>>>(),
+            _ => {
+                let error = self.file.error(node.at, "`command` must be a list: the program, then its arguments");
+                self.out.push(error.with_help("no shell is involved; for one, write [sh, -c, \"…\"]"));
+                None
+            }
+        });
+        let stdin =
+            table.entry("stdin").and_then(|(_, node)| self.template(node, &here.key("run.stdin"), here.context));
+        let env = table.get("env").map(|node| self.named(node, here, "run.env")).unwrap_or_default();
+        let effect = table.read("effect", self.out).unwrap_or(Effect::Once);
+        table.finish("`run`", self.out);
+        Some(RunStep { command: command?, stdin, env, effect })
+    }
+
+    fn approval_step(&mut self, node: &'a Node, here: &Here) -> Option<ApprovalStep> {
+        let mut table = Table::of(node, self.file, "`approval`", self.out)?;
+        let title = table.need("title", "`approval`", self.out);
+        let title = title.and_then(|node| self.text_template(node, &here.key("approval.title"), here.context));
+        let show = table.get("show").and_then(|node| self.expression(node, &here.key("approval.show"), here.context));
+        let expires = table.read("expires", self.out);
+        let expiry_node = table.get("on_expiry");
+        let on_expiry = expiry_node.and_then(|node| node.read(self.file, self.out)).unwrap_or_default();
+        if let (Some(node), None) = (expiry_node, expires) {
+            self.out.push(self.file.warning(node.at, "`on_expiry` means nothing without `expires`"));
+        }
+        table.finish("`approval`", self.out);
+        Some(ApprovalStep { title: title?, show, expires, on_expiry })
+    }
+
+    fn sleep_step(&mut self, node: &'a Node, here: &Here) -> Option<SleepStep> {
+        if node.as_text().is_some() {
+            return node.read(self.file, self.out).map(SleepStep::For);
+        }
+        let mut table = Table::of(node, self.file, "`sleep`", self.out)?;
+        let until = table.need("until", "`sleep`", self.out);
+        let until = until.and_then(|node| self.text_template(node, &here.key("sleep.until"), here.context));
+        table.finish("`sleep`", self.out);
+        until.map(SleepStep::Until)
+    }
+
+    fn pipeline_step(&mut self, node: &Node, table: &mut Table<'a>, here: &Here) -> Option<PipelineStep> {
+        let pipeline: Option<crate::id::PipelineName> = node.read(self.file, self.out);
+        if let Some(pipeline) = &pipeline {
+            self.link(LinkTo::Pipeline, pipeline.as_str(), node.at);
+        }
+        let empty = Node { at: node.at, kind: Kind::Map(Vec::new()) };
+        let input = self.template(table.get("input").unwrap_or(&empty), &here.key("input"), here.context);
+        Some(PipelineStep { pipeline: pipeline?, input: input? })
+    }
+
+    /// Ids are unique, needs exist, and there is no cycle.
+    pub(super) fn check_graph(&mut self, steps: &[Placed]) {
+        for id in repeated(steps.iter().map(|placed| &placed.step.id)) {
+            let places: Vec<Place> = steps.iter().filter(|p| &p.step.id == id).map(|p| p.at).collect();
+            let message = format!("there are several steps `{id}`: the first is in line {}", places[0].line);
+            self.error(places[places.len() - 1], message);
+        }
+        let ids: Vec<&str> = steps.iter().map(|placed| placed.step.id.as_str()).collect();
+        for placed in steps {
+            for (need, at) in placed.step.needs.iter().zip(&placed.needs_at) {
+                if ids.contains(&need.as_str()) {
+                    continue;
+                }
+                let error =
+                    self.file.error(*at, format!("`{}` needs the step `{need}`, which is not there", placed.step.id));
+                self.out.push(match closest(need.as_str(), &ids) {
+                    Some(name) => error.with_help(format!("did you mean `{name}`?")),
+                    None => error.with_help(format!("the steps are {}", ids.join(", "))),
+                });
+            }
+        }
+        let graph = graph::Graph::of(steps.iter().map(|placed| &placed.step));
+        if let Some(cycle) = graph.cycle() {
+            let at = steps
+                .iter()
+                .find(|p| Some(&p.step.id) == cycle.first())
+                .map(|p| p.needs_at.first().copied().unwrap_or(p.at));
+            let names: Vec<&str> = cycle.iter().map(StepId::as_str).collect();
+            let message = format!("the steps need each other in a circle: {}", names.join(" → "));
+            self.out.push(self.file.error(at, message));
+        }
+    }
+}

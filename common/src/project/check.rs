@@ -1,0 +1,91 @@
+//! What only the whole project can tell: names that must exist elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::files::ProjectFiles;
+use crate::config::Config;
+use crate::diagnostic::{Diagnostics, Place, SourceFile};
+use crate::document::closest;
+use crate::pipeline::source::{Link, LinkTo, Reading};
+
+type Read<'f> = (&'f SourceFile, Reading);
+
+const TOP: Place = Place { line: 1, column: 1 };
+
+/// No two pipelines have one name.
+pub(super) fn names(readings: &[Read<'_>], out: &mut Diagnostics) {
+    let mut seen = BTreeMap::new();
+    for (file, reading) in readings {
+        let name = &reading.pipeline.name;
+        if let Some(first) = seen.insert(name, &file.name) {
+            out.push(file.error(TOP, format!("there is another pipeline {name}, in {first}")));
+        }
+    }
+}
+
+/// Every link leads somewhere. `files` is how many pipelines there are, broken ones included.
+pub(super) fn links(readings: &[Read<'_>], config: Option<&Config>, files: usize, out: &mut Diagnostics) {
+    let pipelines: Vec<&str> = readings.iter().map(|(_, reading)| reading.pipeline.name.as_str()).collect();
+    let mut seen = BTreeSet::new();
+    for link in readings.iter().flat_map(|(_, reading)| &reading.links) {
+        // Several pipelines may use one agent.
+        if !seen.insert((link.file.name.clone(), link.at, link.to, &link.name)) {
+            continue;
+        }
+        if link.to == LinkTo::Pipeline {
+            // A pipeline with errors may be the one that is meant.
+            if readings.len() == files {
+                require(link, "pipeline", &pipelines, "pipelines are files pipelines/NAME.yaml", out);
+            }
+        } else if let Some(config) = config {
+            installed(link, config, out);
+        }
+    }
+}
+
+fn installed(link: &Link, config: &Config, out: &mut Diagnostics) {
+    fn keys<T>(map: &BTreeMap<String, T>) -> Vec<&str> {
+        map.keys().map(String::as_str).collect()
+    }
+    match link.to {
+        LinkTo::Model | LinkTo::AnyModel if config.models.is_empty() => {
+            let error = link.file.error(link.at, "the step needs a model, and none is configured");
+            out.push(error.with_help(
+                "add to teamster.yaml, for example: `models: { sonnet: { provider: anthropic, model: claude-sonnet-4-6 } }`, \
+                 or `models: { rehearsal: { provider: rehearsal, model: rehearsal } }` to try it offline",
+            ));
+        }
+        LinkTo::AnyModel | LinkTo::Pipeline | LinkTo::Tool => {}
+        LinkTo::Model => require(link, "model", &keys(&config.models), "add it under `models:` in teamster.yaml", out),
+        LinkTo::Webhook => {
+            require(link, "webhook", &keys(&config.webhooks), "add it under `webhooks:` in teamster.yaml", out);
+        }
+        LinkTo::McpServer => {
+            require(
+                link,
+                "MCP server",
+                &keys(&config.mcp_servers),
+                "add it under `mcp_servers:` in teamster.yaml",
+                out,
+            );
+        }
+        LinkTo::Env => {
+            let names: Vec<&str> = config.env.iter().map(String::as_str).collect();
+            require(link, "listed variable", &names, "list it under `env:` in teamster.yaml", out);
+        }
+    }
+}
+
+fn require(link: &Link, what: &str, known: &[&str], help: &str, out: &mut Diagnostics) {
+    if known.contains(&link.name.as_str()) {
+        return;
+    }
+    let error = link.file.error(link.at, format!("there is no {what} `{}`", link.name));
+    out.push(match closest(&link.name, known) {
+        Some(name) => error.with_help(format!("did you mean `{name}`? else {help}")),
+        None => error.with_help(help),
+    });
+}
+
+/// Agents that no pipeline uses are checked too.
+pub(super) fn agents(_files: &ProjectFiles, _out: &mut Diagnostics) {}

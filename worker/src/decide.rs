@@ -1,0 +1,313 @@
+//! What is to be done next with a task: pure.
+//!
+//! [`decide`] looks at the definition and at the folded journal, and says which
+//! events to write down, which actions to start, and what happens to the task
+//! if there is nothing to start. It does no I/O and reads no clock; asked twice
+//! with the same journal it gives the same answer. That is what makes a resumed
+//! task go on as if nothing had happened.
+
+mod agent;
+mod effect;
+mod foreach;
+mod step;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::clock::Timestamp;
+use common::config::Limits;
+use common::failure::{Failure, FailureClass};
+use common::id::{CallId, StepKey};
+use common::journal::{CallRecord, Effect, Event, ModelCall, Run, StepOutcome};
+use common::pipeline::model::{OnError, Pipeline};
+use common::pipeline::template::Scope;
+use common::store::Next;
+use common::task::{DeadReason, Wait, WaitOn};
+use serde_json::Value;
+
+use crate::tools::ToolSet;
+
+pub use effect::{HTTP, RUN, idempotency_key};
+
+/// Everything beside the journal that a decision rests on.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// The definition that the task is pinned to.
+    pub pipeline: &'a Pipeline,
+    /// What templates see as `env`.
+    pub env: &'a BTreeMap<String, String>,
+    /// The limits of the installation.
+    pub limits: &'a Limits,
+    /// The tools of those steps for which they have been looked up.
+    pub tools: &'a BTreeMap<StepKey, ToolSet>,
+    /// What is being done right now.
+    pub in_flight: &'a BTreeSet<ActionKey>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Names an action while it is in flight.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ActionKey {
+    /// The step that it is for.
+    pub step: StepKey,
+    /// The call, for a tool call of an agent.
+    pub call: Option<CallId>,
+}
+
+/// Something to be done outside of the journal.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Look up the tools that an agent or `tool` step may use; with `start`,
+    /// fix the request head of a new conversation too.
+    Prepare {
+        /// The step.
+        step: StepKey,
+        /// Whether the conversation is yet to start.
+        start: bool,
+    },
+    /// Ask the model for the next turn of a step's conversation.
+    CallModel {
+        /// The step.
+        step: StepKey,
+    },
+    /// Make a call: of a tool, an HTTP request, or a program.
+    Call {
+        /// The step.
+        step: StepKey,
+        /// The call. Unless it is `read`, its intent is in the journal.
+        call: CallRecord,
+    },
+    /// Submit the child task of a `pipeline` step.
+    SubmitChild {
+        /// The step.
+        step: StepKey,
+        /// The child's input.
+        input: Value,
+    },
+}
+
+impl Action {
+    /// Its name while it is in flight.
+    pub fn key(&self) -> ActionKey {
+        match self {
+            Self::Prepare { step, .. } | Self::CallModel { step } | Self::SubmitChild { step, .. } => {
+                ActionKey { step: step.clone(), call: None }
+            }
+            Self::Call { step, call } => ActionKey { step: step.clone(), call: Some(call.call.clone()) },
+        }
+    }
+}
+
+/// What is to be done next.
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// Events to be written before any action starts.
+    pub events: Vec<Event>,
+    /// Actions to be started.
+    pub actions: Vec<Action>,
+    /// What happens to the task, once nothing is in flight and nothing was started.
+    pub rest: Rest,
+}
+
+/// What happens to a task that has nothing to do right now.
+#[derive(Debug, Default, PartialEq)]
+pub enum Rest {
+    /// Decide again when something has come.
+    #[default]
+    Busy,
+    /// Wait.
+    Park(Wait),
+    /// It is done.
+    Finish(Next),
+}
+
+impl Decision {
+    fn record(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    fn finish_step(&mut self, step: &StepKey, outcome: StepOutcome) {
+        self.record(Event::StepFinished { step: step.clone(), outcome });
+    }
+
+    fn fail_step(&mut self, step: &StepKey, error: Failure) {
+        self.finish_step(step, StepOutcome::Failed { error });
+    }
+}
+
+/// What the parts of one decision collect.
+struct Deciding<'a> {
+    given: Given<'a>,
+    run: &'a Run,
+    scope: Option<Scope>,
+    decision: Decision,
+    waits: Vec<WaitOn>,
+    until: Option<Timestamp>,
+}
+
+/// Says what is to be done next.
+pub fn decide(run: &Run, given: Given<'_>) -> Decision {
+    let mut deciding = Deciding { given, run, scope: None, decision: Decision::default(), waits: Vec::new(), until: None };
+    match deciding.ending() {
+        Some(next) => {
+            if given.in_flight.is_empty() {
+                deciding.decision.rest = Rest::Finish(next);
+            }
+            deciding.decision
+        }
+        None => deciding.go_on(),
+    }
+}
+
+impl Deciding<'_> {
+    /// Whether the task has come to its end, with whatever is still in flight.
+    fn ending(&mut self) -> Option<Next> {
+        if let Some((by, reason)) = &self.run.cancel {
+            return Some(Next::Cancel { by: by.clone(), reason: reason.clone() });
+        }
+        let pipeline = self.given.pipeline;
+        let timeout = pipeline.timeout;
+        if self.run.head.worked(self.given.now) >= timeout.get() {
+            let error = Failure::new(
+                FailureClass::Timeout,
+                format!("workers have held the task for {timeout}, its whole timeout; raise `timeout` in the pipeline, or replay it"),
+            );
+            return Some(Next::Die { reason: DeadReason::Timeout, error, step: None });
+        }
+        for step in pipeline.steps.iter().filter(|step| step.on_error == OnError::Fail) {
+            let key = StepKey::of(step.id.clone());
+            if let Some(StepOutcome::Failed { error }) = self.run.step(&key).and_then(|known| known.outcome()) {
+                return Some(Next::Die { reason: dead_reason(error), error: error.clone(), step: Some(key) });
+            }
+        }
+        let all_done =
+            pipeline.steps.iter().all(|step| self.run.step(&StepKey::of(step.id.clone())).is_some_and(|known| known.is_done()));
+        all_done.then(|| self.succeed())
+    }
+
+    fn succeed(&mut self) -> Next {
+        let rendered = match &self.given.pipeline.output {
+            Some(template) => template.render(self.scope()),
+            None => Ok(self.last_output()),
+        };
+        match rendered {
+            Ok(output) => Next::Succeed { output },
+            Err(error) => Next::Die { reason: DeadReason::Failed, error, step: None },
+        }
+    }
+
+    fn last_output(&self) -> Value {
+        let outputs = self.given.pipeline.steps.iter().rev().filter_map(|step| {
+            match self.run.step(&StepKey::of(step.id.clone()))?.outcome()? {
+                StepOutcome::Succeeded { output } => Some(output.clone()),
+                _ => None,
+            }
+        });
+        outputs.into_iter().next().unwrap_or(Value::Null)
+    }
+
+    fn go_on(mut self) -> Decision {
+        let pipeline = self.given.pipeline;
+        for step in &pipeline.steps {
+            self.step(step);
+        }
+        let idle = self.given.in_flight.is_empty() && self.decision.events.is_empty() && self.decision.actions.is_empty();
+        if idle {
+            self.decision.rest = if self.waits.is_empty() {
+                // Steps form a DAG, so that something can always go on; if not, say so rather than hang.
+                let error = Failure::new(FailureClass::Internal, "no step of the task can go on; this is a fault of the program");
+                Rest::Finish(Next::Die { reason: DeadReason::Failed, error, step: None })
+            } else {
+                Rest::Park(Wait { on: std::mem::take(&mut self.waits), until: self.until })
+            };
+        }
+        self.decision
+    }
+
+    fn scope(&mut self) -> &Scope {
+        let (run, given) = (self.run, self.given);
+        self.scope.get_or_insert_with(|| Scope::of_run(given.pipeline, run, given.env))
+    }
+
+    fn scope_of(&mut self, key: &StepKey) -> Scope {
+        let run = self.run;
+        with_item(self.scope().clone(), run, key)
+    }
+
+    fn is_in_flight(&self, step: &StepKey) -> bool {
+        self.given.in_flight.iter().any(|key| &key.step == step)
+    }
+
+    fn wait(&mut self, on: WaitOn, until: Option<Timestamp>) {
+        self.waits.push(on);
+        self.until = match (self.until, until) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+
+    fn act(&mut self, action: Action) {
+        self.decision.actions.push(action);
+    }
+}
+
+/// What the templates of a step see, or of one item of a step that fans out.
+pub fn scope_of(pipeline: &Pipeline, run: &Run, env: &BTreeMap<String, String>, key: &StepKey) -> Scope {
+    with_item(Scope::of_run(pipeline, run, env), run, key)
+}
+
+fn with_item(scope: Scope, run: &Run, key: &StepKey) -> Scope {
+    let item = key.index.and_then(|index| {
+        let items = run.step(&StepKey::of(key.step.clone()))?.items.as_ref()?;
+        Some((items.get(index as usize)?, index))
+    });
+    match item {
+        Some((item, index)) => scope.with_item(item, index),
+        None => scope,
+    }
+}
+
+fn dead_reason(error: &Failure) -> DeadReason {
+    match error.class {
+        FailureClass::Rejected => DeadReason::Rejected,
+        FailureClass::Budget => DeadReason::Budget,
+        _ => DeadReason::Failed,
+    }
+}
+
+/// What came of an action.
+#[derive(Debug)]
+pub enum Performed {
+    /// The tools were looked up; the head of a new conversation, if it is to start.
+    Prepared(Result<Option<Event>, Failure>),
+    /// The model answered, or not.
+    Model(Result<ModelCall, Failure>),
+    /// The call was answered, or not.
+    Call {
+        /// What was called.
+        call: CallRecord,
+        /// The answer.
+        answer: Result<crate::tools::ToolAnswer, crate::tools::ToolError>,
+        /// How long it took, in milliseconds.
+        duration_ms: u64,
+    },
+    /// The child was submitted, or not; its end, if it is done already.
+    Child(Result<Vec<Event>, Failure>),
+}
+
+/// What is written down of an action's result: pure. `unit` is random in `[0, 1)`.
+pub fn conclude(run: &Run, pipeline: &Pipeline, step: &StepKey, performed: Performed, now: Timestamp, unit: f64) -> Vec<Event> {
+    let retry = effect::Retry { run, pipeline, key: step, now, unit };
+    match performed {
+        Performed::Prepared(Ok(event)) => event.into_iter().collect(),
+        Performed::Child(Ok(events)) => events,
+        Performed::Model(Ok(call)) => vec![Event::TurnFinished { step: step.clone(), call: Box::new(call) }],
+        Performed::Prepared(Err(error)) | Performed::Child(Err(error)) | Performed::Model(Err(error)) => retry.after(error),
+        Performed::Call { call, answer, duration_ms } => retry.conclude_call(&call, answer, duration_ms),
+    }
+}
+
+/// Whether a call has an intent in the journal.
+fn is_intended(effect: Effect) -> bool {
+    effect != Effect::Read
+}

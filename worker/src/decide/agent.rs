@@ -1,0 +1,268 @@
+//! The agent loop, one decision at a time: build the request, ask the model,
+//! make the tool calls it wants, until it ends its turn with a valid output or
+//! a limit is reached.
+
+use common::failure::{Failure, FailureClass};
+use common::id::StepKey;
+use common::journal::{CallRecord, CallResult, CallState, Conversation, Event, StepOutcome, StepRun, ToolUse, Turn};
+use common::pipeline::model::{AgentLimits, AgentStep, Step};
+use serde_json::{Value, json};
+
+use super::effect::idempotency_key;
+use super::{Action, ActionKey, Deciding};
+use crate::tools::{self, ToolSet};
+
+/// How often a reply that was cut off is asked to go on.
+const CONTINUATIONS: usize = 3;
+/// How often an output that does not fit is sent back.
+const REPAIRS: usize = 1;
+/// Tool calls of one step that run at once.
+const PARALLEL_CALLS: usize = 8;
+
+const REPAIR: &str = "repair";
+const CONTINUE: &str = "continue";
+
+impl Deciding<'_> {
+    pub(super) fn agent(&mut self, step: &Step, key: &StepKey, known: &StepRun, agent: &AgentStep) {
+        let Some(conversation) = &known.conversation else {
+            if !self.is_in_flight(key) {
+                self.act(Action::Prepare { step: key.clone(), start: true });
+            }
+            return;
+        };
+        if let Some(timeout) = step.timeout
+            && u128::from(known.busy_ms) >= timeout.get().as_millis()
+            && !self.is_in_flight(key)
+        {
+            let error = Failure::new(FailureClass::Timeout, format!("the agent was at work for {timeout}, its whole timeout"));
+            return self.decision.fail_step(key, error);
+        }
+        let Some(turn) = conversation.turns.last() else { return self.ask(key, conversation, agent) };
+        let open = conversation.open_calls();
+        if !open.is_empty() {
+            return self.tool_calls(key, known, conversation, &open, agent);
+        }
+        if turn.prompted.is_some() || !turn.tool_uses.is_empty() {
+            return self.ask(key, conversation, agent);
+        }
+        self.ended(step, key, conversation, turn, agent);
+    }
+
+    /// Asks for the next turn, if the limits leave room for it.
+    fn ask(&mut self, key: &StepKey, conversation: &Conversation, agent: &AgentStep) {
+        if self.is_in_flight(key) {
+            return;
+        }
+        if let Err(error) = self.room(conversation, agent) {
+            return self.decision.fail_step(key, error);
+        }
+        // On a worker that has just taken the task up, the tools are at hand before the next turn asks for one.
+        if !conversation.head.tools.is_empty() && !self.given.tools.contains_key(key) {
+            return self.act(Action::Prepare { step: key.clone(), start: false });
+        }
+        self.act(Action::CallModel { step: key.clone() });
+    }
+
+    fn room(&self, conversation: &Conversation, agent: &AgentStep) -> Result<(), Failure> {
+        let limits = self.limits(agent);
+        let limit = |what: String| Err(Failure::new(FailureClass::Limit, what));
+        let turns = conversation.turns.len() - conversation.counted_from.min(conversation.turns.len());
+        if turns >= limits.turns as usize {
+            return limit(format!("the agent took {turns} turns, the most it may (limits.turns, or maxTurns of the agent)"));
+        }
+        let usage = conversation.usage();
+        if limits.tokens.is_some_and(|most| usage.tokens() >= most) {
+            return limit(format!("the agent used {} tokens, more than it may (limits.tokens)", usage.tokens()));
+        }
+        if limits.usd.is_some_and(|most| usage.cost_usd >= most) {
+            return limit(format!("the agent spent ${:.4}, more than it may (limits.usd)", usage.cost_usd));
+        }
+        let (budget, spent) = (self.given.pipeline.budget, self.run.head.usage);
+        let over = |what: String| Err(Failure::new(FailureClass::Budget, what));
+        if budget.usd.is_some_and(|most| spent.cost_usd >= most) {
+            return over(format!("the task spent ${:.4}, its whole budget (budget.usd of the pipeline)", spent.cost_usd));
+        }
+        if budget.tokens.is_some_and(|most| spent.tokens() >= most) {
+            return over(format!("the task used {} tokens, its whole budget (budget.tokens of the pipeline)", spent.tokens()));
+        }
+        Ok(())
+    }
+
+    fn limits(&self, agent: &AgentStep) -> AgentLimits {
+        let of_agent = self.given.pipeline.agents.get(&agent.agent).and_then(|file| file.max_turns);
+        AgentLimits { turns: agent.limits.turns.min(of_agent.unwrap_or(u32::MAX)), ..agent.limits }
+    }
+
+    /// Makes the calls of a turn that are not answered.
+    fn tool_calls(&mut self, key: &StepKey, known: &StepRun, conversation: &Conversation, open: &[&ToolUse], agent: &AgentStep) {
+        let Some(tools) = self.given.tools.get(key) else {
+            if !self.is_in_flight(key) {
+                self.act(Action::Prepare { step: key.clone(), start: false });
+            }
+            return;
+        };
+        let limits = self.limits(agent);
+        let mut flying = self.given.in_flight.iter().filter(|flying| &flying.step == key).count();
+        for call in open {
+            let action = ActionKey { step: key.clone(), call: Some(call.id.clone()) };
+            if self.given.in_flight.contains(&action) || flying >= PARALLEL_CALLS {
+                continue;
+            }
+            let before = self.decision.actions.len();
+            match known.calls.get(&call.id) {
+                Some(journaled) if !matches!(journaled.state, CallState::Finished(_)) => self.take_up(key, &call.id, journaled),
+                _ => match admit(conversation, call, &limits, tools) {
+                    Verdict::Call(effect) => {
+                        let record = CallRecord {
+                            call: call.id.clone(),
+                            tool: call.name.clone(),
+                            arguments: call.input.clone(),
+                            effect,
+                            key: idempotency_key(self.run.head.id, key, known.generation, Some(&call.id)),
+                        };
+                        self.begin(key, record);
+                    }
+                    Verdict::Refuse(error) => self.decision.record(Event::CallFinished {
+                        step: key.clone(),
+                        call: call.id.clone(),
+                        tool: call.name.clone(),
+                        result: CallResult::Failed { error },
+                        duration_ms: 0,
+                    }),
+                    // What was begun in this turn comes to its end first.
+                    Verdict::Stop(_) if flying > 0 || before > 0 => {}
+                    Verdict::Stop(error) => {
+                        self.decision.events.retain(|event| event.step() != Some(key));
+                        return self.decision.fail_step(key, error);
+                    }
+                },
+            }
+            flying += self.decision.actions.len() - before;
+        }
+    }
+
+    /// The model wants nothing more: its answer, or why there is none.
+    fn ended(&mut self, step: &Step, key: &StepKey, conversation: &Conversation, turn: &Turn, agent: &AgentStep) {
+        let prompt = |text: String, reason: &str| Event::Prompted { step: key.clone(), text, reason: reason.to_owned() };
+        match turn.reply.stop_reason.as_str() {
+            "pause_turn" => self.ask(key, conversation, agent),
+            "refusal" => {
+                let error = Failure::new(FailureClass::Refused, format!("the model {} refused to answer", turn.reply.model));
+                self.decision.fail_step(key, error.with_detail(json!({"text": conversation.last_text()})));
+            }
+            "max_tokens" if prompts(conversation, CONTINUE) < CONTINUATIONS => {
+                self.decision.record(prompt("You were cut off. Go on exactly where you stopped, without repeating anything.".to_owned(), CONTINUE));
+            }
+            "max_tokens" => {
+                let message = format!("the reply was cut off {} times at {} tokens (limits.max_tokens)", CONTINUATIONS + 1, conversation.head.max_tokens);
+                self.decision.fail_step(key, Failure::new(FailureClass::Limit, message));
+            }
+            "model_context_window_exceeded" => {
+                let message = "the conversation no longer fits the model's context window; give the agent fewer or smaller tool results";
+                self.decision.fail_step(key, Failure::new(FailureClass::Limit, message));
+            }
+            _ => match answer(step, conversation) {
+                Ok(output) => self.decision.finish_step(key, StepOutcome::Succeeded { output }),
+                Err(error) if prompts(conversation, REPAIR) < REPAIRS => {
+                    let text = format!("{}\nAnswer again, with the corrected JSON and nothing else.", error.message);
+                    self.decision.record(prompt(text, REPAIR));
+                }
+                Err(error) => self.decision.fail_step(key, with_attempts(error, conversation)),
+            },
+        }
+    }
+}
+
+/// Whether a tool call that the model wants is made.
+enum Verdict {
+    Call(common::journal::Effect),
+    /// The model gets to see why not.
+    Refuse(Failure),
+    /// The step ends.
+    Stop(Failure),
+}
+
+fn admit(conversation: &Conversation, call: &ToolUse, limits: &AgentLimits, tools: &ToolSet) -> Verdict {
+    let refuse = |class, message: String| Verdict::Refuse(Failure::new(class, message));
+    let (made, alike) = history(conversation, call);
+    if made >= limits.tool_calls as usize {
+        let message = format!("the agent made {made} tool calls, the most it may (limits.tool_calls)");
+        return Verdict::Stop(Failure::new(FailureClass::Limit, message));
+    }
+    if alike > limits.repetition as usize {
+        let message = format!("the agent called {} {alike} times in a row with the same arguments (limits.repetition)", call.name);
+        return Verdict::Stop(Failure::new(FailureClass::Limit, message).with_detail(call.input.clone()));
+    }
+    if alike == limits.repetition as usize {
+        let message = format!(
+            "{} was called {alike} times in a row with these same arguments, and was not called again: the answer would be the same. \
+             Do something else, or finish with what you have.",
+            call.name
+        );
+        return refuse(FailureClass::Limit, message);
+    }
+    let offered = conversation.head.tools.iter().find(|tool| tool["name"] == call.name.as_str());
+    let (Some(offered), Some(tool)) = (offered, tools.get(&call.name)) else {
+        let names: Vec<&str> = conversation.head.tools.iter().filter_map(|tool| tool["name"].as_str()).collect();
+        let message = format!("there is no tool {:?}; the tools are: {}", call.name, names.join(", "));
+        return refuse(FailureClass::InvalidRequest, message);
+    };
+    match tools::validate(&offered["input_schema"], &call.input) {
+        Ok(()) => Verdict::Call(tool.effect(&call.input)),
+        Err(why) => refuse(FailureClass::InvalidRequest, format!("the arguments do not fit the schema of {}: {why}", call.name)),
+    }
+}
+
+/// How many calls were made before this one, and how many of the last ones were
+/// the same.
+fn history(conversation: &Conversation, call: &ToolUse) -> (usize, usize) {
+    let counted = conversation.turns.iter().skip(conversation.counted_from);
+    let before: Vec<&ToolUse> = counted.flat_map(|turn| &turn.tool_uses).take_while(|other| other.id != call.id).collect();
+    let alike = before.iter().rev().take_while(|other| other.name == call.name && other.input == call.input).count();
+    (before.len(), alike)
+}
+
+/// How often the loop itself has spoken for this reason.
+fn prompts(conversation: &Conversation, reason: &str) -> usize {
+    let counted = conversation.turns.iter().skip(conversation.counted_from);
+    counted.filter(|turn| turn.prompted.as_ref().is_some_and(|prompted| prompted.reason == reason)).count()
+}
+
+/// The step's output: the text, or what its schema makes of it.
+fn answer(step: &Step, conversation: &Conversation) -> Result<Value, Failure> {
+    let text = full_text(conversation);
+    let Some(schema) = &step.output else { return Ok(Value::String(text)) };
+    let output: Value = serde_json::from_str(strip_fence(&text)).map_err(|error| {
+        Failure::new(FailureClass::InvalidOutput, format!("the answer is not JSON as {} asks for: {error}", schema.origin))
+            .with_detail(json!({"output": text}))
+    })?;
+    super::step::fits(step, &output)?;
+    Ok(output)
+}
+
+/// The text of the last reply, with those that were cut off before it.
+fn full_text(conversation: &Conversation) -> String {
+    let turns = &conversation.turns;
+    let cut_off = turns
+        .iter()
+        .rev()
+        .skip(1)
+        .take_while(|turn| turn.prompted.as_ref().is_some_and(|prompted| prompted.reason == CONTINUE))
+        .count();
+    turns[turns.len() - (cut_off + 1).min(turns.len())..].iter().map(Turn::text).collect()
+}
+
+/// Models like to wrap JSON into a Markdown fence, whatever they are told.
+fn strip_fence(text: &str) -> &str {
+    let text = text.trim();
+    let Some(inner) = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```")) else { return text };
+    inner.strip_prefix("json").unwrap_or(inner).trim()
+}
+
+/// Keeps the texts of both attempts at an output.
+fn with_attempts(error: Failure, conversation: &Conversation) -> Failure {
+    let texts: Vec<String> =
+        conversation.turns.iter().filter(|turn| turn.tool_uses.is_empty()).rev().take(REPAIRS + 1).map(Turn::text).collect();
+    let detail = json!({"attempts": texts.into_iter().rev().collect::<Vec<_>>(), "last": error.detail});
+    error.with_detail(detail)
+}

@@ -1,0 +1,268 @@
+//! Executes one task under a lease: decide, write down, perform, write down.
+//!
+//! This is a thin shell over [`crate::decide`]: it owns the journal of the task
+//! and the actions that are in flight, and decides nothing itself.
+
+mod child;
+mod journal;
+mod perform;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::clock::Clock;
+use common::config::Config;
+use common::entropy::Entropy;
+use common::failure::{Failure, FailureClass};
+use common::id::StepKey;
+use common::journal::{Event, Run};
+use common::pipeline::model::Pipeline;
+use common::shutdown::Shutdown;
+use common::store::{Claim, Next, Store};
+use common::task::{DeadReason, State};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+
+use crate::decide::{Action, ActionKey, Given, Performed, Rest, conclude, decide};
+use crate::definitions::{DefinitionError, Definitions};
+use crate::fault::Fault;
+use crate::lease::Hold;
+use crate::models::registry::Models;
+use crate::tools::ToolSet;
+use crate::tools::registry::Tools;
+
+use journal::{HeldJournal, Stopped};
+
+/// What all tasks of a worker share.
+#[derive(Debug)]
+pub struct Executor {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) config: Arc<Config>,
+    /// What templates see as `env`.
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) definitions: Definitions,
+    pub(crate) models: Models,
+    pub(crate) tools: Tools,
+    pub(crate) http: crate::http::Client,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    /// Where the working directories of tasks are.
+    pub(crate) workspaces: PathBuf,
+    pub(crate) fault: Arc<Fault>,
+}
+
+/// What an action came to, with its name and what was looked up on the way.
+struct Landed {
+    key: ActionKey,
+    performed: Performed,
+    tools: Option<ToolSet>,
+}
+
+/// A task under way.
+struct Execution<'a> {
+    executor: &'a Executor,
+    pipeline: &'a Pipeline,
+    journal: HeldJournal,
+    tools: BTreeMap<StepKey, ToolSet>,
+    in_flight: BTreeSet<ActionKey>,
+    flights: FuturesUnordered<BoxFuture<'a, Landed>>,
+}
+
+impl Executor {
+    /// Works on a task until it is done, waits, is handed over or is lost.
+    pub async fn execute(&self, claim: Claim, hold: &Hold, shutdown: &Shutdown) {
+        let task = claim.task;
+        let opened = HeldJournal::open(
+            Arc::clone(&self.store),
+            Arc::clone(&self.entropy),
+            task,
+            claim.token,
+            hold.lost.clone(),
+            Arc::clone(&self.fault),
+            &claim.journal,
+        );
+        let journal = match opened {
+            Ok(journal) => journal,
+            Err(error) => {
+                tracing::error!(%task, %error, "the journal cannot be folded by this version; the task is left to others");
+                return;
+            }
+        };
+        match self.work(journal, hold, shutdown).await {
+            Ok(state) => tracing::debug!(%task, %state, "handed back"),
+            Err(Stopped::Lost) => tracing::warn!(%task, "the lease is lost; the task is left to others"),
+            Err(Stopped::Confused(why)) => tracing::error!(%task, why, "the task is given up until its lease expires"),
+        }
+    }
+
+    async fn work(&self, mut journal: HeldJournal, hold: &Hold, shutdown: &Shutdown) -> Result<State, Stopped> {
+        let digest = journal.run().head.digest.clone();
+        let pipeline = match self.definitions.get(&digest).await {
+            Ok(pipeline) => pipeline,
+            Err(DefinitionError::Unusable(error)) => {
+                journal.append(Vec::new(), Next::Die { reason: DeadReason::Unreadable, error, step: None }).await?;
+                return Ok(journal.run().head.state.clone());
+            }
+            Err(DefinitionError::Store(error)) => return Err(Stopped::Confused(error.to_string())),
+        };
+        let mut execution = Execution {
+            executor: self,
+            pipeline: &pipeline,
+            journal,
+            tools: BTreeMap::new(),
+            in_flight: BTreeSet::new(),
+            flights: FuturesUnordered::new(),
+        };
+        execution.run(hold, shutdown).await?;
+        let head = &execution.journal.run().head;
+        if matches!(head.state, State::Succeeded { .. } | State::Cancelled { .. }) {
+            self.remove_workspace(head.id).await;
+        }
+        Ok(head.state.clone())
+    }
+}
+
+impl Execution<'_> {
+    async fn run(&mut self, hold: &Hold, shutdown: &Shutdown) -> Result<(), Stopped> {
+        let mut landed: Vec<Event> = Vec::new();
+        let mut drain_ends = None;
+        loop {
+            if !landed.is_empty() {
+                let next = self.rest_after(&landed);
+                self.journal.append(std::mem::take(&mut landed), next).await?;
+            }
+            if !self.journal.is_held() {
+                return Ok(());
+            }
+            if self.must_stop() {
+                // A call that is cut off here stays intended: what became of it is a question for later.
+                self.flights.clear();
+                self.in_flight.clear();
+            }
+            if shutdown.is_draining() && self.in_flight.is_empty() {
+                return self.hand_over().await;
+            }
+            if !shutdown.is_draining() || self.must_stop() {
+                let decision = decide(self.journal.run(), self.given());
+                if decision.actions.is_empty() && !decision.events.is_empty() {
+                    landed = decision.events;
+                    continue;
+                }
+                let next = into_next(decision.rest);
+                if !decision.events.is_empty() || next != Next::Continue {
+                    self.journal.append(decision.events, next).await?;
+                    if !self.journal.is_held() {
+                        return Ok(());
+                    }
+                }
+                for action in decision.actions {
+                    self.start(action);
+                }
+            }
+            if self.in_flight.is_empty() {
+                continue;
+            }
+            tokio::select! {
+                Some(flight) = self.flights.next() => landed = self.land(flight),
+                () = hold.signals.notified() => self.journal.append(Vec::new(), Next::Continue).await?,
+                () = hold.lost.cancelled() => return Err(Stopped::Lost),
+                () = shutdown.stopping() => return Err(Stopped::Confused("told to stop at once".to_owned())),
+                () = tokio::time::sleep(self.time_left()) => {}
+                () = until_drained(shutdown, self.executor.config.worker.drain.get(), &mut drain_ends) => {
+                    tracing::warn!(task = %self.journal.run().head.id, "calls outlast the drain and are cut off");
+                    self.flights.clear();
+                    self.in_flight.clear();
+                }
+            }
+        }
+    }
+
+    fn given(&self) -> Given<'_> {
+        Given {
+            pipeline: self.pipeline,
+            env: &self.executor.env,
+            limits: &self.executor.config.limits,
+            tools: &self.tools,
+            in_flight: &self.in_flight,
+            now: self.executor.clock.now(),
+        }
+    }
+
+    /// What happens to the task after these events, if nothing else is to be
+    /// done before: then it rides along with them.
+    fn rest_after(&self, events: &[Event]) -> Next {
+        if !self.in_flight.is_empty() {
+            return Next::Continue;
+        }
+        let Ok(run) = self.journal.with(events, self.executor.clock.now()) else { return Next::Continue };
+        rest(&run, self.given())
+    }
+
+    /// Whether what is in flight must not go on: cancelled, or out of time.
+    fn must_stop(&self) -> bool {
+        self.journal.run().cancel.is_some() || self.time_left().is_zero()
+    }
+
+    fn time_left(&self) -> Duration {
+        let worked = self.journal.run().head.worked(self.executor.clock.now());
+        self.pipeline.timeout.get().saturating_sub(worked)
+    }
+
+    /// Gives the task to another worker, unless it comes to rest by itself.
+    async fn hand_over(&mut self) -> Result<(), Stopped> {
+        let next = match rest(self.journal.run(), self.given()) {
+            Next::Continue => Next::Release { reason: "drain".to_owned() },
+            next => next,
+        };
+        self.journal.append(Vec::new(), next).await
+    }
+
+    fn start(&mut self, action: Action) {
+        let key = action.key();
+        let flight = self.executor.perform(action, self.journal.run(), self.pipeline, self.tools.get(&key.step));
+        self.in_flight.insert(key.clone());
+        self.flights.push(Box::pin(async move {
+            let (performed, tools) = flight.await;
+            Landed { key, performed, tools }
+        }));
+    }
+
+    fn land(&mut self, landed: Landed) -> Vec<Event> {
+        self.in_flight.remove(&landed.key);
+        let step = landed.key.step;
+        if let Some(tools) = landed.tools {
+            self.tools.insert(step.clone(), tools);
+        }
+        let (now, unit) = (self.executor.clock.now(), self.executor.entropy.unit());
+        conclude(self.journal.run(), self.pipeline, &step, landed.performed, now, unit)
+    }
+}
+
+/// What happens to a task that has nothing to do and nothing to write.
+fn rest(run: &Run, given: Given<'_>) -> Next {
+    let decision = decide(run, given);
+    if decision.events.is_empty() && decision.actions.is_empty() { into_next(decision.rest) } else { Next::Continue }
+}
+
+fn into_next(rest: Rest) -> Next {
+    match rest {
+        Rest::Busy => Next::Continue,
+        Rest::Park(wait) => Next::Park(wait),
+        Rest::Finish(next) => next,
+    }
+}
+
+/// Ends when a drain has lasted for so long.
+async fn until_drained(shutdown: &Shutdown, patience: Duration, ends: &mut Option<tokio::time::Instant>) {
+    shutdown.draining().await;
+    let ends = *ends.get_or_insert_with(|| tokio::time::Instant::now() + patience);
+    tokio::time::sleep_until(ends).await;
+}
+
+/// A failure of this program's own making.
+pub(crate) fn internal(message: impl Into<String>) -> Failure {
+    Failure::new(FailureClass::Internal, message)
+}

@@ -1,0 +1,103 @@
+//! Child tasks of `pipeline` steps.
+//!
+//! A child is a task of its own, submitted with a key that is derived from its
+//! parent: a fan-out that is repeated after a crash finds its children instead
+//! of making more.
+
+use common::failure::{Failure, FailureClass};
+use common::id::{IdempotencyKey, PipelineName, StepKey, TaskId};
+use common::journal::{Event, Recorded, Run};
+use common::pipeline::model::{Pipeline, StepKind};
+use common::store::{Receipt, StoreError, Submission};
+use common::task::{Outcome, Parent};
+use serde_json::Value;
+
+use super::{Executor, internal};
+
+/// A child that is to be submitted.
+pub(super) struct Child {
+    pipeline: Option<PipelineName>,
+    key: String,
+    parent: Parent,
+    input: Value,
+    priority: u8,
+    traceparent: Option<String>,
+}
+
+impl Executor {
+    pub(super) fn child_of(&self, run: &Run, pipeline: &Pipeline, step: &StepKey, input: Value) -> Child {
+        let name = match pipeline.step(&step.step).map(|step| &step.kind) {
+            Some(StepKind::Pipeline(child)) => Some(child.pipeline.clone()),
+            _ => None,
+        };
+        let generation = run.step(step).map_or(0, |known| known.generation);
+        let depth = run.head.parent.as_ref().map_or(1, |parent| parent.depth + 1);
+        Child {
+            pipeline: name,
+            key: format!("child:{}:{step}:{generation}", run.head.id),
+            parent: Parent { task: run.head.id, step: step.clone(), depth },
+            input,
+            priority: run.head.priority,
+            traceparent: run.submitted.traceparent.clone(),
+        }
+    }
+
+    /// Submits a child, or finds it; with its end, if it is done already.
+    pub(super) async fn submit_child(&self, child: Child) -> Result<Vec<Event>, Failure> {
+        let step = child.parent.step.clone();
+        let depth = self.config.limits.child_depth;
+        if child.parent.depth > depth {
+            let message = format!("pipelines run each other more than {depth} deep (limits.child_depth)");
+            return Err(Failure::new(FailureClass::Limit, message));
+        }
+        let submission = self.submission(child).await?;
+        let receipts = self.store.submit(vec![submission]).await.map_err(store_failure)?;
+        let Some(Receipt { id, state, .. }) = receipts.into_iter().next() else {
+            return Err(internal("the store gave no receipt"));
+        };
+        let mut events = vec![Event::ChildSubmitted { step, child: id }];
+        if state.is_terminal() {
+            // It was done before its parent could note that it exists: nobody will tell the parent again.
+            events.extend(self.end_of(id).await?);
+        }
+        Ok(events)
+    }
+
+    async fn submission(&self, child: Child) -> Result<Submission, Failure> {
+        let name = child.pipeline.ok_or_else(|| internal("the step runs no pipeline"))?;
+        let definition = self.store.current(&name).await.map_err(store_failure)?.ok_or_else(|| {
+            Failure::new(FailureClass::Configuration, format!("there is no pipeline {name}; apply it, then replay the task"))
+        })?;
+        let pipeline = self.definitions.compile(&definition)?;
+        let key = IdempotencyKey::new(child.key).map_err(|error| internal(error.to_string()))?;
+        let mut submitted = common::submission::submitted(&pipeline, child.input, &std::collections::BTreeMap::new())
+            .map_err(|refused| Failure::new(FailureClass::InvalidRequest, format!("pipeline {name} does not take the input: {refused}")))?;
+        submitted.key = Some(key);
+        submitted.parent = Some(child.parent);
+        submitted.priority = child.priority;
+        submitted.traceparent = child.traceparent;
+        let id = TaskId::new(self.clock.now(), self.entropy.bytes());
+        Ok(Submission { id, task: submitted, supersede: None, line: None })
+    }
+
+    /// How a task that is done ended.
+    async fn end_of(&self, child: TaskId) -> Result<Option<Event>, Failure> {
+        let head = self.store.head(child).await.map_err(store_failure)?;
+        let Some(head) = head else { return Ok(None) };
+        let last = self.store.journal(child, head.version.saturating_sub(1), 1).await.map_err(store_failure)?;
+        Ok(last.first().and_then(|recorded| ended(child, recorded)))
+    }
+}
+
+fn ended(child: TaskId, last: &Recorded) -> Option<Event> {
+    let (outcome, result) = common::store::ledger::end(&last.event)?;
+    Some(Event::ChildFinished { child, outcome, result })
+}
+
+fn store_failure(error: StoreError) -> Failure {
+    match error {
+        StoreError::Unavailable(why) => Failure::new(FailureClass::Unavailable, why),
+        StoreError::Refused(why) => Failure::new(FailureClass::InvalidRequest, why),
+        StoreError::Damaged(why) => Failure::new(FailureClass::Internal, why),
+    }
+}

@@ -1,0 +1,140 @@
+//! The journal of a task that this worker holds: every write of the executor
+//! goes through here, and the fold is always that of what is durable.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::entropy::Entropy;
+use common::failure::{Failure, FailureClass};
+use common::id::{AppendId, LeaseToken, TaskId};
+use common::journal::{Event, Recorded, Run};
+use common::clock::Timestamp;
+use common::store::{Append, AppendError, Next, Store, StoreError};
+use common::task::{DeadReason, IllegalEvent, State};
+use tokio_util::sync::CancellationToken;
+
+use crate::fault::Fault;
+
+/// The longest wait between two tries of an append.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Why nothing more can be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    /// Another may hold the task by now: forget it.
+    #[error("the lease is lost")]
+    Lost,
+    /// The journal is not what this worker thinks: forget the task, its lease will expire.
+    #[error("{0}")]
+    Confused(String),
+}
+
+/// A journal under a lease.
+#[derive(Debug)]
+pub struct HeldJournal {
+    store: Arc<dyn Store>,
+    entropy: Arc<dyn Entropy>,
+    token: LeaseToken,
+    lost: CancellationToken,
+    fault: Arc<Fault>,
+    run: Run,
+}
+
+impl HeldJournal {
+    /// Folds what came with a claim.
+    pub fn open(
+        store: Arc<dyn Store>,
+        entropy: Arc<dyn Entropy>,
+        task: TaskId,
+        token: LeaseToken,
+        lost: CancellationToken,
+        fault: Arc<Fault>,
+        journal: &[Recorded],
+    ) -> Result<Self, IllegalEvent> {
+        let run = Run::fold(task, journal)?;
+        Ok(Self { store, entropy, token, lost, fault, run })
+    }
+
+    /// What is known of the task.
+    pub const fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// Whether this worker still holds the task.
+    pub const fn is_held(&self) -> bool {
+        matches!(self.run.head.state, State::Running { .. })
+    }
+
+    /// What would be known if these events were written now.
+    pub fn with(&self, events: &[Event], at: Timestamp) -> Result<Run, IllegalEvent> {
+        let mut run = self.run.clone();
+        for event in events {
+            run.apply(&Recorded { seq: run.head.version + 1, at, event: event.clone() })?;
+        }
+        Ok(run)
+    }
+
+    /// Writes events, and what happens to the task. Tries again while the store
+    /// is out of reach and the lease holds; the same append is never written twice.
+    pub async fn append(&mut self, events: Vec<Event>, next: Next) -> Result<(), Stopped> {
+        match self.try_append(events, next).await {
+            Ok(()) => Ok(()),
+            Err(AppendError::LeaseLost(_)) => Err(Stopped::Lost),
+            Err(error @ AppendError::JournalFull { .. }) => {
+                self.die(DeadReason::Limit, Failure::new(FailureClass::Limit, error.to_string())).await
+            }
+            Err(error @ AppendError::Illegal(_)) => {
+                tracing::error!(task = %self.run.head.id, %error, "a fault of the program");
+                self.die(DeadReason::Failed, Failure::new(FailureClass::Internal, error.to_string())).await
+            }
+            Err(AppendError::Store(StoreError::Refused(why))) => {
+                self.die(DeadReason::Limit, Failure::new(FailureClass::Limit, why)).await
+            }
+            Err(error @ (AppendError::Conflict { .. } | AppendError::Store(_))) => Err(Stopped::Confused(error.to_string())),
+        }
+    }
+
+    async fn die(&mut self, reason: DeadReason, error: Failure) -> Result<(), Stopped> {
+        let next = Next::Die { reason, error, step: None };
+        self.try_append(Vec::new(), next).await.map_err(|error| match error {
+            AppendError::LeaseLost(_) => Stopped::Lost,
+            error => Stopped::Confused(error.to_string()),
+        })
+    }
+
+    async fn try_append(&mut self, events: Vec<Event>, next: Next) -> Result<(), AppendError> {
+        let task = self.run.head.id;
+        let append = Append {
+            task,
+            token: self.token,
+            id: AppendId::new(self.entropy.bytes()),
+            expected: self.run.head.version,
+            events,
+            next,
+        };
+        let number = self.fault.before_append();
+        let mut wait = Duration::from_millis(20);
+        let appended = loop {
+            let answer = tokio::select! {
+                answer = self.store.append(append.clone()) => answer,
+                () = self.lost.cancelled() => return Err(AppendError::LeaseLost(task)),
+            };
+            match answer {
+                Err(AppendError::Store(StoreError::Unavailable(why))) => {
+                    tracing::warn!(%task, why, "the store cannot be written to; trying again");
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.lost.cancelled() => return Err(AppendError::LeaseLost(task)),
+                    }
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+                answer => break answer?,
+            }
+        };
+        self.fault.after_append(number);
+        for recorded in &appended.recorded {
+            self.run.apply(recorded)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,333 @@
+//! Performing one action: everything that touches the outside world.
+//!
+//! What an action needs of the journal and the definition is gathered before
+//! the future starts, so that a future owns all it works on and may be dropped
+//! at any time.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use common::failure::{Failure, FailureClass};
+use common::id::{StepKey, TaskId};
+use common::journal::{CallRecord, Conversation, Event, RequestHead, Run};
+use common::pipeline::model::{Agent, AgentStep, Pipeline, RunStep, Step, StepKind};
+use common::pipeline::template::Scope;
+use common::span::Span;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::Value;
+
+use super::{Executor, internal};
+use crate::decide::{Action, HTTP, Performed, RUN};
+use crate::http;
+use crate::models::ModelRequest;
+use crate::process::{self, Ended, Program};
+use crate::tools::registry::ToolFilter;
+use crate::tools::{CallContext, ToolAnswer, ToolCall, ToolError, ToolSet};
+
+/// How long a call may take where nothing says otherwise.
+const CALL_TIMEOUT: Duration = Duration::from_secs(600);
+/// The exit code by which a program says that it may work later (`EX_TEMPFAIL` of sysexits.h).
+const TEMPORARY: i32 = 75;
+
+/// What came of an action, and the tools that were looked up for it.
+type Done = (Performed, Option<ToolSet>);
+
+impl Executor {
+    pub(super) fn perform<'a>(
+        &'a self,
+        action: Action,
+        run: &Run,
+        pipeline: &'a Pipeline,
+        tools: Option<&ToolSet>,
+    ) -> BoxFuture<'a, Done> {
+        match action {
+            Action::Prepare { step, start } => self.prepare(step, start, run, pipeline),
+            Action::CallModel { step } => self.call_model(&step, run, pipeline),
+            Action::Call { step, call } => self.call(&step, call, run, pipeline, tools),
+            Action::SubmitChild { step, input } => {
+                let child = self.child_of(run, pipeline, &step, input);
+                async move { (Performed::Child(self.submit_child(child).await), None) }.boxed()
+            }
+        }
+    }
+
+    fn prepare<'a>(&'a self, key: StepKey, start: bool, run: &Run, pipeline: &'a Pipeline) -> BoxFuture<'a, Done> {
+        let prompt = match pipeline.step(&key.step).map(|step| &step.kind) {
+            Some(StepKind::Agent(agent)) if start => agent.prompt.render_text(&self.scope_of(run, pipeline, &key)).map(Some),
+            _ => Ok(None),
+        };
+        async move {
+            let looked_up = async {
+                let prompt = prompt?;
+                let tools = self.tools.set(&filter(pipeline, &key)?).await?;
+                let event = prompt.map(|prompt| self.start_agent(pipeline, &key, prompt, &tools)).transpose()?;
+                Ok((event, tools))
+            };
+            match looked_up.await {
+                Ok((event, tools)) => (Performed::Prepared(Ok(event)), Some(tools)),
+                Err(error) => (Performed::Prepared(Err(error)), None),
+            }
+        }
+        .boxed()
+    }
+
+    /// Fixes what all requests of the step share.
+    fn start_agent(&self, pipeline: &Pipeline, key: &StepKey, prompt: String, tools: &ToolSet) -> Result<Event, Failure> {
+        let (step, agent_step, agent) = agent_of(pipeline, key)?;
+        let alias = agent_step.model.as_deref().or(agent.model.as_deref()).filter(|alias| *alias != "inherit");
+        let model = self.models.resolve(alias)?;
+        let mut options = model.options;
+        if let Some(effort) = &agent.effort {
+            options.insert("effort".to_owned(), Value::from(effort.as_str()));
+        }
+        let head = RequestHead {
+            alias: model.alias,
+            provider: model.provider,
+            model: model.model,
+            max_tokens: agent_step.limits.max_tokens,
+            system: agent.system.clone(),
+            tools: tools.values().map(|tool| tool.spec().to_json()).collect(),
+            output_schema: step.output.as_ref().map(|schema| schema.schema.clone()),
+            options,
+        };
+        Ok(Event::AgentStarted { step: key.clone(), head: Box::new(head), prompt })
+    }
+
+    fn call_model<'a>(&'a self, key: &StepKey, run: &Run, pipeline: &'a Pipeline) -> BoxFuture<'a, Done> {
+        let conversation = run.step(key).and_then(|known| known.conversation.as_ref());
+        let Some((head, messages)) = conversation.map(|known: &Conversation| (known.head.clone(), known.messages())) else {
+            return failed(Performed::Model(Err(internal("there is no conversation to go on with"))));
+        };
+        let timeout = remaining(pipeline.step(&key.step), run, key);
+        let traceparent = run.submitted.traceparent.clone();
+        async move {
+            let answer = async {
+                let provider = self.models.provider(&head.provider)?;
+                let request = ModelRequest { head: &head, messages, traceparent };
+                tokio::time::timeout(timeout, provider.call(request)).await.unwrap_or_else(|_| Err(timed_out("the model", timeout)))
+            };
+            (Performed::Model(answer.await), None)
+        }
+        .boxed()
+    }
+
+    fn call<'a>(
+        &'a self,
+        key: &StepKey,
+        call: CallRecord,
+        run: &Run,
+        pipeline: &'a Pipeline,
+        tools: Option<&ToolSet>,
+    ) -> BoxFuture<'a, Done> {
+        let step = pipeline.step(&key.step);
+        let context = self.context(run, remaining(step, run, key));
+        let answer: BoxFuture<'a, Result<ToolAnswer, ToolError>> = match (call.tool.as_str(), step.map(|step| &step.kind)) {
+            (HTTP, Some(StepKind::Http(step))) => {
+                let scope = self.scope_of(run, pipeline, key);
+                let headers = step.headers.iter().map(|(name, value)| Ok((name.clone(), value.render_text(&scope)?))).collect();
+                self.http_step(&call, headers, context).boxed()
+            }
+            (RUN, Some(StepKind::Run(step))) => {
+                let env = self.program_env(step, run, pipeline, key, &call, &context);
+                self.run_step(&call, env, context).boxed()
+            }
+            (name, _) => match tools.and_then(|set| set.get(name)).cloned() {
+                Some(tool) => {
+                    let call = ToolCall { name: call.tool.clone(), arguments: call.arguments.clone(), key: call.key.clone(), context };
+                    async move {
+                        make_workspace(&call.context.workspace).await?;
+                        tool.call(call).await
+                    }
+                    .boxed()
+                }
+                None => {
+                    let message = format!("there is no tool {name} on this worker; see `mcp_servers` and `tools` in teamster.yaml");
+                    let failure = Failure::new(FailureClass::Configuration, message);
+                    async move { Err(ToolError::Failed(failure)) }.boxed()
+                }
+            },
+        };
+        async move {
+            let started = Instant::now();
+            let answer = answer.await;
+            let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            (Performed::Call { call, answer, duration_ms }, None)
+        }
+        .boxed()
+    }
+
+    fn http_step<'a>(
+        &'a self,
+        call: &CallRecord,
+        headers: Result<Vec<(String, String)>, Failure>,
+        context: CallContext,
+    ) -> impl Future<Output = Result<ToolAnswer, ToolError>> + Send + use<'a> {
+        let (arguments, key, effect) = (call.arguments.clone(), call.key.clone(), call.effect);
+        async move {
+            let request = http::Request {
+                method: arguments["method"].as_str().unwrap_or_default().to_owned(),
+                url: arguments["url"].as_str().unwrap_or_default().to_owned(),
+                headers: headers.map_err(ToolError::Failed)?,
+                json: arguments.get("json").cloned(),
+                key: (effect != common::journal::Effect::Read).then_some(key),
+                traceparent: context.traceparent,
+                timeout: context.timeout,
+                response_limit: context.output_limit,
+            };
+            let response = self.http.send(request).await?;
+            let content = serde_json::json!({"status": response.status, "body": response.body});
+            Ok(ToolAnswer { content, is_error: false })
+        }
+    }
+
+    fn run_step<'a>(
+        &'a self,
+        call: &CallRecord,
+        env: Result<Vec<(String, String)>, Failure>,
+        context: CallContext,
+    ) -> impl Future<Output = Result<ToolAnswer, ToolError>> + Send + use<'a> {
+        let arguments = call.arguments.clone();
+        async move {
+            make_workspace(&context.workspace).await?;
+            let argv: Vec<String> = arguments["command"]
+                .as_array()
+                .map(|parts| parts.iter().filter_map(|part| part.as_str().map(str::to_owned)).collect())
+                .unwrap_or_default();
+            let name = argv.first().cloned().unwrap_or_default();
+            let program = Program {
+                argv,
+                cwd: context.workspace,
+                env: env.map_err(ToolError::Failed)?,
+                stdin: Some(arguments["stdin"].to_string().into_bytes()),
+                timeout: context.timeout,
+                output_limit: context.output_limit,
+            };
+            let outcome = process::run_program(program).await.map_err(ToolError::Failed)?;
+            program_answer(&name, &outcome, context.timeout)
+        }
+    }
+
+    fn program_env(
+        &self,
+        step: &RunStep,
+        run: &Run,
+        pipeline: &Pipeline,
+        key: &StepKey,
+        call: &CallRecord,
+        context: &CallContext,
+    ) -> Result<Vec<(String, String)>, Failure> {
+        let scope = self.scope_of(run, pipeline, key);
+        let mut extra = vec![
+            ("TEAMSTER_TASK".to_owned(), context.task.to_string()),
+            ("TEAMSTER_IDEMPOTENCY_KEY".to_owned(), call.key.clone()),
+            ("TEAMSTER_EPOCH".to_owned(), context.epoch.to_string()),
+        ];
+        for (name, value) in &step.env {
+            extra.push((name.clone(), value.render_text(&scope)?));
+        }
+        Ok(process::environment(&context.workspace, extra))
+    }
+
+    fn context(&self, run: &Run, timeout: Duration) -> CallContext {
+        CallContext {
+            task: run.head.id,
+            epoch: run.head.attempts,
+            workspace: self.workspace(run.head.id),
+            output_limit: self.config.limits.tool_output.bytes(),
+            timeout,
+            traceparent: run.submitted.traceparent.clone(),
+        }
+    }
+
+    fn workspace(&self, task: TaskId) -> PathBuf {
+        self.workspaces.join(task.to_string())
+    }
+
+    pub(super) async fn remove_workspace(&self, task: TaskId) {
+        match tokio::fs::remove_dir_all(self.workspace(task)).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%task, %error, "the working directory of a finished task could not be removed");
+            }
+            _ => {}
+        }
+    }
+
+    fn scope_of(&self, run: &Run, pipeline: &Pipeline, key: &StepKey) -> Scope {
+        crate::decide::scope_of(pipeline, run, &self.env, key)
+    }
+}
+
+async fn make_workspace(path: &std::path::Path) -> Result<(), ToolError> {
+    tokio::fs::create_dir_all(path).await.map_err(|error| {
+        let message = format!("the working directory {} cannot be made: {error} (worker.workspaces)", path.display());
+        ToolError::Failed(Failure::new(FailureClass::Configuration, message))
+    })
+}
+
+fn failed<'a>(performed: Performed) -> BoxFuture<'a, Done> {
+    async move { (performed, None) }.boxed()
+}
+
+/// What a program left, as the step's answer.
+fn program_answer(name: &str, outcome: &process::ProgramOutcome, timeout: Duration) -> Result<ToolAnswer, ToolError> {
+    let stderr = || outcome.stderr.text();
+    match outcome.ended {
+        Ended::Exited(0) if outcome.stdout.is_truncated() => {
+            let message = format!("{name} wrote more than a step's output may have (limits.tool_output)");
+            Err(ToolError::Failed(Failure::new(FailureClass::Limit, message)))
+        }
+        Ended::Exited(0) => {
+            let text = outcome.stdout.text();
+            let content = serde_json::from_str(&text).unwrap_or(Value::String(text));
+            Ok(ToolAnswer { content, is_error: false })
+        }
+        Ended::Exited(TEMPORARY) => {
+            let message = format!("{name} says that it may work later (exit code {TEMPORARY}): {}", stderr());
+            Err(ToolError::Failed(Failure::new(FailureClass::Unavailable, message)))
+        }
+        Ended::Exited(code) => {
+            let detail = serde_json::json!({"exit_code": code, "stdout": outcome.stdout.text(), "stderr": stderr()});
+            let failure = Failure::new(FailureClass::Tool, format!("{name} ended with exit code {code}: {}", stderr()));
+            Err(ToolError::Failed(failure.with_detail(detail)))
+        }
+        Ended::Signalled(signal) => {
+            let failure = Failure::new(FailureClass::Tool, format!("{name} was ended by signal {signal}: {}", stderr()));
+            Err(ToolError::Lost(failure))
+        }
+        Ended::TimedOut => Err(ToolError::Lost(timed_out(name, timeout))),
+    }
+}
+
+fn timed_out(what: &str, timeout: Duration) -> Failure {
+    Failure::new(FailureClass::Timeout, format!("{what} did not answer within {}", Span::clamped(timeout)))
+}
+
+fn agent_of<'a>(pipeline: &'a Pipeline, key: &StepKey) -> Result<(&'a Step, &'a AgentStep, &'a Agent), Failure> {
+    let step = pipeline.step(&key.step).ok_or_else(|| internal(format!("there is no step {key}")))?;
+    let StepKind::Agent(agent_step) = &step.kind else { return Err(internal(format!("step {key} has no agent"))) };
+    let agent = pipeline
+        .agents
+        .get(&agent_step.agent)
+        .ok_or_else(|| internal(format!("agent {} is not in the definition", agent_step.agent)))?;
+    Ok((step, agent_step, agent))
+}
+
+/// Which tools a step may use.
+fn filter(pipeline: &Pipeline, key: &StepKey) -> Result<ToolFilter, Failure> {
+    match pipeline.step(&key.step).map(|step| &step.kind) {
+        Some(StepKind::Tool(tool)) => ToolFilter::one(&tool.tool),
+        _ => ToolFilter::of_agent(agent_of(pipeline, key)?.2),
+    }
+}
+
+/// How long the next call of a step may take: a try of a step as a whole, or
+/// what an agent has left.
+fn remaining(step: Option<&Step>, run: &Run, key: &StepKey) -> Duration {
+    let Some(timeout) = step.and_then(|step| step.timeout) else { return CALL_TIMEOUT };
+    let busy = match step.map(|step| &step.kind) {
+        Some(StepKind::Agent(_)) => Duration::from_millis(run.step(key).map_or(0, |known| known.busy_ms)),
+        _ => Duration::ZERO,
+    };
+    timeout.get().saturating_sub(busy)
+}

@@ -1,0 +1,51 @@
+//! `/healthz` and `/readyz` of a worker.
+//!
+//! Live means that the process answers. Ready means that the store answered
+//! the last time that the worker looked for tasks, and answers now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use common::shutdown::Shutdown;
+use common::store::Store;
+use tokio::net::TcpListener;
+
+use crate::service::Status;
+
+/// How long the store may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Serves the health of a worker until the process stops.
+pub async fn serve(
+    listener: TcpListener,
+    store: Arc<dyn Store>,
+    status: Arc<Status>,
+    shutdown: Shutdown,
+) -> std::io::Result<()> {
+    let ready = {
+        let shutdown = shutdown.clone();
+        move || {
+            let (store, status, shutdown) = (Arc::clone(&store), Arc::clone(&status), shutdown.clone());
+            async move { readiness(&*store, &status, &shutdown).await }
+        }
+    };
+    let app = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready));
+    axum::serve(listener, app).with_graceful_shutdown(async move { shutdown.stopping().await }).await
+}
+
+async fn readiness(store: &dyn Store, status: &Status, shutdown: &Shutdown) -> (StatusCode, String) {
+    if shutdown.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+    }
+    if !status.is_taking() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no tasks can be taken from the store\n".to_owned());
+    }
+    match tokio::time::timeout(PATIENCE, store.check()).await {
+        Ok(Ok(())) => (StatusCode::OK, "ok\n".to_owned()),
+        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n".to_owned()),
+    }
+}

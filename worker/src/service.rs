@@ -1,0 +1,235 @@
+//! The worker process: takes tasks as slots come free, keeps their leases, and
+//! drains when it is told to end.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::clock::Clock;
+use common::config::Config;
+use common::entropy::Entropy;
+use common::failure::Failure;
+use common::id::{QueueName, WorkerId};
+use common::shutdown::Shutdown;
+use common::store::{Claim, Store, StoreError, Take};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use crate::definitions::Definitions;
+use crate::execute::Executor;
+use crate::fault::{Fault, InvalidPoint};
+use crate::lease::Leases;
+use crate::models::registry::Models;
+use crate::tools::registry::Tools;
+
+/// How long a worker without work waits before it looks by itself.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The longest wait between two tries of a take that failed.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// Leases are renewed so many times before they would end.
+const RENEWALS_PER_LEASE: u32 = 4;
+
+/// What a worker is started with.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// Where tasks come from.
+    pub store: Arc<dyn Store>,
+    /// What the operator says.
+    pub config: Arc<Config>,
+    /// What templates see as `env`.
+    pub env: BTreeMap<String, String>,
+    /// The directory of `teamster.yaml`.
+    pub dir: PathBuf,
+    /// Who this is.
+    pub id: WorkerId,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// Why a worker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The configuration names what is not there.
+    #[error("the worker cannot start: {0}")]
+    Configuration(#[from] Failure),
+    /// The environment asks for a fault that there is not.
+    #[error(transparent)]
+    Fault(#[from] InvalidPoint),
+    /// There is no place for the working directories of tasks.
+    #[error("the directory {path} for working directories cannot be made: {source} (worker.workspaces)")]
+    Workspaces {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A worker.
+#[derive(Debug)]
+pub struct Worker {
+    id: WorkerId,
+    store: Arc<dyn Store>,
+    executor: Arc<Executor>,
+    leases: Arc<Leases>,
+    queues: Vec<QueueName>,
+    slots: Arc<Semaphore>,
+    slot_count: usize,
+    lease: Duration,
+    status: Arc<Status>,
+}
+
+/// What the health endpoint wants to know.
+#[derive(Debug, Default)]
+pub struct Status {
+    taking: AtomicBool,
+}
+
+impl Status {
+    /// Whether the last attempt to take tasks was answered by the store.
+    pub fn is_taking(&self) -> bool {
+        self.taking.load(Ordering::Relaxed)
+    }
+}
+
+impl Worker {
+    /// Prepares a worker; nothing is taken before [`Worker::run`].
+    pub fn build(options: WorkerOptions) -> Result<Self, WorkerError> {
+        let WorkerOptions { store, config, env, dir, id, clock, entropy } = options;
+        let settings = config.worker.clone();
+        let workspaces = dir.join(settings.workspaces.clone().unwrap_or_else(|| ".teamster/workspaces".into()));
+        let workspaces = std::path::absolute(&workspaces)
+            .and_then(|path| std::fs::create_dir_all(&path).map(|()| path))
+            .map_err(|source| WorkerError::Workspaces { path: workspaces, source })?;
+        let executor = Executor {
+            store: Arc::clone(&store),
+            env,
+            definitions: Definitions::new(Arc::clone(&store)),
+            models: Models::from_config(&config)?,
+            tools: Tools::new(&config)?,
+            http: crate::http::Client::new()?,
+            config,
+            clock,
+            entropy,
+            workspaces,
+            fault: Arc::new(Fault::from_env()?),
+        };
+        let slot_count = settings.slots.max(1);
+        Ok(Self {
+            id,
+            store,
+            executor: Arc::new(executor),
+            leases: Arc::new(Leases::new(settings.lease.get())),
+            queues: settings.queues,
+            slots: Arc::new(Semaphore::new(slot_count)),
+            slot_count,
+            lease: settings.lease.get(),
+            status: Arc::default(),
+        })
+    }
+
+    /// What the health endpoint wants to know.
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.status)
+    }
+
+    /// Works until the shutdown is asked for, then hands over what it holds.
+    pub async fn run(self, shutdown: Shutdown) {
+        tracing::info!(worker = %self.id, slots = self.slot_count, "takes tasks");
+        let renewing = tokio::spawn(renew(Arc::clone(&self.leases), Arc::clone(&self.store), self.lease));
+        let mut running = JoinSet::new();
+        self.take_until_drained(&shutdown, &mut running).await;
+        tracing::info!(worker = %self.id, held = self.leases.len(), "drains");
+        // Each execution ends by itself: at its next checkpoint, or when the drain has lasted too long.
+        while running.join_next().await.is_some() {}
+        renewing.abort();
+        self.executor.tools.shutdown().await;
+        tracing::info!(worker = %self.id, "has ended");
+    }
+
+    async fn take_until_drained(&self, shutdown: &Shutdown, running: &mut JoinSet<()>) {
+        let mut trouble = Duration::ZERO;
+        while !shutdown.is_draining() {
+            while running.try_join_next().is_some() {}
+            let first = tokio::select! {
+                permit = Arc::clone(&self.slots).acquire_owned() => permit,
+                () = shutdown.draining() => return,
+            };
+            let Ok(first) = first else { return };
+            match self.tick(first, shutdown, running).await {
+                Ok(0) => {
+                    trouble = Duration::ZERO;
+                    self.status.taking.store(true, Ordering::Relaxed);
+                    tokio::select! {
+                        () = self.store.ready(&self.queues) => {}
+                        () = tokio::time::sleep(LOOK_AGAIN) => {}
+                        () = shutdown.draining() => {}
+                    }
+                }
+                Ok(_) => {
+                    trouble = Duration::ZERO;
+                    self.status.taking.store(true, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    self.status.taking.store(false, Ordering::Relaxed);
+                    tracing::warn!(%error, "no tasks can be taken; trying again");
+                    trouble = (trouble * 2).clamp(Duration::from_millis(50), LONGEST_WAIT);
+                    tokio::select! {
+                        () = tokio::time::sleep(trouble) => {}
+                        () = shutdown.draining() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes as many tasks as there are free slots, and starts them.
+    async fn tick(&self, first: OwnedSemaphorePermit, shutdown: &Shutdown, running: &mut JoinSet<()>) -> Result<usize, StoreError> {
+        let mut permits = vec![first];
+        while let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
+            permits.push(permit);
+        }
+        let asked = Instant::now();
+        let take = Take { worker: self.id.clone(), queues: self.queues.clone(), max: permits.len(), lease: self.lease };
+        let claims = self.store.take(take).await?;
+        let taken = claims.len();
+        for (claim, permit) in claims.into_iter().zip(permits) {
+            running.spawn(self.hold(claim, asked, permit, shutdown.clone()));
+        }
+        Ok(taken)
+    }
+
+    /// Works on one task in its slot.
+    fn hold(
+        &self,
+        claim: Claim,
+        asked: Instant,
+        permit: OwnedSemaphorePermit,
+        shutdown: Shutdown,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (executor, leases) = (Arc::clone(&self.executor), Arc::clone(&self.leases));
+        let task = claim.task;
+        let hold = leases.add(task, claim.token, asked);
+        async move {
+            executor.execute(claim, &hold, &shutdown).await;
+            leases.remove(task);
+            drop(permit);
+        }
+    }
+}
+
+async fn renew(leases: Arc<Leases>, store: Arc<dyn Store>, lease: Duration) {
+    let mut ticks = tokio::time::interval(lease / RENEWALS_PER_LEASE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let lost = leases.tick(&*store).await;
+        if lost > 0 {
+            tracing::warn!(lost, "leases were lost");
+        }
+    }
+}
