@@ -22,7 +22,7 @@ const BELIEVED: Duration = Duration::from_millis(250);
 
 /// Why a pipeline cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum CatalogError {
+pub(crate) enum CatalogError {
     /// There is no such pipeline.
     #[error("there is no pipeline {0}; `teamster apply` makes one known")]
     Unknown(PipelineName),
@@ -43,7 +43,7 @@ pub enum CatalogError {
 
 /// The pipelines of a store.
 #[derive(Debug)]
-pub struct Catalog {
+pub(crate) struct Catalog {
     store: Arc<dyn Store>,
     cache: Mutex<Cache>,
 }
@@ -57,13 +57,13 @@ struct Cache {
 
 impl Catalog {
     /// The pipelines of this store.
-    pub fn new(store: Arc<dyn Store>) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
         let cache = Cache { compiled: LruCache::new(COMPILED), current: LruCache::new(COMPILED), all: None };
         Self { store, cache: Mutex::new(cache) }
     }
 
     /// A pipeline by the definition that is current.
-    pub async fn current(&self, name: &PipelineName) -> Result<Arc<Pipeline>, CatalogError> {
+    pub(crate) async fn current(&self, name: &PipelineName) -> Result<Arc<Pipeline>, CatalogError> {
         if let Some((at, compiled)) = self.cache().current.get(name)
             && at.elapsed() < BELIEVED
         {
@@ -77,7 +77,7 @@ impl Catalog {
     }
 
     /// A pipeline by the digest of its definition.
-    pub async fn pinned(&self, name: &PipelineName, digest: &Digest) -> Result<Arc<Pipeline>, CatalogError> {
+    pub(crate) async fn pinned(&self, name: &PipelineName, digest: &Digest) -> Result<Arc<Pipeline>, CatalogError> {
         if let Some(compiled) = self.cache().compiled.get(digest) {
             return Ok(Arc::clone(compiled));
         }
@@ -87,7 +87,7 @@ impl Catalog {
     }
 
     /// All pipelines that are current and can be read; of the others the log speaks.
-    pub async fn all(&self) -> Result<Arc<[Arc<Pipeline>]>, StoreError> {
+    pub(crate) async fn all(&self) -> Result<Arc<[Arc<Pipeline>]>, StoreError> {
         if let Some((at, all)) = &self.cache().all
             && at.elapsed() < BELIEVED
         {
@@ -107,14 +107,14 @@ impl Catalog {
     }
 
     /// Forgets what is current, after an `apply` of this process.
-    pub fn forget_current(&self) {
+    pub(crate) fn forget_current(&self) {
         let mut cache = self.cache();
         cache.current.clear();
         cache.all = None;
     }
 
     /// Compiles a definition, or finds it compiled.
-    pub fn compile(&self, definition: &Definition) -> Result<Arc<Pipeline>, CatalogError> {
+    pub(crate) fn compile(&self, definition: &Definition) -> Result<Arc<Pipeline>, CatalogError> {
         if let Some(compiled) = self.cache().compiled.get(&definition.digest) {
             return Ok(Arc::clone(compiled));
         }

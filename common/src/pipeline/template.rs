@@ -69,6 +69,14 @@ impl Scope {
         Self { names }
     }
 
+    /// What the labels of a pipeline see at submit: `input`, `env`.
+    pub fn of_input(input: &Value, env: &BTreeMap<String, String>) -> Self {
+        let mut names = BTreeMap::new();
+        names.insert("input", jinja(input));
+        names.insert("env", jinja(env));
+        Self { names }
+    }
+
     fn context(&self) -> Jinja {
         self.names.iter().map(|(name, value)| (*name, value.clone())).collect()
     }
