@@ -11,7 +11,7 @@ pub(crate) mod body;
 mod dead_letters;
 mod definitions;
 mod health;
-//mod hooks;
+mod hooks;
 mod journal;
 pub(crate) mod problem;
 mod query;
@@ -67,7 +67,7 @@ fn routes(app: &App) -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(queues::list))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))
-        //.routes(routes!(hooks::receive))
+        .routes(routes!(hooks::receive))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(describe))

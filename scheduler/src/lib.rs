@@ -10,7 +10,7 @@ mod app;
 //pub mod batch;
 mod catalog;
 pub mod cron;
-//pub mod ingress;
+pub mod ingress;
 mod serve;
 pub mod service;
 mod settings;
