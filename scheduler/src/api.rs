@@ -6,7 +6,7 @@
 
 mod approvals;
 mod auth;
-//mod batches;
+mod batches;
 pub(crate) mod body;
 mod dead_letters;
 mod definitions;
@@ -54,8 +54,8 @@ fn routes(app: &App) -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(tasks::resolve))
         .routes(routes!(journal::page))
         .routes(routes!(journal::events))
-        //.routes(routes!(batches::show))
-        //.routes(routes!(batches::results))
+        .routes(routes!(batches::show))
+        .routes(routes!(batches::results))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::replay_many))
         .routes(routes!(dead_letters::replay_one))
@@ -73,7 +73,7 @@ fn routes(app: &App) -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(describe))
         .route_layer(from_fn_with_state(app.clone(), in_time))
         // A batch takes as long as its file is large; it is bounded piece by piece.
-        //.routes(routes!(batches::post))
+        .routes(routes!(batches::post))
         .split_for_parts()
 }
 

@@ -7,7 +7,7 @@
 
 pub mod api;
 mod app;
-//pub mod batch;
+pub mod batch;
 mod catalog;
 pub mod cron;
 pub mod ingress;

@@ -121,6 +121,13 @@ impl Problem {
         &self.errors
     }
 
+    /// The same with more to say.
+    #[must_use]
+    pub(crate) fn and(mut self, more: &str) -> Self {
+        self.detail.push_str(more);
+        self
+    }
+
     pub(crate) fn detail(&self) -> &str {
         &self.detail
     }

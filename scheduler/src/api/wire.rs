@@ -452,7 +452,7 @@ pub enum Decision {
 /// The answer to `POST /v1/batches`: everything in it is durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BatchReceipt {
-    /// The batch: the same file for the same pipeline and run has the same id.
+    /// The batch.
     #[schema(value_type = String)]
     pub id: BatchId,
     /// Rows that made a new task.
