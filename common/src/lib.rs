@@ -19,4 +19,5 @@ pub mod secret;
 pub mod shutdown;
 pub mod span;
 pub mod store;
+pub mod submission;
 pub mod task;

@@ -1,3 +1,9 @@
-//! suite
+//! What the integration tests share: the conformance suite of stores, fakes
+//! that speak real wires, and fixtures.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+pub mod conformance;
 pub mod drive;
+pub mod fakes;
+pub mod fixtures;
+pub mod project;

@@ -17,7 +17,7 @@ use common::clock::Timestamp;
 use common::config::Limits;
 use common::failure::{Failure, FailureClass};
 use common::id::{CallId, StepKey};
-use common::journal::{CallRecord, Effect, Event, ModelCall, Run, StepOutcome};
+use common::journal::{CallRecord, Effect, Event, ModelCall, Run, StepOutcome, StepRun};
 use common::pipeline::model::{OnError, Pipeline};
 use common::pipeline::template::Scope;
 use common::store::Next;
@@ -139,7 +139,7 @@ impl Decision {
 struct Deciding<'a> {
     given: Given<'a>,
     run: &'a Run,
-    scope: Option<Scope>,
+    scope: Option<Scope<'a>>,
     decision: Decision,
     waits: Vec<WaitOn>,
     until: Option<Timestamp>,
@@ -147,7 +147,8 @@ struct Deciding<'a> {
 
 /// Says what is to be done next.
 pub fn decide(run: &Run, given: Given<'_>) -> Decision {
-    let mut deciding = Deciding { given, run, scope: None, decision: Decision::default(), waits: Vec::new(), until: None };
+    let mut deciding =
+        Deciding { given, run, scope: None, decision: Decision::default(), waits: Vec::new(), until: None };
     match deciding.ending() {
         Some(next) => {
             if given.in_flight.is_empty() {
@@ -159,7 +160,7 @@ pub fn decide(run: &Run, given: Given<'_>) -> Decision {
     }
 }
 
-impl Deciding<'_> {
+impl<'a> Deciding<'a> {
     /// Whether the task has come to its end, with whatever is still in flight.
     fn ending(&mut self) -> Option<Next> {
         if let Some((by, reason)) = &self.run.cancel {
@@ -170,18 +171,22 @@ impl Deciding<'_> {
         if self.run.head.worked(self.given.now) >= timeout.get() {
             let error = Failure::new(
                 FailureClass::Timeout,
-                format!("workers have held the task for {timeout}, its whole timeout; raise `timeout` in the pipeline, or replay it"),
+                format!(
+                    "workers have held the task for {timeout}, its whole timeout; raise `timeout` in the pipeline, or replay it"
+                ),
             );
             return Some(Next::Die { reason: DeadReason::Timeout, error, step: None });
         }
         for step in pipeline.steps.iter().filter(|step| step.on_error == OnError::Fail) {
             let key = StepKey::of(step.id.clone());
-            if let Some(StepOutcome::Failed { error }) = self.run.step(&key).and_then(|known| known.outcome()) {
+            if let Some(StepOutcome::Failed { error }) = self.run.step(&key).and_then(StepRun::outcome) {
                 return Some(Next::Die { reason: dead_reason(error), error: error.clone(), step: Some(key) });
             }
         }
-        let all_done =
-            pipeline.steps.iter().all(|step| self.run.step(&StepKey::of(step.id.clone())).is_some_and(|known| known.is_done()));
+        let all_done = pipeline
+            .steps
+            .iter()
+            .all(|step| self.run.step(&StepKey::of(step.id.clone())).is_some_and(StepRun::is_done));
         all_done.then(|| self.succeed())
     }
 
@@ -211,11 +216,15 @@ impl Deciding<'_> {
         for step in &pipeline.steps {
             self.step(step);
         }
-        let idle = self.given.in_flight.is_empty() && self.decision.events.is_empty() && self.decision.actions.is_empty();
+        let idle =
+            self.given.in_flight.is_empty() && self.decision.events.is_empty() && self.decision.actions.is_empty();
         if idle {
             self.decision.rest = if self.waits.is_empty() {
                 // Steps form a DAG, so that something can always go on; if not, say so rather than hang.
-                let error = Failure::new(FailureClass::Internal, "no step of the task can go on; this is a fault of the program");
+                let error = Failure::new(
+                    FailureClass::Internal,
+                    "no step of the task can go on; this is a fault of the program",
+                );
                 Rest::Finish(Next::Die { reason: DeadReason::Failed, error, step: None })
             } else {
                 Rest::Park(Wait { on: std::mem::take(&mut self.waits), until: self.until })
@@ -224,12 +233,12 @@ impl Deciding<'_> {
         self.decision
     }
 
-    fn scope(&mut self) -> &Scope {
+    fn scope(&mut self) -> &Scope<'a> {
         let (run, given) = (self.run, self.given);
         self.scope.get_or_insert_with(|| Scope::of_run(given.pipeline, run, given.env))
     }
 
-    fn scope_of(&mut self, key: &StepKey) -> Scope {
+    fn scope_of(&mut self, key: &StepKey) -> Scope<'a> {
         let run = self.run;
         with_item(self.scope().clone(), run, key)
     }
@@ -252,11 +261,16 @@ impl Deciding<'_> {
 }
 
 /// What the templates of a step see, or of one item of a step that fans out.
-pub fn scope_of(pipeline: &Pipeline, run: &Run, env: &BTreeMap<String, String>, key: &StepKey) -> Scope {
+pub fn scope_of<'a>(
+    pipeline: &'a Pipeline,
+    run: &'a Run,
+    env: &'a BTreeMap<String, String>,
+    key: &StepKey,
+) -> Scope<'a> {
     with_item(Scope::of_run(pipeline, run, env), run, key)
 }
 
-fn with_item(scope: Scope, run: &Run, key: &StepKey) -> Scope {
+fn with_item<'a>(scope: Scope<'a>, run: &'a Run, key: &StepKey) -> Scope<'a> {
     let item = key.index.and_then(|index| {
         let items = run.step(&StepKey::of(key.step.clone()))?.items.as_ref()?;
         Some((items.get(index as usize)?, index))
@@ -296,13 +310,22 @@ pub enum Performed {
 }
 
 /// What is written down of an action's result: pure. `unit` is random in `[0, 1)`.
-pub fn conclude(run: &Run, pipeline: &Pipeline, step: &StepKey, performed: Performed, now: Timestamp, unit: f64) -> Vec<Event> {
+pub fn conclude(
+    run: &Run,
+    pipeline: &Pipeline,
+    step: &StepKey,
+    performed: Performed,
+    now: Timestamp,
+    unit: f64,
+) -> Vec<Event> {
     let retry = effect::Retry { run, pipeline, key: step, now, unit };
     match performed {
         Performed::Prepared(Ok(event)) => event.into_iter().collect(),
         Performed::Child(Ok(events)) => events,
         Performed::Model(Ok(call)) => vec![Event::TurnFinished { step: step.clone(), call: Box::new(call) }],
-        Performed::Prepared(Err(error)) | Performed::Child(Err(error)) | Performed::Model(Err(error)) => retry.after(error),
+        Performed::Prepared(Err(error)) | Performed::Child(Err(error)) | Performed::Model(Err(error)) => {
+            retry.after(error)
+        }
         Performed::Call { call, answer, duration_ms } => retry.conclude_call(&call, answer, duration_ms),
     }
 }

@@ -43,7 +43,10 @@ impl Definitions {
             return Ok(Arc::clone(pipeline));
         }
         let Some(definition) = self.store.definition(digest).await? else {
-            let message = format!("the definition {} is not in the store; apply the pipeline again and replay the task", digest.short());
+            let message = format!(
+                "the definition {} is not in the store; apply the pipeline again and replay the task",
+                digest.short()
+            );
             return Err(DefinitionError::Unusable(Failure::new(FailureClass::Configuration, message)));
         };
         self.compile(&definition).map_err(DefinitionError::Unusable)

@@ -21,7 +21,7 @@ use common::journal::{Event, Run};
 use common::pipeline::model::Pipeline;
 use common::shutdown::Shutdown;
 use common::store::{Claim, Next, Store};
-use common::task::{DeadReason, State};
+use common::task::{DeadReason, StateName};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -46,7 +46,7 @@ pub struct Executor {
     pub(crate) definitions: Definitions,
     pub(crate) models: Models,
     pub(crate) tools: Tools,
-    pub(crate) http: crate::http::Client,
+    pub(crate) http: crate::http::HttpClient,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     /// Where the working directories of tasks are.
@@ -91,6 +91,7 @@ impl Executor {
                 return;
             }
         };
+        tracing::debug!(%task, "started");
         match self.work(journal, hold, shutdown).await {
             Ok(state) => tracing::debug!(%task, %state, "handed back"),
             Err(Stopped::Lost) => tracing::warn!(%task, "the lease is lost; the task is left to others"),
@@ -98,13 +99,13 @@ impl Executor {
         }
     }
 
-    async fn work(&self, mut journal: HeldJournal, hold: &Hold, shutdown: &Shutdown) -> Result<State, Stopped> {
+    async fn work(&self, mut journal: HeldJournal, hold: &Hold, shutdown: &Shutdown) -> Result<StateName, Stopped> {
         let digest = journal.run().head.digest.clone();
         let pipeline = match self.definitions.get(&digest).await {
             Ok(pipeline) => pipeline,
             Err(DefinitionError::Unusable(error)) => {
                 journal.append(Vec::new(), Next::Die { reason: DeadReason::Unreadable, error, step: None }).await?;
-                return Ok(journal.run().head.state.clone());
+                return Ok(journal.run().head.state.name());
             }
             Err(DefinitionError::Store(error)) => return Err(Stopped::Confused(error.to_string())),
         };
@@ -118,10 +119,10 @@ impl Executor {
         };
         execution.run(hold, shutdown).await?;
         let head = &execution.journal.run().head;
-        if matches!(head.state, State::Succeeded { .. } | State::Cancelled { .. }) {
+        if matches!(head.state.name(), StateName::Succeeded | StateName::Cancelled) {
             self.remove_workspace(head.id).await;
         }
-        Ok(head.state.clone())
+        Ok(head.state.name())
     }
 }
 
@@ -165,12 +166,13 @@ impl Execution<'_> {
             if self.in_flight.is_empty() {
                 continue;
             }
+            let time_left = self.time_left();
             tokio::select! {
                 Some(flight) = self.flights.next() => landed = self.land(flight),
                 () = hold.signals.notified() => self.journal.append(Vec::new(), Next::Continue).await?,
                 () = hold.lost.cancelled() => return Err(Stopped::Lost),
                 () = shutdown.stopping() => return Err(Stopped::Confused("told to stop at once".to_owned())),
-                () = tokio::time::sleep(self.time_left()) => {}
+                () = tokio::time::sleep(time_left) => {}
                 () = until_drained(shutdown, self.executor.config.worker.drain.get(), &mut drain_ends) => {
                     tracing::warn!(task = %self.journal.run().head.id, "calls outlast the drain and are cut off");
                     self.flights.clear();

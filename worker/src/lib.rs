@@ -1,15 +1,8 @@
 //! The worker: takes tasks, decides what is to be done, does it, and writes
 //! down what came of it.
-//!
-//! [`decide`] is pure; [`execute`] performs what it says; [`service`] is the
-//! process around it. `models` and `tools` are the ways to the outside world.
 
-pub mod decide;
-pub mod definitions;
-pub mod execute;
 pub mod fault;
-pub mod health;
-pub mod lease;
+pub mod http;
 pub mod models;
-pub mod service;
+pub mod process;
 pub mod tools;

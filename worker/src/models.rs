@@ -9,6 +9,13 @@ use common::failure::Failure;
 use common::journal::{ModelCall, RequestHead};
 use serde_json::Value;
 
+pub mod anthropic;
+pub mod price;
+pub mod registry;
+pub mod rehearsal;
+
+pub use registry::{Models, ResolvedModel};
+
 /// One request to a model.
 #[derive(Debug, Clone)]
 pub struct ModelRequest<'a> {

@@ -111,7 +111,7 @@ impl Worker {
             definitions: Definitions::new(Arc::clone(&store)),
             models: Models::from_config(&config)?,
             tools: Tools::new(&config)?,
-            http: crate::http::Client::new()?,
+            http: crate::http::HttpClient::new()?,
             config,
             clock,
             entropy,
@@ -188,7 +188,12 @@ impl Worker {
     }
 
     /// Takes as many tasks as there are free slots, and starts them.
-    async fn tick(&self, first: OwnedSemaphorePermit, shutdown: &Shutdown, running: &mut JoinSet<()>) -> Result<usize, StoreError> {
+    async fn tick(
+        &self,
+        first: OwnedSemaphorePermit,
+        shutdown: &Shutdown,
+        running: &mut JoinSet<()>,
+    ) -> Result<usize, StoreError> {
         let mut permits = vec![first];
         while let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
             permits.push(permit);

@@ -3,12 +3,27 @@
 //! A tool acts and answers. It does not journal and does not retry; whether a
 //! call may be repeated is decided from its effect class by the executor.
 
+pub mod bash;
+mod blocking;
+pub mod edit;
+pub mod glob;
+pub mod grep;
+pub mod http;
+pub mod mcp;
+pub mod read;
+pub mod registry;
+pub mod rule;
+mod walk;
+pub mod web;
+mod workspace;
+pub mod write;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use common::failure::Failure;
+use common::failure::{Failure, FailureClass};
 use common::id::TaskId;
 use common::journal::Effect;
 use serde_json::Value;
@@ -22,6 +37,13 @@ pub struct ToolSpec {
     pub description: String,
     /// The JSON Schema of its arguments.
     pub input_schema: Value,
+}
+
+impl ToolSpec {
+    /// As it stands in a request head.
+    pub fn to_json(&self) -> Value {
+        serde_json::json!({"name": self.name, "description": self.description, "input_schema": self.input_schema})
+    }
 }
 
 /// A call that is to be made.
@@ -61,6 +83,44 @@ pub struct ToolAnswer {
     pub content: Value,
     /// Whether the tool itself says that this is an error.
     pub is_error: bool,
+}
+
+impl ToolAnswer {
+    /// A text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { content: Value::String(text.into()), is_error: false }
+    }
+
+    /// What the tool has to say against the call; the model sees it and can do better.
+    pub fn error(text: impl Into<String>) -> Self {
+        Self { content: Value::String(text.into()), is_error: true }
+    }
+}
+
+/// Cuts a text to `limit` bytes at the end of a character, and says so.
+pub(crate) fn cut(mut text: String, limit: usize) -> String {
+    if text.len() <= limit {
+        return text;
+    }
+    let mut end = limit;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let omitted = text.len() - end;
+    text.truncate(end);
+    text.push_str(&format!("\n[… {omitted} bytes left out …]"));
+    text
+}
+
+/// Reads a call's arguments; that they fit the schema was checked before, so
+/// this fails only where the schema is less strict than the tool.
+pub(crate) fn arguments<T: serde::de::DeserializeOwned>(call: &ToolCall) -> Result<T, ToolError> {
+    serde_json::from_value(call.arguments.clone()).map_err(|error| {
+        ToolError::Failed(Failure::new(
+            FailureClass::InvalidRequest,
+            format!("the arguments of {} are not valid: {error}", call.name),
+        ))
+    })
 }
 
 /// Why a tool did not answer, by what may be done next.

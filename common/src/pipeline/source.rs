@@ -135,7 +135,7 @@ impl<'a> Reader<'a> {
         let output = table.entry("output").and_then(|(_, node)| self.template(node, "output", text::Context::Output));
         table.finish("a pipeline", self.out);
         self.check_graph(&steps);
-        self.check_mentions(&steps);
+        self.check_mentions(&steps, input.as_ref());
         let name: PipelineName = name?;
         for link in self.links.iter().filter(|link| link.to == LinkTo::Pipeline && link.name == name.as_str()) {
             let error = self.file.error(link.at, format!("the pipeline {name} runs itself"));

@@ -1,173 +1,171 @@
 //! The one language of templates and conditions: Jinja, through `minijinja`.
 //!
-//! Undefined names are errors. A value that is one single `{{ … }}` keeps its
-//! type. Rendering is bounded by fuel, so that no template can run for ever.
+//! - A name or key that is not there is an error that says where the template
+//!   stands, except right before `default(…)` and `is defined`.
+//! - Looking into `none` gives `none`, and `default(…)` stands in for `none` too.
+//! - A value that is one single `{{ … }}` keeps its type.
+//! - Texts are compiled once; rendering is bounded in work and output.
+//!
+//! Nothing here reads a clock, a random source or the environment: what a
+//! template sees is its [`Scope`] alone.
 
-use std::collections::BTreeMap;
+mod engine;
+mod scope;
+mod syntax;
+
 use std::sync::Arc;
 
-use minijinja::{Environment, UndefinedBehavior, Value as Jinja};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+pub use self::scope::Scope;
+pub(crate) use self::syntax::{Key, Reference};
+
+use self::engine::{Code, Problem};
 use crate::failure::{Failure, FailureClass};
-use crate::journal::{Run, StepOutcome};
 
-/// The names that a template may use.
-#[derive(Debug, Clone)]
-pub struct Scope {
-    names: BTreeMap<&'static str, Jinja>,
-}
-
-/// A JSON value whose texts are templates.
+/// A JSON value whose texts are templates, compiled. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Template {
-    source: Value,
     origin: Arc<str>,
+    part: Arc<Part>,
 }
 
-/// A single expression, such as a condition.
+/// A single expression, such as a condition, compiled. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Expression {
-    source: Arc<str>,
     origin: Arc<str>,
+    code: Arc<Code>,
 }
 
-impl Scope {
-    /// What the steps of a task see: `input`, `steps`, `env`, `task`.
-    pub fn of_run(run: &Run, env: &BTreeMap<String, String>) -> Self {
-        let steps: BTreeMap<String, Value> = run
-            .steps
-            .iter()
-            .filter(|(key, _)| key.index.is_none())
-            .map(|(key, step)| {
-                let (status, output, error) = match step.outcome() {
-                    Some(StepOutcome::Succeeded { output }) => (Some("succeeded"), Some(output), None),
-                    Some(StepOutcome::Failed { error }) => (Some("failed"), None, Some(error)),
-                    Some(StepOutcome::Skipped) => (Some("skipped"), None, None),
-                    None => (None, None, None),
-                };
-                (key.to_string(), json!({"status": status, "output": output, "error": error}))
-            })
-            .collect();
-        let mut names = BTreeMap::new();
-        names.insert("input", jinja(&run.input));
-        names.insert("steps", jinja(&steps));
-        names.insert("env", jinja(env));
-        names.insert(
-            "task",
-            jinja(json!({"id": run.head.id, "pipeline": run.head.pipeline, "labels": run.head.labels})),
-        );
-        Self { names }
-    }
+/// A value, taken apart into what is rendered and what is not.
+#[derive(Debug)]
+enum Part {
+    Constant(Value),
+    Code(Code),
+    List(Vec<Part>),
+    Map(Vec<(String, Part)>),
+}
 
-    /// What a trigger sees: `event`, `headers`, `env`.
-    pub fn of_event(event: &Value, headers: &BTreeMap<String, String>, env: &BTreeMap<String, String>) -> Self {
-        let mut names = BTreeMap::new();
-        names.insert("event", jinja(event));
-        names.insert("headers", jinja(headers));
-        names.insert("env", jinja(env));
-        Self { names }
-    }
-
-    /// What the labels of a pipeline see at submit: `input`, `env`.
-    pub fn of_input(input: &Value, env: &BTreeMap<String, String>) -> Self {
-        let mut names = BTreeMap::new();
-        names.insert("input", jinja(input));
-        names.insert("env", jinja(env));
-        Self { names }
-    }
-
-    fn context(&self) -> Jinja {
-        self.names.iter().map(|(name, value)| (*name, value.clone())).collect()
-    }
-
-    /// The same with `item` and `index` of a fan-out.
-    #[must_use]
-    pub fn with_item(mut self, item: &Value, index: u32) -> Self {
-        self.names.insert("item", jinja(item));
-        self.names.insert("index", Jinja::from(index));
-        self
-    }
+/// A text that is no template, and the part of it that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SyntaxError {
+    pub(crate) message: String,
+    /// Where in the text, in bytes.
+    pub(crate) offset: usize,
+    pub(crate) length: usize,
 }
 
 impl Template {
-    /// Wraps a value; `origin` names its place in messages.
+    /// Compiles a value; `origin` names its place in messages.
     pub fn new(source: Value, origin: &str) -> Result<Self, Failure> {
-        let template = Self { source, origin: origin.into() };
-        Ok(template)
+        let part = Part::compile(source).map_err(|error| failure(origin, "", &error.message))?;
+        Ok(Self { origin: origin.into(), part: Arc::new(part) })
     }
 
     /// Renders every text in it.
-    pub fn render(&self, scope: &Scope) -> Result<Value, Failure> {
-        render(&self.source, scope, &self.origin)
+    pub fn render(&self, scope: &Scope<'_>) -> Result<Value, Failure> {
+        self.part.render(scope).map_err(|problem| self.failure(&problem))
     }
 
     /// Renders it and makes a text of it: texts as they are, all else as JSON.
-    pub fn render_text(&self, scope: &Scope) -> Result<String, Failure> {
+    pub fn render_text(&self, scope: &Scope<'_>) -> Result<String, Failure> {
         Ok(match self.render(scope)? {
             Value::String(text) => text,
             other => other.to_string(),
         })
     }
+
+    fn failure(&self, problem: &Problem) -> Failure {
+        failure(&self.origin, &problem.pointer, &problem.message)
+    }
 }
 
 impl Expression {
-    /// Wraps an expression; `origin` names its place in messages.
+    /// Compiles an expression; `origin` names its place in messages.
     pub fn new(source: &str, origin: &str) -> Result<Self, Failure> {
-        Ok(Self { source: source.into(), origin: origin.into() })
+        let code = Code::expression(source).map_err(|error| failure(origin, "", &error.message))?;
+        Ok(Self { origin: origin.into(), code: Arc::new(code) })
     }
 
     /// Its value.
-    pub fn eval(&self, scope: &Scope) -> Result<Value, Failure> {
-        let env = environment();
-        let result = env.compile_expression(&self.source).and_then(|compiled| compiled.eval(scope.context()));
-        let value = result.map_err(|error| failure(&error, &self.origin))?;
-        serde_json::to_value(&value).map_err(|e| Failure::new(FailureClass::Template, format!("{}: {e}", self.origin)))
+    pub fn eval(&self, scope: &Scope<'_>) -> Result<Value, Failure> {
+        self.code.eval(scope).map_err(|problem| failure(&self.origin, "", &problem.message))
     }
 
-    /// Whether it holds.
-    pub fn holds(&self, scope: &Scope) -> Result<bool, Failure> {
-        let env = environment();
-        let result = env.compile_expression(&self.source).and_then(|compiled| compiled.eval(scope.context()));
-        result.map(|value| value.is_true()).map_err(|error| failure(&error, &self.origin))
+    /// Whether it holds: `none`, `false`, 0 and what is empty do not.
+    pub fn holds(&self, scope: &Scope<'_>) -> Result<bool, Failure> {
+        self.code.holds(scope).map_err(|problem| failure(&self.origin, "", &problem.message))
     }
 }
 
-fn jinja(value: impl serde::Serialize) -> Jinja {
-    Jinja::from(minijinja::value::Serde(value))
+/// Checks a text as a template and lists the names that it looks up.
+pub(crate) fn inspect_text(text: &str) -> Result<Vec<Reference>, SyntaxError> {
+    Code::text(text).map(|code| code.map(Code::into_references).unwrap_or_default())
 }
 
-fn environment() -> Environment<'static> {
-    let mut env = Environment::new();
-    env.set_undefined_behavior(UndefinedBehavior::Strict);
-    env.set_fuel(Some(1_000_000));
-    env
+/// Checks a text as an expression and lists the names that it looks up.
+pub(crate) fn inspect_expression(text: &str) -> Result<Vec<Reference>, SyntaxError> {
+    Code::expression(text).map(Code::into_references)
 }
 
-fn failure(error: &minijinja::Error, origin: &str) -> Failure {
-    Failure::new(FailureClass::Template, format!("{origin}: {error:#}"))
-}
+impl Part {
+    fn compile(source: Value) -> Result<Self, SyntaxError> {
+        Ok(match source {
+            Value::String(text) => match Code::text(&text)? {
+                Some(code) => Self::Code(code),
+                None => Self::Constant(Value::String(text)),
+            },
+            Value::Array(items) => {
+                let parts = items.into_iter().map(Self::compile).collect::<Result<Vec<_>, _>>()?;
+                Self::list(parts)
+            }
+            Value::Object(fields) => {
+                let parts = fields.into_iter().map(|(key, field)| Ok((key, Self::compile(field)?)));
+                Self::map(parts.collect::<Result<_, SyntaxError>>()?)
+            }
+            other => Self::Constant(other),
+        })
+    }
 
-fn render(value: &Value, scope: &Scope, origin: &str) -> Result<Value, Failure> {
-    match value {
-        Value::String(text) => render_text(text, scope, origin),
-        Value::Array(items) => {
-            items.iter().map(|item| render(item, scope, origin)).collect::<Result<_, _>>().map(Value::Array)
+    /// A list, constant if all of it is.
+    fn list(parts: Vec<Self>) -> Self {
+        if parts.iter().any(|part| !matches!(part, Self::Constant(_))) {
+            return Self::List(parts);
         }
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(key, field)| Ok((key.clone(), render(field, scope, origin)?)))
-            .collect::<Result<_, _>>()
-            .map(Value::Object),
-        other => Ok(other.clone()),
+        let constant = |part| if let Self::Constant(value) = part { Some(value) } else { None };
+        Self::Constant(parts.into_iter().filter_map(constant).collect())
+    }
+
+    /// A mapping, constant if all of it is.
+    fn map(parts: Vec<(String, Self)>) -> Self {
+        if parts.iter().any(|(_, part)| !matches!(part, Self::Constant(_))) {
+            return Self::Map(parts);
+        }
+        let constant = |(key, part)| if let Self::Constant(value) = part { Some((key, value)) } else { None };
+        Self::Constant(Value::Object(parts.into_iter().filter_map(constant).collect()))
+    }
+
+    fn render(&self, scope: &Scope<'_>) -> Result<Value, Problem> {
+        match self {
+            Self::Constant(value) => Ok(value.clone()),
+            Self::Code(code) => code.eval(scope),
+            Self::List(parts) => parts
+                .iter()
+                .enumerate()
+                .map(|(index, part)| part.render(scope).map_err(|problem| problem.within(&index.to_string())))
+                .collect(),
+            Self::Map(parts) => parts
+                .iter()
+                .map(|(key, part)| Ok((key.clone(), part.render(scope).map_err(|problem| problem.within(key))?)))
+                .collect(),
+        }
     }
 }
 
-fn render_text(text: &str, scope: &Scope, origin: &str) -> Result<Value, Failure> {
-    let whole = text.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}"));
-    if let Some(expression) = whole.filter(|inner| !inner.contains("{{") && !inner.contains("}}")) {
-        return Expression::new(expression.trim(), origin)?.eval(scope);
-    }
-    let env = environment();
-    env.render_str(text, scope.context()).map(Value::String).map_err(|error| failure(&error, origin))
+fn failure(origin: &str, pointer: &str, message: &str) -> Failure {
+    let at = if pointer.is_empty() { String::new() } else { format!(" at {pointer}") };
+    Failure::new(FailureClass::Template, format!("{origin}{at}: {message}"))
 }
+
+#[cfg(test)]
+mod tests;

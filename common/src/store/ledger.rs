@@ -5,7 +5,7 @@
 //! the events to be added, or leaves it alone and says why not. A backend then
 //! writes exactly those events and that head.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::model::Next;
 use crate::clock::Timestamp;
@@ -123,20 +123,15 @@ pub fn notice(before: &Head, after: &Head, recorded: &[Recorded]) -> Option<(Tas
 /// journal. (A store also tells a parent that says that it has a child which is
 /// done already: the two may come in either order.)
 pub fn ended(task: TaskId, newest: &[Recorded]) -> Option<Signal> {
-    let (outcome, result) = newest.iter().rev().find_map(|r| end(&r.event))?;
-    Some(Signal::ChildFinished { child: task, outcome, result })
-}
-
-/// How a task ended, if this event ended it: its output, or why it has none.
-pub fn end(event: &Event) -> Option<(Outcome, Value)> {
-    match event {
+    let (outcome, result) = newest.iter().rev().find_map(|r| match &r.event {
         Event::Succeeded { output } => Some((Outcome::Succeeded, output.clone())),
         Event::Cancelled { reason, .. } => Some((Outcome::Cancelled, json!({"reason": reason}))),
         Event::Died { reason, error, .. } => {
             Some((Outcome::Dead, json!({"reason": reason, "class": error.class, "message": error.message})))
         }
         _ => None,
-    }
+    })?;
+    Some(Signal::ChildFinished { child: task, outcome, result })
 }
 
 /// The journal or the head cannot be read by this version: the task goes where

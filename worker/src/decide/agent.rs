@@ -34,7 +34,8 @@ impl Deciding<'_> {
             && u128::from(known.busy_ms) >= timeout.get().as_millis()
             && !self.is_in_flight(key)
         {
-            let error = Failure::new(FailureClass::Timeout, format!("the agent was at work for {timeout}, its whole timeout"));
+            let error =
+                Failure::new(FailureClass::Timeout, format!("the agent was at work for {timeout}, its whole timeout"));
             return self.decision.fail_step(key, error);
         }
         let Some(turn) = conversation.turns.last() else { return self.ask(key, conversation, agent) };
@@ -68,7 +69,9 @@ impl Deciding<'_> {
         let limit = |what: String| Err(Failure::new(FailureClass::Limit, what));
         let turns = conversation.turns.len() - conversation.counted_from.min(conversation.turns.len());
         if turns >= limits.turns as usize {
-            return limit(format!("the agent took {turns} turns, the most it may (limits.turns, or maxTurns of the agent)"));
+            return limit(format!(
+                "the agent took {turns} turns, the most it may (limits.turns, or maxTurns of the agent)"
+            ));
         }
         let usage = conversation.usage();
         if limits.tokens.is_some_and(|most| usage.tokens() >= most) {
@@ -80,10 +83,16 @@ impl Deciding<'_> {
         let (budget, spent) = (self.given.pipeline.budget, self.run.head.usage);
         let over = |what: String| Err(Failure::new(FailureClass::Budget, what));
         if budget.usd.is_some_and(|most| spent.cost_usd >= most) {
-            return over(format!("the task spent ${:.4}, its whole budget (budget.usd of the pipeline)", spent.cost_usd));
+            return over(format!(
+                "the task spent ${:.4}, its whole budget (budget.usd of the pipeline)",
+                spent.cost_usd
+            ));
         }
         if budget.tokens.is_some_and(|most| spent.tokens() >= most) {
-            return over(format!("the task used {} tokens, its whole budget (budget.tokens of the pipeline)", spent.tokens()));
+            return over(format!(
+                "the task used {} tokens, its whole budget (budget.tokens of the pipeline)",
+                spent.tokens()
+            ));
         }
         Ok(())
     }
@@ -94,7 +103,14 @@ impl Deciding<'_> {
     }
 
     /// Makes the calls of a turn that are not answered.
-    fn tool_calls(&mut self, key: &StepKey, known: &StepRun, conversation: &Conversation, open: &[&ToolUse], agent: &AgentStep) {
+    fn tool_calls(
+        &mut self,
+        key: &StepKey,
+        known: &StepRun,
+        conversation: &Conversation,
+        open: &[&ToolUse],
+        agent: &AgentStep,
+    ) {
         let Some(tools) = self.given.tools.get(key) else {
             if !self.is_in_flight(key) {
                 self.act(Action::Prepare { step: key.clone(), start: false });
@@ -110,7 +126,9 @@ impl Deciding<'_> {
             }
             let before = self.decision.actions.len();
             match known.calls.get(&call.id) {
-                Some(journaled) if !matches!(journaled.state, CallState::Finished(_)) => self.take_up(key, &call.id, journaled),
+                Some(journaled) if !matches!(journaled.state, CallState::Finished(_)) => {
+                    self.take_up(key, &call.id, journaled);
+                }
                 _ => match admit(conversation, call, &limits, tools) {
                     Verdict::Call(effect) => {
                         let record = CallRecord {
@@ -143,18 +161,27 @@ impl Deciding<'_> {
 
     /// The model wants nothing more: its answer, or why there is none.
     fn ended(&mut self, step: &Step, key: &StepKey, conversation: &Conversation, turn: &Turn, agent: &AgentStep) {
-        let prompt = |text: String, reason: &str| Event::Prompted { step: key.clone(), text, reason: reason.to_owned() };
+        let prompt =
+            |text: String, reason: &str| Event::Prompted { step: key.clone(), text, reason: reason.to_owned() };
         match turn.reply.stop_reason.as_str() {
             "pause_turn" => self.ask(key, conversation, agent),
             "refusal" => {
-                let error = Failure::new(FailureClass::Refused, format!("the model {} refused to answer", turn.reply.model));
+                let error =
+                    Failure::new(FailureClass::Refused, format!("the model {} refused to answer", turn.reply.model));
                 self.decision.fail_step(key, error.with_detail(json!({"text": conversation.last_text()})));
             }
             "max_tokens" if prompts(conversation, CONTINUE) < CONTINUATIONS => {
-                self.decision.record(prompt("You were cut off. Go on exactly where you stopped, without repeating anything.".to_owned(), CONTINUE));
+                self.decision.record(prompt(
+                    "You were cut off. Go on exactly where you stopped, without repeating anything.".to_owned(),
+                    CONTINUE,
+                ));
             }
             "max_tokens" => {
-                let message = format!("the reply was cut off {} times at {} tokens (limits.max_tokens)", CONTINUATIONS + 1, conversation.head.max_tokens);
+                let message = format!(
+                    "the reply was cut off {} times at {} tokens (limits.max_tokens)",
+                    CONTINUATIONS + 1,
+                    conversation.head.max_tokens
+                );
                 self.decision.fail_step(key, Failure::new(FailureClass::Limit, message));
             }
             "model_context_window_exceeded" => {
@@ -190,7 +217,10 @@ fn admit(conversation: &Conversation, call: &ToolUse, limits: &AgentLimits, tool
         return Verdict::Stop(Failure::new(FailureClass::Limit, message));
     }
     if alike > limits.repetition as usize {
-        let message = format!("the agent called {} {alike} times in a row with the same arguments (limits.repetition)", call.name);
+        let message = format!(
+            "the agent called {} {alike} times in a row with the same arguments (limits.repetition)",
+            call.name
+        );
         return Verdict::Stop(Failure::new(FailureClass::Limit, message).with_detail(call.input.clone()));
     }
     if alike == limits.repetition as usize {
@@ -207,9 +237,11 @@ fn admit(conversation: &Conversation, call: &ToolUse, limits: &AgentLimits, tool
         let message = format!("there is no tool {:?}; the tools are: {}", call.name, names.join(", "));
         return refuse(FailureClass::InvalidRequest, message);
     };
-    match tools::validate(&offered["input_schema"], &call.input) {
+    match tools::registry::validate(&offered["input_schema"], &call.input) {
         Ok(()) => Verdict::Call(tool.effect(&call.input)),
-        Err(why) => refuse(FailureClass::InvalidRequest, format!("the arguments do not fit the schema of {}: {why}", call.name)),
+        Err(why) => {
+            refuse(FailureClass::InvalidRequest, format!("the arguments do not fit the schema of {}: {why}", call.name))
+        }
     }
 }
 
@@ -217,7 +249,8 @@ fn admit(conversation: &Conversation, call: &ToolUse, limits: &AgentLimits, tool
 /// the same.
 fn history(conversation: &Conversation, call: &ToolUse) -> (usize, usize) {
     let counted = conversation.turns.iter().skip(conversation.counted_from);
-    let before: Vec<&ToolUse> = counted.flat_map(|turn| &turn.tool_uses).take_while(|other| other.id != call.id).collect();
+    let before: Vec<&ToolUse> =
+        counted.flat_map(|turn| &turn.tool_uses).take_while(|other| other.id != call.id).collect();
     let alike = before.iter().rev().take_while(|other| other.name == call.name && other.input == call.input).count();
     (before.len(), alike)
 }
@@ -233,8 +266,11 @@ fn answer(step: &Step, conversation: &Conversation) -> Result<Value, Failure> {
     let text = full_text(conversation);
     let Some(schema) = &step.output else { return Ok(Value::String(text)) };
     let output: Value = serde_json::from_str(strip_fence(&text)).map_err(|error| {
-        Failure::new(FailureClass::InvalidOutput, format!("the answer is not JSON as {} asks for: {error}", schema.origin))
-            .with_detail(json!({"output": text}))
+        Failure::new(
+            FailureClass::InvalidOutput,
+            format!("the answer is not JSON as {} asks for: {error}", schema.origin),
+        )
+        .with_detail(json!({"output": text}))
     })?;
     super::step::fits(step, &output)?;
     Ok(output)
@@ -261,8 +297,14 @@ fn strip_fence(text: &str) -> &str {
 
 /// Keeps the texts of both attempts at an output.
 fn with_attempts(error: Failure, conversation: &Conversation) -> Failure {
-    let texts: Vec<String> =
-        conversation.turns.iter().filter(|turn| turn.tool_uses.is_empty()).rev().take(REPAIRS + 1).map(Turn::text).collect();
+    let texts: Vec<String> = conversation
+        .turns
+        .iter()
+        .filter(|turn| turn.tool_uses.is_empty())
+        .rev()
+        .take(REPAIRS + 1)
+        .map(Turn::text)
+        .collect();
     let detail = json!({"attempts": texts.into_iter().rev().collect::<Vec<_>>(), "last": error.detail});
     error.with_detail(detail)
 }

@@ -90,7 +90,8 @@ impl Deciding<'_> {
     /// Whether the tool of a call is at hand; if not yet, asks for it.
     fn may_call(&mut self, key: &StepKey, record: &CallRecord) -> bool {
         let looked_up = record.tool == HTTP || record.tool == RUN || self.given.tools.contains_key(key);
-        let asked = self.decision.actions.iter().any(|action| matches!(action, Action::Prepare { step, .. } if step == key));
+        let asked =
+            self.decision.actions.iter().any(|action| matches!(action, Action::Prepare { step, .. } if step == key));
         if !looked_up && !asked && !self.is_in_flight(key) {
             self.act(Action::Prepare { step: key.clone(), start: false });
         }
@@ -107,14 +108,20 @@ impl Deciding<'_> {
                 let at_hand = self.given.tools.get(key).and_then(|set| set.get(&tool.tool)).ok_or_else(|| {
                     Failure::new(
                         FailureClass::Configuration,
-                        format!("there is no tool {} on this worker; see `mcp_servers` and `tools` in teamster.yaml", tool.tool),
+                        format!(
+                            "there is no tool {} on this worker; see `mcp_servers` and `tools` in teamster.yaml",
+                            tool.tool
+                        ),
                     )
                 })?;
                 let effect = tool.effect.unwrap_or_else(|| at_hand.effect(&arguments));
                 (tool.tool.clone(), arguments, effect)
             }
             other => {
-                return Err(Failure::new(FailureClass::Internal, format!("a step of kind {} is no call", other.name())));
+                return Err(Failure::new(
+                    FailureClass::Internal,
+                    format!("a step of kind {} is no call", other.name()),
+                ));
             }
         };
         let number = known.calls.len() + 1;
@@ -124,7 +131,7 @@ impl Deciding<'_> {
         Ok(CallRecord { call, tool, arguments, effect, key })
     }
 
-    fn run_arguments(&self, run: &RunStep, scope: &common::pipeline::template::Scope) -> Result<Value, Failure> {
+    fn run_arguments(&self, run: &RunStep, scope: &common::pipeline::template::Scope<'_>) -> Result<Value, Failure> {
         let command = run.command.iter().map(|part| part.render_text(scope)).collect::<Result<Vec<_>, _>>()?;
         let stdin = match &run.stdin {
             Some(template) => template.render(scope)?,
@@ -141,7 +148,9 @@ impl Deciding<'_> {
             .iter()
             .filter(|(key, _)| key.index.is_none())
             .filter_map(|(key, step)| match step.outcome()? {
-                StepOutcome::Succeeded { output } => Some((key.to_string(), json!({"status": "succeeded", "output": output}))),
+                StepOutcome::Succeeded { output } => {
+                    Some((key.to_string(), json!({"status": "succeeded", "output": output})))
+                }
                 StepOutcome::Failed { error } => Some((key.to_string(), json!({"status": "failed", "error": error}))),
                 StepOutcome::Skipped => Some((key.to_string(), json!({"status": "skipped"}))),
             })
@@ -156,7 +165,7 @@ pub const HTTP: &str = "http";
 pub const RUN: &str = "run";
 
 /// What of a request is journaled: all but its headers, which may hold secrets.
-fn http_arguments(http: &HttpStep, scope: &common::pipeline::template::Scope) -> Result<Value, Failure> {
+fn http_arguments(http: &HttpStep, scope: &common::pipeline::template::Scope<'_>) -> Result<Value, Failure> {
     let url = http.url.render_text(scope)?;
     let mut arguments = json!({"method": http.method, "url": url});
     if let Some(template) = &http.json {
@@ -176,7 +185,7 @@ pub(super) struct Retry<'a> {
 
 impl Retry<'_> {
     /// Another try, or the end of the step.
-    pub fn after(&self, error: Failure) -> Vec<Event> {
+    pub(super) fn after(&self, error: Failure) -> Vec<Event> {
         let step = self.key.clone();
         match self.wait(&error) {
             Some(wait) => vec![Event::StepRetrying { step, error, not_before: self.now.plus(wait) }],
@@ -194,7 +203,12 @@ impl Retry<'_> {
         self.pipeline.step(&self.key.step)
     }
 
-    pub fn conclude_call(&self, call: &CallRecord, answer: Result<ToolAnswer, ToolError>, duration_ms: u64) -> Vec<Event> {
+    pub(super) fn conclude_call(
+        &self,
+        call: &CallRecord,
+        answer: Result<ToolAnswer, ToolError>,
+        duration_ms: u64,
+    ) -> Vec<Event> {
         let finished = |result| Event::CallFinished {
             step: self.key.clone(),
             call: call.call.clone(),
@@ -214,7 +228,10 @@ impl Retry<'_> {
                 vec![finished(result), Event::StepFinished { step: self.key.clone(), outcome }]
             }
             Ok(ToolAnswer { content, is_error: true }) => {
-                let error = Failure::new(FailureClass::Tool, format!("{} answered with an error: {}", call.tool, text(&content)));
+                let error = Failure::new(
+                    FailureClass::Tool,
+                    format!("{} answered with an error: {}", call.tool, text(&content)),
+                );
                 let mut events = vec![finished(CallResult::Done { content: content.clone(), is_error: true })];
                 events.extend(self.after(error.with_detail(content)));
                 events
@@ -224,9 +241,13 @@ impl Retry<'_> {
                 vec![Event::OutcomeUnknown { step: self.key.clone(), call: call.call.clone(), error }]
             }
             // It may be made again with the same key: it stays intended until it is answered or given up.
-            Err(ToolError::Lost(error)) if call.effect == Effect::Keyed && self.wait(&error).is_some() => self.after(error),
+            Err(ToolError::Lost(error)) if call.effect == Effect::Keyed && self.wait(&error).is_some() => {
+                self.after(error)
+            }
             // An agent's model sees what went wrong and decides itself what to do about it.
-            Err(ToolError::Lost(error) | ToolError::Failed(error)) if of_agent => vec![finished(CallResult::Failed { error })],
+            Err(ToolError::Lost(error) | ToolError::Failed(error)) if of_agent => {
+                vec![finished(CallResult::Failed { error })]
+            }
             Err(ToolError::Lost(error) | ToolError::Failed(error)) => {
                 let mut events = vec![finished(CallResult::Failed { error: error.clone() })];
                 events.extend(self.after(error));

@@ -26,7 +26,8 @@ impl Deciding<'_> {
         }
         let failed = keys.iter().any(|key| matches!(outcome(key), Some(StepOutcome::Failed { .. })));
         let may_start = !(failed && step.on_error == OnError::Fail);
-        let started = |key: &&StepKey| run.step(key).is_some() || self.given.in_flight.iter().any(|flying| &flying.step == *key);
+        let started =
+            |key: &&StepKey| run.step(key).is_some() || self.given.in_flight.iter().any(|flying| &flying.step == *key);
         let (under_way, fresh): (Vec<&StepKey>, Vec<&StepKey>) =
             keys.iter().filter(|key| outcome(key).is_none()).partition(started);
         let room = (foreach.max_parallel as usize).saturating_sub(under_way.len());
@@ -51,7 +52,9 @@ impl Deciding<'_> {
                 FailureClass::Limit,
                 format!("foreach has {} items, and at most {limit} are allowed (limits.foreach_items)", items.len()),
             )),
-            other => Err(Failure::new(FailureClass::Template, format!("foreach needs a list, and got {}", kind(&other)))),
+            other => {
+                Err(Failure::new(FailureClass::Template, format!("foreach needs a list, and got {}", kind(&other))))
+            }
         }
     }
 
@@ -71,7 +74,8 @@ impl Deciding<'_> {
         }
         match failures.first() {
             Some((first, error)) if step.on_error == OnError::Fail => {
-                let list: Vec<Value> = failures.iter().take(100).map(|(key, error)| json!({"step": key, "error": error})).collect();
+                let list: Vec<Value> =
+                    failures.iter().take(100).map(|(key, error)| json!({"step": key, "error": error})).collect();
                 let failure = Failure::new(
                     error.class,
                     format!("{} of {} items failed; {first}: {}", failures.len(), keys.len(), error.message),

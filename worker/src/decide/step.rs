@@ -162,7 +162,10 @@ impl Deciding<'_> {
                     let how = if *outcome == Outcome::Dead { "is a dead letter" } else { "was cancelled" };
                     let error = Failure::new(
                         FailureClass::Child,
-                        format!("task {} of pipeline {} {how}; see `teamster tasks show {}`", submitted.task, child.pipeline, submitted.task),
+                        format!(
+                            "task {} of pipeline {} {how}; see `teamster tasks show {}`",
+                            submitted.task, child.pipeline, submitted.task
+                        ),
                     );
                     self.decision.fail_step(key, error.with_detail(why.clone()));
                 }
@@ -181,9 +184,12 @@ pub(super) fn fits(step: &Step, output: &Value) -> Result<(), Failure> {
     })
 }
 
-fn render_time(template: &Template, scope: &Scope) -> Result<common::clock::Timestamp, Failure> {
+fn render_time(template: &Template, scope: &Scope<'_>) -> Result<common::clock::Timestamp, Failure> {
     let text = template.render_text(scope)?;
     text.parse().map_err(|_| {
-        Failure::new(FailureClass::Template, format!("sleep.until is {text:?}, and must be a time such as 2026-11-21T08:00:00Z"))
+        Failure::new(
+            FailureClass::Template,
+            format!("sleep.until is {text:?}, and must be a time such as 2026-11-21T08:00:00Z"),
+        )
     })
 }

@@ -6,10 +6,10 @@
 
 use common::failure::{Failure, FailureClass};
 use common::id::{IdempotencyKey, PipelineName, StepKey, TaskId};
-use common::journal::{Event, Recorded, Run};
+use common::journal::{Event, Run};
 use common::pipeline::model::{Pipeline, StepKind};
-use common::store::{Receipt, StoreError, Submission};
-use common::task::{Outcome, Parent};
+use common::store::{StoreError, Submission};
+use common::task::Parent;
 use serde_json::Value;
 
 use super::{Executor, internal};
@@ -24,15 +24,15 @@ pub(super) struct Child {
     traceparent: Option<String>,
 }
 
-impl Executor {
-    pub(super) fn child_of(&self, run: &Run, pipeline: &Pipeline, step: &StepKey, input: Value) -> Child {
+impl Child {
+    pub(super) fn of(run: &Run, pipeline: &Pipeline, step: &StepKey, input: Value) -> Self {
         let name = match pipeline.step(&step.step).map(|step| &step.kind) {
             Some(StepKind::Pipeline(child)) => Some(child.pipeline.clone()),
             _ => None,
         };
         let generation = run.step(step).map_or(0, |known| known.generation);
         let depth = run.head.parent.as_ref().map_or(1, |parent| parent.depth + 1);
-        Child {
+        Self {
             pipeline: name,
             key: format!("child:{}:{step}:{generation}", run.head.id),
             parent: Parent { task: run.head.id, step: step.clone(), depth },
@@ -41,8 +41,10 @@ impl Executor {
             traceparent: run.submitted.traceparent.clone(),
         }
     }
+}
 
-    /// Submits a child, or finds it; with its end, if it is done already.
+impl Executor {
+    /// Submits a child, or finds it.
     pub(super) async fn submit_child(&self, child: Child) -> Result<Vec<Event>, Failure> {
         let step = child.parent.step.clone();
         let depth = self.config.limits.child_depth;
@@ -52,26 +54,25 @@ impl Executor {
         }
         let submission = self.submission(child).await?;
         let receipts = self.store.submit(vec![submission]).await.map_err(store_failure)?;
-        let Some(Receipt { id, state, .. }) = receipts.into_iter().next() else {
-            return Err(internal("the store gave no receipt"));
-        };
-        let mut events = vec![Event::ChildSubmitted { step, child: id }];
-        if state.is_terminal() {
-            // It was done before its parent could note that it exists: nobody will tell the parent again.
-            events.extend(self.end_of(id).await?);
-        }
-        Ok(events)
+        let receipt = receipts.into_iter().next().ok_or_else(|| internal("the store gave no receipt"))?;
+        // If it is done already, the store says so in its answer to the append.
+        Ok(vec![Event::ChildSubmitted { step, child: receipt.id }])
     }
 
     async fn submission(&self, child: Child) -> Result<Submission, Failure> {
         let name = child.pipeline.ok_or_else(|| internal("the step runs no pipeline"))?;
         let definition = self.store.current(&name).await.map_err(store_failure)?.ok_or_else(|| {
-            Failure::new(FailureClass::Configuration, format!("there is no pipeline {name}; apply it, then replay the task"))
+            Failure::new(
+                FailureClass::Configuration,
+                format!("there is no pipeline {name}; apply it, then replay the task"),
+            )
         })?;
         let pipeline = self.definitions.compile(&definition)?;
         let key = IdempotencyKey::new(child.key).map_err(|error| internal(error.to_string()))?;
         let mut submitted = common::submission::submitted(&pipeline, child.input, &std::collections::BTreeMap::new())
-            .map_err(|refused| Failure::new(FailureClass::InvalidRequest, format!("pipeline {name} does not take the input: {refused}")))?;
+            .map_err(|refused| {
+            Failure::new(FailureClass::InvalidRequest, format!("pipeline {name} does not take the input: {refused}"))
+        })?;
         submitted.key = Some(key);
         submitted.parent = Some(child.parent);
         submitted.priority = child.priority;
@@ -79,19 +80,6 @@ impl Executor {
         let id = TaskId::new(self.clock.now(), self.entropy.bytes());
         Ok(Submission { id, task: submitted, supersede: None, line: None })
     }
-
-    /// How a task that is done ended.
-    async fn end_of(&self, child: TaskId) -> Result<Option<Event>, Failure> {
-        let head = self.store.head(child).await.map_err(store_failure)?;
-        let Some(head) = head else { return Ok(None) };
-        let last = self.store.journal(child, head.version.saturating_sub(1), 1).await.map_err(store_failure)?;
-        Ok(last.first().and_then(|recorded| ended(child, recorded)))
-    }
-}
-
-fn ended(child: TaskId, last: &Recorded) -> Option<Event> {
-    let (outcome, result) = common::store::ledger::end(&last.event)?;
-    Some(Event::ChildFinished { child, outcome, result })
 }
 
 fn store_failure(error: StoreError) -> Failure {

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::clock::Timestamp;
 use common::entropy::Entropy;
 use common::failure::{Failure, FailureClass};
 use common::id::{AppendId, LeaseToken, TaskId};
 use common::journal::{Event, Recorded, Run};
-use common::clock::Timestamp;
 use common::store::{Append, AppendError, Next, Store, StoreError};
 use common::task::{DeadReason, IllegalEvent, State};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// Why nothing more can be written.
 #[derive(Debug, thiserror::Error)]
-pub enum Stopped {
+pub(super) enum Stopped {
     /// Another may hold the task by now: forget it.
     #[error("the lease is lost")]
     Lost,
@@ -31,7 +31,7 @@ pub enum Stopped {
 
 /// A journal under a lease.
 #[derive(Debug)]
-pub struct HeldJournal {
+pub(super) struct HeldJournal {
     store: Arc<dyn Store>,
     entropy: Arc<dyn Entropy>,
     token: LeaseToken,
@@ -42,7 +42,7 @@ pub struct HeldJournal {
 
 impl HeldJournal {
     /// Folds what came with a claim.
-    pub fn open(
+    pub(super) fn open(
         store: Arc<dyn Store>,
         entropy: Arc<dyn Entropy>,
         task: TaskId,
@@ -56,17 +56,17 @@ impl HeldJournal {
     }
 
     /// What is known of the task.
-    pub const fn run(&self) -> &Run {
+    pub(super) const fn run(&self) -> &Run {
         &self.run
     }
 
     /// Whether this worker still holds the task.
-    pub const fn is_held(&self) -> bool {
+    pub(super) const fn is_held(&self) -> bool {
         matches!(self.run.head.state, State::Running { .. })
     }
 
     /// What would be known if these events were written now.
-    pub fn with(&self, events: &[Event], at: Timestamp) -> Result<Run, IllegalEvent> {
+    pub(super) fn with(&self, events: &[Event], at: Timestamp) -> Result<Run, IllegalEvent> {
         let mut run = self.run.clone();
         for event in events {
             run.apply(&Recorded { seq: run.head.version + 1, at, event: event.clone() })?;
@@ -76,7 +76,7 @@ impl HeldJournal {
 
     /// Writes events, and what happens to the task. Tries again while the store
     /// is out of reach and the lease holds; the same append is never written twice.
-    pub async fn append(&mut self, events: Vec<Event>, next: Next) -> Result<(), Stopped> {
+    pub(super) async fn append(&mut self, events: Vec<Event>, next: Next) -> Result<(), Stopped> {
         match self.try_append(events, next).await {
             Ok(()) => Ok(()),
             Err(AppendError::LeaseLost(_)) => Err(Stopped::Lost),
@@ -90,7 +90,9 @@ impl HeldJournal {
             Err(AppendError::Store(StoreError::Refused(why))) => {
                 self.die(DeadReason::Limit, Failure::new(FailureClass::Limit, why)).await
             }
-            Err(error @ (AppendError::Conflict { .. } | AppendError::Store(_))) => Err(Stopped::Confused(error.to_string())),
+            Err(error @ (AppendError::Conflict { .. } | AppendError::Store(_))) => {
+                Err(Stopped::Confused(error.to_string()))
+            }
         }
     }
 

@@ -15,11 +15,13 @@ use common::pipeline::template::Scope;
 use common::span::Span;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use secrecy::SecretString;
 use serde_json::Value;
 
+use super::child::Child;
 use super::{Executor, internal};
 use crate::decide::{Action, HTTP, Performed, RUN};
-use crate::http;
+use crate::http::HttpRequest;
 use crate::models::ModelRequest;
 use crate::process::{self, Ended, Program};
 use crate::tools::registry::ToolFilter;
@@ -46,7 +48,7 @@ impl Executor {
             Action::CallModel { step } => self.call_model(&step, run, pipeline),
             Action::Call { step, call } => self.call(&step, call, run, pipeline, tools),
             Action::SubmitChild { step, input } => {
-                let child = self.child_of(run, pipeline, &step, input);
+                let child = Child::of(run, pipeline, &step, input);
                 async move { (Performed::Child(self.submit_child(child).await), None) }.boxed()
             }
         }
@@ -54,7 +56,9 @@ impl Executor {
 
     fn prepare<'a>(&'a self, key: StepKey, start: bool, run: &Run, pipeline: &'a Pipeline) -> BoxFuture<'a, Done> {
         let prompt = match pipeline.step(&key.step).map(|step| &step.kind) {
-            Some(StepKind::Agent(agent)) if start => agent.prompt.render_text(&self.scope_of(run, pipeline, &key)).map(Some),
+            Some(StepKind::Agent(agent)) if start => {
+                agent.prompt.render_text(&self.scope_of(run, pipeline, &key)).map(Some)
+            }
             _ => Ok(None),
         };
         async move {
@@ -73,7 +77,13 @@ impl Executor {
     }
 
     /// Fixes what all requests of the step share.
-    fn start_agent(&self, pipeline: &Pipeline, key: &StepKey, prompt: String, tools: &ToolSet) -> Result<Event, Failure> {
+    fn start_agent(
+        &self,
+        pipeline: &Pipeline,
+        key: &StepKey,
+        prompt: String,
+        tools: &ToolSet,
+    ) -> Result<Event, Failure> {
         let (step, agent_step, agent) = agent_of(pipeline, key)?;
         let alias = agent_step.model.as_deref().or(agent.model.as_deref()).filter(|alias| *alias != "inherit");
         let model = self.models.resolve(alias)?;
@@ -96,7 +106,8 @@ impl Executor {
 
     fn call_model<'a>(&'a self, key: &StepKey, run: &Run, pipeline: &'a Pipeline) -> BoxFuture<'a, Done> {
         let conversation = run.step(key).and_then(|known| known.conversation.as_ref());
-        let Some((head, messages)) = conversation.map(|known: &Conversation| (known.head.clone(), known.messages())) else {
+        let Some((head, messages)) = conversation.map(|known: &Conversation| (known.head.clone(), known.messages()))
+        else {
             return failed(Performed::Model(Err(internal("there is no conversation to go on with"))));
         };
         let timeout = remaining(pipeline.step(&key.step), run, key);
@@ -105,7 +116,9 @@ impl Executor {
             let answer = async {
                 let provider = self.models.provider(&head.provider)?;
                 let request = ModelRequest { head: &head, messages, traceparent };
-                tokio::time::timeout(timeout, provider.call(request)).await.unwrap_or_else(|_| Err(timed_out("the model", timeout)))
+                tokio::time::timeout(timeout, provider.call(request))
+                    .await
+                    .unwrap_or_else(|_| Err(timed_out("the model", timeout)))
             };
             (Performed::Model(answer.await), None)
         }
@@ -122,32 +135,23 @@ impl Executor {
     ) -> BoxFuture<'a, Done> {
         let step = pipeline.step(&key.step);
         let context = self.context(run, remaining(step, run, key));
-        let answer: BoxFuture<'a, Result<ToolAnswer, ToolError>> = match (call.tool.as_str(), step.map(|step| &step.kind)) {
-            (HTTP, Some(StepKind::Http(step))) => {
-                let scope = self.scope_of(run, pipeline, key);
-                let headers = step.headers.iter().map(|(name, value)| Ok((name.clone(), value.render_text(&scope)?))).collect();
-                self.http_step(&call, headers, context).boxed()
-            }
-            (RUN, Some(StepKind::Run(step))) => {
-                let env = self.program_env(step, run, pipeline, key, &call, &context);
-                self.run_step(&call, env, context).boxed()
-            }
-            (name, _) => match tools.and_then(|set| set.get(name)).cloned() {
-                Some(tool) => {
-                    let call = ToolCall { name: call.tool.clone(), arguments: call.arguments.clone(), key: call.key.clone(), context };
-                    async move {
-                        make_workspace(&call.context.workspace).await?;
-                        tool.call(call).await
-                    }
-                    .boxed()
+        let answer: BoxFuture<'a, Result<ToolAnswer, ToolError>> =
+            match (call.tool.as_str(), step.map(|step| &step.kind)) {
+                (HTTP, Some(StepKind::Http(step))) => {
+                    let scope = self.scope_of(run, pipeline, key);
+                    let headers = step
+                        .headers
+                        .iter()
+                        .map(|(name, value)| Ok((name.clone(), value.render_text(&scope)?.into())))
+                        .collect();
+                    self.http_step(&call, headers, context).boxed()
                 }
-                None => {
-                    let message = format!("there is no tool {name} on this worker; see `mcp_servers` and `tools` in teamster.yaml");
-                    let failure = Failure::new(FailureClass::Configuration, message);
-                    async move { Err(ToolError::Failed(failure)) }.boxed()
+                (RUN, Some(StepKind::Run(step))) => {
+                    let env = self.program_env(step, run, pipeline, key, &call, &context);
+                    run_program(call.arguments.clone(), env, context).boxed()
                 }
-            },
-        };
+                _ => call_tool(&call, tools, context).boxed(),
+            };
         async move {
             let started = Instant::now();
             let answer = answer.await;
@@ -160,12 +164,12 @@ impl Executor {
     fn http_step<'a>(
         &'a self,
         call: &CallRecord,
-        headers: Result<Vec<(String, String)>, Failure>,
+        headers: Result<Vec<(String, SecretString)>, Failure>,
         context: CallContext,
     ) -> impl Future<Output = Result<ToolAnswer, ToolError>> + Send + use<'a> {
         let (arguments, key, effect) = (call.arguments.clone(), call.key.clone(), call.effect);
         async move {
-            let request = http::Request {
+            let request = HttpRequest {
                 method: arguments["method"].as_str().unwrap_or_default().to_owned(),
                 url: arguments["url"].as_str().unwrap_or_default().to_owned(),
                 headers: headers.map_err(ToolError::Failed)?,
@@ -175,36 +179,8 @@ impl Executor {
                 timeout: context.timeout,
                 response_limit: context.output_limit,
             };
-            let response = self.http.send(request).await?;
-            let content = serde_json::json!({"status": response.status, "body": response.body});
-            Ok(ToolAnswer { content, is_error: false })
-        }
-    }
-
-    fn run_step<'a>(
-        &'a self,
-        call: &CallRecord,
-        env: Result<Vec<(String, String)>, Failure>,
-        context: CallContext,
-    ) -> impl Future<Output = Result<ToolAnswer, ToolError>> + Send + use<'a> {
-        let arguments = call.arguments.clone();
-        async move {
-            make_workspace(&context.workspace).await?;
-            let argv: Vec<String> = arguments["command"]
-                .as_array()
-                .map(|parts| parts.iter().filter_map(|part| part.as_str().map(str::to_owned)).collect())
-                .unwrap_or_default();
-            let name = argv.first().cloned().unwrap_or_default();
-            let program = Program {
-                argv,
-                cwd: context.workspace,
-                env: env.map_err(ToolError::Failed)?,
-                stdin: Some(arguments["stdin"].to_string().into_bytes()),
-                timeout: context.timeout,
-                output_limit: context.output_limit,
-            };
-            let outcome = process::run_program(program).await.map_err(ToolError::Failed)?;
-            program_answer(&name, &outcome, context.timeout)
+            let answer = self.http.send(request).await?;
+            Ok(ToolAnswer { content: answer.into_value(), is_error: false })
         }
     }
 
@@ -253,7 +229,7 @@ impl Executor {
         }
     }
 
-    fn scope_of(&self, run: &Run, pipeline: &Pipeline, key: &StepKey) -> Scope {
+    fn scope_of<'a>(&'a self, run: &'a Run, pipeline: &'a Pipeline, key: &StepKey) -> Scope<'a> {
         crate::decide::scope_of(pipeline, run, &self.env, key)
     }
 }
@@ -269,11 +245,52 @@ fn failed<'a>(performed: Performed) -> BoxFuture<'a, Done> {
     async move { (performed, None) }.boxed()
 }
 
+fn call_tool(
+    call: &CallRecord,
+    tools: Option<&ToolSet>,
+    context: CallContext,
+) -> impl Future<Output = Result<ToolAnswer, ToolError>> + Send + use<> {
+    let tool = tools.and_then(|set| set.get(&call.tool)).cloned();
+    let call = ToolCall { name: call.tool.clone(), arguments: call.arguments.clone(), key: call.key.clone(), context };
+    async move {
+        let Some(tool) = tool else {
+            let message = format!(
+                "there is no tool {} on this worker; see `mcp_servers` and `tools` in teamster.yaml",
+                call.name
+            );
+            return Err(ToolError::Failed(Failure::new(FailureClass::Configuration, message)));
+        };
+        make_workspace(&call.context.workspace).await?;
+        tool.call(call).await
+    }
+}
+
+async fn run_program(
+    arguments: Value,
+    env: Result<Vec<(String, String)>, Failure>,
+    context: CallContext,
+) -> Result<ToolAnswer, ToolError> {
+    make_workspace(&context.workspace).await?;
+    let parts = arguments["command"].as_array().into_iter().flatten();
+    let argv: Vec<String> = parts.filter_map(|part| part.as_str().map(str::to_owned)).collect();
+    let name = argv.first().cloned().unwrap_or_default();
+    let program = Program {
+        argv,
+        cwd: context.workspace,
+        env: env.map_err(ToolError::Failed)?,
+        stdin: Some(arguments["stdin"].to_string().into_bytes()),
+        timeout: context.timeout,
+        output_limit: context.output_limit,
+    };
+    let outcome = process::run_program(program).await.map_err(ToolError::Failed)?;
+    program_answer(&name, &outcome, context.timeout)
+}
+
 /// What a program left, as the step's answer.
 fn program_answer(name: &str, outcome: &process::ProgramOutcome, timeout: Duration) -> Result<ToolAnswer, ToolError> {
     let stderr = || outcome.stderr.text();
     match outcome.ended {
-        Ended::Exited(0) if outcome.stdout.is_truncated() => {
+        Ended::Exited(0) if outcome.stdout.omitted() > 0 => {
             let message = format!("{name} wrote more than a step's output may have (limits.tool_output)");
             Err(ToolError::Failed(Failure::new(FailureClass::Limit, message)))
         }
@@ -292,7 +309,8 @@ fn program_answer(name: &str, outcome: &process::ProgramOutcome, timeout: Durati
             Err(ToolError::Failed(failure.with_detail(detail)))
         }
         Ended::Signalled(signal) => {
-            let failure = Failure::new(FailureClass::Tool, format!("{name} was ended by signal {signal}: {}", stderr()));
+            let failure =
+                Failure::new(FailureClass::Tool, format!("{name} was ended by signal {signal}: {}", stderr()));
             Err(ToolError::Lost(failure))
         }
         Ended::TimedOut => Err(ToolError::Lost(timed_out(name, timeout))),

@@ -20,6 +20,8 @@ const METHODS: [&str; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"];
 #[derive(Debug)]
 pub(super) struct Placed {
     pub(super) step: Step,
+    /// Its position in the file.
+    pub(super) index: usize,
     pub(super) at: Place,
     pub(super) needs_at: Vec<Place>,
 }
@@ -83,7 +85,7 @@ impl<'a> Reader<'a> {
             None => None,
         };
         let step = Step { id: id?, needs, condition, foreach, on_error, retry, timeout, output, kind: kind? };
-        Some(Placed { step, at: id_node.map_or(node.at, |node| node.at), needs_at })
+        Some(Placed { step, index, at: id_node.map_or(node.at, |node| node.at), needs_at })
     }
 
     fn needs(&mut self, node: &Node) -> (Vec<StepId>, Vec<Place>) {

@@ -5,7 +5,7 @@
 //! into shared memory): each millisecond while something happens, more rarely
 //! when nothing does, and not at all while nobody waits.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -119,7 +119,7 @@ impl Drop for Lookout {
     }
 }
 
-fn look_out(path: &PathBuf, bell: &Bell) {
+fn look_out(path: &Path, bell: &Bell) {
     let mut db = None;
     let mut last = None;
     let mut quiet = 0;

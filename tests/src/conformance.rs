@@ -1,0 +1,101 @@
+//! What every store must do: one suite for all backends.
+//!
+//! A backend's test gives a function that makes an empty place for data, and
+//! [`conformance!`](crate::conformance!) makes one test of each case. Cases move
+//! the store's clock by hand and never sleep. A case ends with
+//! [`Bench::verify`]: every head equals the fold of its journal, and every
+//! figure equals what counting the tasks gives.
+
+pub mod batch;
+pub mod bench;
+pub mod cancel;
+pub mod catalog;
+pub mod children;
+pub mod dead_letter;
+pub mod durability;
+pub mod history;
+pub mod lease;
+pub mod limit;
+pub mod list;
+pub mod question;
+pub mod ready;
+pub mod retention;
+pub mod submit;
+pub mod take;
+pub mod timer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use common::store::{Store, StoreError, StoreOptions};
+
+pub use bench::{Bench, Held};
+
+/// An empty place for data, where stores can be opened: the same data each time.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// Opens a store as a process of its own would: it shares nothing with the others but the data.
+    async fn open(&self, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError>;
+}
+
+/// What a case gets.
+pub type Place = Box<dyn Backend>;
+
+/// Makes a test of each case for a backend: `conformance!(fresh)`, where `fresh()` gives a [`Place`].
+#[macro_export]
+macro_rules! conformance {
+    ($fresh:ident) => {
+        $crate::conformance! { @all $fresh;
+            submit: accepted_is_readable, the_same_key_is_the_same_task, fifty_equal_keys_at_once_make_one_task,
+                equal_keys_in_one_call_make_one_task, keys_belong_to_their_pipeline, a_repeated_call_makes_no_second_task,
+                a_refused_call_leaves_nothing, supersede_cancels_the_older_of_the_group, supersede_asks_a_running_one,
+                supersede_within_one_call_leaves_the_newest, a_repeated_key_supersedes_nothing;
+            take: highest_priority_first_then_oldest, at_most_as_many_as_asked, only_from_the_queues_named,
+                a_paused_queue_gives_nothing, queues_take_turns, a_rush_in_one_queue_starves_no_other,
+                claim_takes_the_named_if_ready, two_stores_never_take_the_same_task, a_claim_carries_the_whole_journal;
+            lease: a_lease_ends_exactly_at_its_time, renewal_extends, a_lost_lease_is_not_renewed,
+                a_zombie_is_refused_everything, a_wrong_token_is_refused, a_stale_version_is_a_conflict,
+                a_repeated_append_gets_the_same_answer, a_repeated_finish_gets_the_same_answer,
+                a_repeated_append_is_answered_after_the_lease_is_gone, an_illegal_append_changes_nothing,
+                release_makes_it_ready_again, an_expired_lease_makes_it_ready_again, poison_is_found_out,
+                progress_is_no_poison, innocents_are_no_poison;
+            timer: a_scheduled_task_becomes_ready_in_time, a_wait_ends_in_time, wake_ends_a_wait_early,
+                due_is_limited_and_says_what_comes_next, a_wait_without_end_is_never_due;
+            cancel: a_task_at_rest_is_cancelled_at_once, a_running_task_is_asked, a_cancelled_task_is_not_taken,
+                done_is_not_cancelled, cancel_asked_twice_is_kept_once, an_unknown_task_is_not_found,
+                a_request_is_taken_up_when_the_lease_is_lost;
+            question: a_decision_wakes_the_task, a_decision_is_made_once, a_decision_while_running_is_made_once,
+                an_unknown_question_is_refused, a_decision_races_with_itself, an_outcome_is_resolved_once,
+                renewal_says_that_signals_wait;
+            children: a_parent_is_told, a_parent_that_runs_is_told_at_its_next_append,
+                a_child_that_is_done_before_it_is_journaled, a_dead_parent_stops_its_children,
+                grandchildren_stop_too, a_done_parent_gets_no_child, an_unknown_parent_gets_no_child,
+                a_running_child_is_asked_to_stop, a_cancelled_child_is_told_as_cancelled;
+            dead_letter: a_failed_task_is_a_dead_letter, replay_makes_it_ready, a_cancelled_task_is_replayed,
+                what_lives_is_not_replayed;
+            list: newest_first_in_pages, filters_match, all_conditions_must_hold, waiting_for_a_person,
+                an_empty_answer_has_no_next_page, queues_show_depth_and_age;
+            limit: too_many_submissions, too_large_an_input, a_full_queue, a_full_journal, too_large_a_signal;
+            retention: the_oldest_go_by_count, they_go_by_age, they_go_by_bytes, dead_letters_have_their_own_rule,
+                the_key_goes_with_its_task, what_lives_is_kept, removal_is_limited, a_child_waits_for_its_parent;
+            batch: rows_lead_to_tasks, a_batch_posted_again_makes_no_second_task, duplicates_are_told,
+                rejected_rows_are_told, rows_come_in_pages, an_unknown_batch_is_refused, removed_rows_are_told,
+                the_cost_is_summed;
+            catalog: definitions_are_kept_by_digest, the_newest_is_current, schedules_never_go_back, the_store_is_well;
+            ready: rings_for_what_is_there, rings_for_a_submit, rings_for_another_process, rings_when_a_queue_resumes,
+                stays_silent_for_other_queues, can_be_dropped_at_any_time;
+            durability: everything_is_there_after_reopening, a_lease_survives_a_restart, two_handles_see_the_same;
+            history: a_random_history_is_a_fold,
+        }
+    };
+    (@all $fresh:ident; $($verb:ident: $($case:ident),+ $(,)?);+) => {
+        $(mod $verb {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() -> anyhow::Result<()> {
+                    $crate::conformance::$verb::$case(super::$fresh()).await
+                }
+            )+
+        })+
+    };
+}

@@ -1,0 +1,6 @@
+//! Stand-ins for the outside world, and what tests need to call the real thing:
+//! servers on loopback ports that speak the real wire and misbehave on demand.
+//! There are no fakes of our own traits.
+
+pub mod calls;
+pub mod model;

@@ -1,0 +1,3 @@
+//! Parts of the program, started for a test.
+
+pub mod worker;

@@ -1,0 +1,393 @@
+//! The body of a request: a pure function of the head and the messages.
+//!
+//! The same conversation always gives the same bytes, also when it was rebuilt
+//! after a crash: that keeps the API's prompt cache warm. Blocks of the model go
+//! back untouched; only what the API is known to refuse is left out.
+
+use common::failure::{Failure, FailureClass};
+use common::journal::RequestHead;
+use serde_json::{Map, Value, json};
+
+use super::schema;
+
+/// Fields that the agent loop decides; options cannot.
+const RESERVED: [&str; 6] = ["model", "max_tokens", "messages", "system", "tools", "stream"];
+
+/// Block types that can carry a cache mark. Blocks of the model are left alone.
+const MARKABLE: [&str; 5] = ["text", "image", "document", "search_result", "tool_result"];
+
+/// The option that says `prompt` where a model or gateway has no structured
+/// outputs: the schema is then told in words.
+const OUTPUT_FORMAT: &str = "output_format";
+
+/// Builds the body. Refuses options that cannot be sent, and a conversation of nothing.
+pub(super) fn body(head: &RequestHead, messages: &[Value]) -> Result<Value, Failure> {
+    let mut options = head.options.clone();
+    if let Some(key) = RESERVED.iter().find(|key| options.contains_key(**key)) {
+        return Err(wrong_option(head, &format!("{key} is set by the agent loop; remove it")));
+    }
+    let in_words = match options.shift_remove(OUTPUT_FORMAT) {
+        None => false,
+        Some(how) if how == "prompt" => true,
+        Some(other) => return Err(wrong_option(head, &format!("{OUTPUT_FORMAT} is {other}, and can only be prompt"))),
+    };
+    let output = Output::of(head.output_schema.as_ref(), in_words);
+    let system = output.instruction().map_or_else(|| head.system.clone(), |text| join(&head.system, &text));
+
+    let mut body = Map::new();
+    body.insert("model".to_owned(), json!(head.model));
+    body.insert("max_tokens".to_owned(), json!(head.max_tokens));
+    body.insert("stream".to_owned(), json!(true));
+    let config = output_config(head, &mut options, output.format())?;
+    body.extend(options);
+    if !config.is_empty() {
+        body.insert("output_config".to_owned(), Value::Object(config));
+    }
+    if !head.tools.is_empty() {
+        let mut tools = head.tools.clone();
+        // Tools stand before the system prompt: one mark there covers both.
+        if system.is_empty()
+            && let Some(Value::Object(last)) = tools.last_mut()
+        {
+            mark(last);
+        }
+        body.insert("tools".to_owned(), Value::Array(tools));
+    }
+    if !system.is_empty() {
+        let text = json!({"type": "text", "text": system, "cache_control": {"type": "ephemeral"}});
+        body.insert("system".to_owned(), json!([text]));
+    }
+    let mut messages = normal_form(messages);
+    if messages.is_empty() {
+        let text = "the prompt is empty: there is nothing to ask the model; give the step a prompt";
+        return Err(Failure::new(FailureClass::InvalidRequest, text));
+    }
+    mark_turns(&mut messages);
+    body.insert("messages".to_owned(), messages.into_iter().map(Message::into_value).collect());
+    Ok(Value::Object(body))
+}
+
+fn wrong_option(head: &RequestHead, text: &str) -> Failure {
+    Failure::new(FailureClass::Configuration, format!("model {}: the option {text}", head.alias))
+}
+
+/// How the model learns of the schema of its output.
+enum Output {
+    Free,
+    /// The API holds the model to it.
+    Format(Value),
+    /// The model is told.
+    Words(Value),
+}
+
+impl Output {
+    fn of(schema: Option<&Value>, in_words: bool) -> Self {
+        let Some(schema) = schema else { return Self::Free };
+        match schema::narrowed(schema) {
+            Some(narrowed) if !in_words => Self::Format(narrowed),
+            _ => Self::Words(schema.clone()),
+        }
+    }
+
+    fn format(&self) -> Option<Value> {
+        match self {
+            Self::Format(schema) => Some(json!({"type": "json_schema", "schema": schema})),
+            Self::Free | Self::Words(_) => None,
+        }
+    }
+
+    fn instruction(&self) -> Option<String> {
+        match self {
+            Self::Words(schema) => Some(format!(
+                "Your final answer is one JSON value that fits this JSON Schema, with no text and no code fence around it:\n{schema}"
+            )),
+            Self::Free | Self::Format(_) => None,
+        }
+    }
+}
+
+fn join(system: &str, text: &str) -> String {
+    if system.is_empty() { text.to_owned() } else { format!("{system}\n\n{text}") }
+}
+
+fn output_config(
+    head: &RequestHead,
+    options: &mut Map<String, Value>,
+    format: Option<Value>,
+) -> Result<Map<String, Value>, Failure> {
+    let mut config = match options.shift_remove("output_config") {
+        None => Map::new(),
+        Some(Value::Object(config)) => config,
+        Some(other) => {
+            return Err(wrong_option(head, &format!("output_config is {other}, and must be an object")));
+        }
+    };
+    if let Some(effort) = options.shift_remove("effort") {
+        config.insert("effort".to_owned(), effort);
+    }
+    if let Some(format) = format {
+        config.insert("format".to_owned(), format);
+    }
+    Ok(config)
+}
+
+/// A message whose content is a list of blocks.
+struct Message {
+    role: String,
+    blocks: Vec<Value>,
+}
+
+impl Message {
+    fn into_value(self) -> Value {
+        json!({"role": self.role, "content": self.blocks})
+    }
+}
+
+/// The messages as the API takes them: texts as blocks (so that a message reads
+/// the same with and without a mark), nothing empty, neighbours of one role joined.
+fn normal_form(messages: &[Value]) -> Vec<Message> {
+    let mut normal: Vec<Message> = Vec::with_capacity(messages.len());
+    for message in messages {
+        let role = message["role"].as_str().unwrap_or("user");
+        let mut blocks: Vec<Value> = match &message["content"] {
+            Value::Array(blocks) => blocks.clone(),
+            Value::Null => Vec::new(),
+            Value::String(text) => vec![json!({"type": "text", "text": text})],
+            other => vec![json!({"type": "text", "text": other.to_string()})],
+        };
+        blocks.retain(|block| !is_empty_text(block));
+        if role == "assistant" {
+            // A reply may not end with thinking; one that does called no tool, so that it may go.
+            while blocks.last().is_some_and(is_thinking) {
+                blocks.pop();
+            }
+        } else {
+            blocks.iter_mut().for_each(tidy);
+        }
+        if blocks.is_empty() {
+            continue;
+        }
+        match normal.last_mut() {
+            Some(last) if last.role == role => last.blocks.append(&mut blocks),
+            _ => normal.push(Message { role: role.to_owned(), blocks }),
+        }
+    }
+    normal
+}
+
+/// The API refuses texts of white space only; a model may still send one.
+fn is_empty_text(block: &Value) -> bool {
+    block["type"] == "text" && block["text"].as_str().is_some_and(|text| text.trim().is_empty())
+}
+
+fn is_thinking(block: &Value) -> bool {
+    block["type"] == "thinking" || block["type"] == "redacted_thinking"
+}
+
+/// Makes a block of ours fit: no marks but those set here, and tool results of text or blocks.
+fn tidy(block: &mut Value) {
+    let Value::Object(fields) = block else { return };
+    fields.shift_remove("cache_control");
+    if fields.get("type").is_none_or(|kind| kind != "tool_result") {
+        return;
+    }
+    match fields.get_mut("content") {
+        Some(Value::Array(parts)) => {
+            parts.retain(|part| !is_empty_text(part));
+            for part in parts.iter_mut().filter_map(Value::as_object_mut) {
+                part.shift_remove("cache_control");
+            }
+            if parts.is_empty() {
+                fields.shift_remove("content");
+            }
+        }
+        Some(Value::String(_)) | None => {}
+        Some(other) => *other = Value::String(other.to_string()),
+    }
+}
+
+/// Marks the ends of the last two user turns: the newer one is written to the
+/// cache, the older one is where the request before wrote it. (The API looks back
+/// only 20 blocks from a mark, and one turn can have more results.)
+fn mark_turns(messages: &mut [Message]) {
+    let user_turns = messages.iter_mut().rev().filter(|message| message.role == "user").take(2);
+    for message in user_turns {
+        let last = message
+            .blocks
+            .iter_mut()
+            .rev()
+            .filter_map(Value::as_object_mut)
+            .find(|block| block.get("type").and_then(Value::as_str).is_some_and(|kind| MARKABLE.contains(&kind)));
+        if let Some(block) = last {
+            mark(block);
+        }
+    }
+}
+
+fn mark(fields: &mut Map<String, Value>) {
+    fields.insert("cache_control".to_owned(), json!({"type": "ephemeral"}));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn head() -> RequestHead {
+        RequestHead {
+            alias: "sonnet".to_owned(),
+            provider: "anthropic".to_owned(),
+            model: "claude-sonnet-4-6".to_owned(),
+            max_tokens: 1_000,
+            system: "Be brief.".to_owned(),
+            tools: vec![json!({"name": "Read", "description": "d", "input_schema": {"type": "object"}})],
+            output_schema: None,
+            options: Map::new(),
+        }
+    }
+
+    fn with_options(options: &Value) -> RequestHead {
+        RequestHead { options: options.as_object().unwrap().clone(), ..head() }
+    }
+
+    fn conversation(turns: usize) -> Vec<Value> {
+        let mut messages = vec![json!({"role": "user", "content": "Go."})];
+        for turn in 0..turns {
+            let id = format!("toolu_{turn}");
+            messages.push(json!({"role": "assistant", "content": [
+                {"type": "thinking", "thinking": "…", "signature": "s"},
+                {"type": "tool_use", "id": id, "name": "Read", "input": {}}]}));
+            messages.push(json!({"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": id, "content": "x"}]}));
+        }
+        messages
+    }
+
+    fn marks(body: &Value) -> usize {
+        body.to_string().matches("cache_control").count()
+    }
+
+    fn unmarked(mut body: Value) -> Value {
+        fn strip(value: &mut Value) {
+            match value {
+                Value::Object(fields) => {
+                    fields.shift_remove("cache_control");
+                    fields.values_mut().for_each(strip);
+                }
+                Value::Array(items) => items.iter_mut().for_each(strip),
+                _ => {}
+            }
+        }
+        strip(&mut body);
+        body
+    }
+
+    #[test]
+    fn the_same_conversation_gives_the_same_bytes_with_at_most_four_marks() {
+        for turns in 0..6 {
+            let body_of = || body(&head(), &conversation(turns)).unwrap();
+            assert_eq!(body_of().to_string(), body_of().to_string());
+            assert!((2..=4).contains(&marks(&body_of())), "{turns} turns");
+        }
+    }
+
+    #[test]
+    fn a_longer_conversation_begins_with_the_shorter_one_but_for_its_marks() {
+        let messages = |turns: usize| unmarked(body(&head(), &conversation(turns)).unwrap())["messages"].clone();
+        for turns in 0..6 {
+            let shorter = messages(turns).as_array().unwrap().clone();
+            assert_eq!(messages(turns + 1).as_array().unwrap()[..shorter.len()], shorter);
+        }
+    }
+
+    #[test]
+    fn the_place_of_the_last_mark_is_marked_again_in_the_next_request() {
+        let marked = |turns: usize, at: usize| {
+            let body = body(&head(), &conversation(turns)).unwrap();
+            body["messages"][at]["content"][0]["cache_control"].is_object()
+        };
+        assert!(marked(2, 4) && marked(3, 4) && marked(3, 6));
+        assert!(!marked(3, 2));
+    }
+
+    #[test]
+    fn without_a_system_prompt_the_last_tool_carries_the_mark() {
+        let body = body(&RequestHead { system: String::new(), ..head() }, &conversation(0)).unwrap();
+        assert!(body["tools"][0]["cache_control"].is_object());
+        assert!(body.get("system").is_none());
+    }
+
+    #[test]
+    fn what_the_api_refuses_is_left_out_and_its_neighbours_are_joined() {
+        let messages = [
+            json!({"role": "user", "content": "Go."}),
+            json!({"role": "assistant", "content": [{"type": "text", "text": " \n"}]}),
+            json!({"role": "user", "content": [{"type": "text", "text": "Go on."}]}),
+            json!({"role": "assistant", "content": [
+                {"type": "text", "text": "Well"}, {"type": "thinking", "thinking": "", "signature": ""}]}),
+            json!({"role": "user", "content": [{"type": "text", "text": "Yes?"}]}),
+        ];
+        let body = unmarked(body(&head(), &messages).unwrap());
+        let expected = json!([
+            {"role": "user", "content": [{"type": "text", "text": "Go."}, {"type": "text", "text": "Go on."}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "Well"}]},
+            {"role": "user", "content": [{"type": "text", "text": "Yes?"}]}]);
+        assert_eq!(body["messages"], expected);
+    }
+
+    #[test]
+    fn blocks_of_the_model_go_back_untouched() {
+        let blocks = json!([
+            {"zeta": 1, "type": "hologram", "alpha": [1, 2]},
+            {"type": "thinking", "thinking": "Hm", "signature": "EqQB=="},
+            {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {"b": 1, "a": 2}}]);
+        let messages = [
+            json!({"role": "user", "content": "Go."}),
+            json!({"role": "assistant", "content": blocks}),
+            json!({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": {"odd": 1}}]}),
+        ];
+        let body = body(&head(), &messages).unwrap();
+        assert_eq!(body["messages"][1]["content"].to_string(), blocks.to_string());
+        assert_eq!(body["messages"][2]["content"][0]["content"], json!("{\"odd\":1}"));
+    }
+
+    #[test]
+    fn options_go_where_the_api_wants_them() {
+        let options = json!({"effort": "low", "temperature": 0.5, "thinking": {"type": "adaptive"}});
+        let schema = json!({"type": "object", "properties": {"score": {"type": "integer"}}});
+        let head = RequestHead { output_schema: Some(schema), ..with_options(&options) };
+        let body = body(&head, &conversation(0)).unwrap();
+        assert_eq!(body["temperature"], 0.5);
+        assert_eq!(body["output_config"]["effort"], "low");
+        assert_eq!(body["output_config"]["format"]["schema"]["additionalProperties"], false);
+        assert!(body.get("effort").is_none());
+    }
+
+    #[test]
+    fn a_schema_that_the_api_cannot_hold_is_told_in_words() {
+        let schema = json!({"type": "object", "additionalProperties": {"type": "string"}});
+        let free = RequestHead { output_schema: Some(schema.clone()), ..head() };
+        let told = body(&free, &conversation(0)).unwrap();
+        assert!(told.get("output_config").is_none());
+        assert!(told["system"][0]["text"].as_str().unwrap().contains(&schema.to_string()));
+
+        let schema = json!({"type": "object", "properties": {"a": {"type": "string"}}});
+        let asked = RequestHead { output_schema: Some(schema), ..with_options(&json!({"output_format": "prompt"})) };
+        assert!(body(&asked, &conversation(0)).unwrap().get("output_config").is_none());
+    }
+
+    #[test]
+    fn options_that_the_loop_decides_are_refused() {
+        let refused = body(&with_options(&json!({"stream": false})), &conversation(0)).unwrap_err();
+        assert_eq!(refused.class, FailureClass::Configuration);
+        assert!(body(&with_options(&json!({"output_config": 7})), &conversation(0)).is_err());
+        assert!(body(&with_options(&json!({"output_format": "yaml"})), &conversation(0)).is_err());
+    }
+
+    #[test]
+    fn an_empty_prompt_is_refused_before_it_costs_a_request() {
+        let refused = body(&head(), &[json!({"role": "user", "content": "  "})]).unwrap_err();
+        assert_eq!(refused.class, FailureClass::InvalidRequest);
+    }
+}

@@ -1,0 +1,210 @@
+//! What model calls cost: tables by effective date, shipped as data, and what
+//! the operator says instead. Prices change what is reported and budgeted, never
+//! what is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use common::clock::Timestamp;
+use common::config::Price;
+use common::failure::{Failure, FailureClass};
+use common::journal::Usage;
+use serde::Deserialize;
+
+/// Reading from the cache, as a part of the price of input.
+const CACHE_READ: f64 = 0.1;
+/// Writing to the cache for five minutes.
+const CACHE_WRITE_5M: f64 = 1.25;
+/// Writing to the cache for an hour.
+const CACHE_WRITE_1H: f64 = 2.0;
+
+/// Unknown models that were warned of; more are not, so that this stays small.
+const WARNINGS: usize = 1_000;
+
+/// The tokens of one reply, as they are billed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Read at full price.
+    pub input: u64,
+    /// Written.
+    pub output: u64,
+    /// Read from the cache.
+    pub cache_read: u64,
+    /// Written to the cache for five minutes.
+    pub cache_write_5m: u64,
+    /// Written to the cache for an hour.
+    pub cache_write_1h: u64,
+}
+
+/// Prices from one day on.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    effective: jiff::civil::Date,
+    /// By the model's name, without its date.
+    dollars_per_million_tokens: BTreeMap<String, Price>,
+}
+
+/// What is known of prices.
+#[derive(Debug, Default)]
+pub struct Prices {
+    tables: Vec<Table>,
+    /// The operator's, by the model's alias.
+    overrides: BTreeMap<String, Price>,
+    warned: Mutex<BTreeSet<String>>,
+}
+
+impl Prices {
+    /// The tables that ship.
+    ///
+    /// # Errors
+    /// `Internal`, when the data in this program is broken; a test excludes that.
+    pub fn shipped() -> Result<Self, Failure> {
+        let mut tables: Vec<Table> = serde_json::from_str(include_str!("prices.json"))
+            .map_err(|e| Failure::new(FailureClass::Internal, format!("the price table that ships is broken: {e}")))?;
+        tables.sort_by_key(|table| table.effective);
+        Ok(Self { tables, ..Self::default() })
+    }
+
+    /// Adds what the operator says of models, by alias; it wins.
+    #[must_use]
+    pub fn with_overrides(mut self, overrides: impl IntoIterator<Item = (String, Price)>) -> Self {
+        self.overrides.extend(overrides);
+        self
+    }
+
+    /// The price of a model at a time; `None`: nobody said.
+    pub fn of(&self, alias: &str, model: &str, at: Timestamp) -> Option<Price> {
+        if let Some(price) = self.overrides.get(alias) {
+            return Some(*price);
+        }
+        let day = at.to_jiff().to_zoned(jiff::tz::TimeZone::UTC).date();
+        // A call before the first table is priced by the first.
+        let in_force = self.tables.iter().rev().find(|table| table.effective <= day).or(self.tables.first())?;
+        in_force.dollars_per_million_tokens.get(undated(model)).copied()
+    }
+
+    /// Whether a model's calls can be priced: without a price they count as free,
+    /// and a budget in dollars cannot hold.
+    pub fn is_known(&self, alias: &str, model: &str, at: Timestamp) -> bool {
+        self.of(alias, model, at).is_some()
+    }
+
+    /// The tokens with their price. A model without one is warned of once.
+    pub fn bill(&self, alias: &str, model: &str, tokens: Tokens, at: Timestamp) -> Usage {
+        let price = self.of(alias, model, at);
+        if price.is_none() {
+            self.warn(model);
+        }
+        Usage {
+            input_tokens: tokens.input,
+            output_tokens: tokens.output,
+            cache_read_tokens: tokens.cache_read,
+            cache_write_tokens: tokens.cache_write_5m + tokens.cache_write_1h,
+            cost_usd: price.map_or(0.0, |price| cost(&price, tokens)),
+        }
+    }
+
+    fn warn(&self, model: &str) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.len() < WARNINGS && warned.insert(model.to_owned()) {
+            drop(warned);
+            tracing::warn!(model, "no price is known for this model: its calls count as free; set models.NAME.price");
+        }
+    }
+}
+
+/// What tokens cost, in dollars.
+pub fn cost(price: &Price, tokens: Tokens) -> f64 {
+    let write = price.cache_write.unwrap_or(price.input * CACHE_WRITE_5M);
+    // The operator's price of a write is that of five minutes; an hour costs in proportion.
+    let write_hour = write * (CACHE_WRITE_1H / CACHE_WRITE_5M);
+    let parts = [
+        (tokens.input, price.input),
+        (tokens.output, price.output),
+        (tokens.cache_read, price.cache_read.unwrap_or(price.input * CACHE_READ)),
+        (tokens.cache_write_5m, write),
+        (tokens.cache_write_1h, write_hour),
+    ];
+    parts.into_iter().map(|(count, per_million)| millions(count) * per_million).sum()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of one call are far below 2^53")]
+fn millions(count: u64) -> f64 {
+    count as f64 / 1_000_000.0
+}
+
+/// The name without the date of a snapshot: `claude-haiku-4-5-20251001`, `…-latest`.
+fn undated(model: &str) -> &str {
+    match model.rsplit_once('-') {
+        Some((name, "latest")) => name,
+        Some((name, date)) if date.len() == 8 && date.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => model,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn per_million(model: &str) -> Option<(f64, f64)> {
+        let prices = Prices::shipped().unwrap();
+        prices.of("alias", model, at("2026-11-21T00:00:00Z")).map(|price| (price.input, price.output))
+    }
+
+    #[test]
+    fn the_table_that_ships_can_be_read() {
+        assert_eq!(per_million("claude-opus-4-5-20251101"), Some((5.0, 25.0)));
+        assert_eq!(per_million("claude-sonnet-4-6"), Some((3.0, 15.0)));
+        assert_eq!(per_million("claude-haiku-4-5-latest"), Some((1.0, 5.0)));
+        assert_eq!(per_million("claude-haiku-4-5-turbo"), None);
+        assert_eq!(per_million(""), None);
+    }
+
+    #[test]
+    fn each_kind_of_token_has_its_price() {
+        let price = Price { input: 4.0, output: 20.0, cache_read: None, cache_write: None };
+        let million = 1_000_000;
+        let of = |tokens| cost(&price, tokens);
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        assert!(close(of(Tokens { input: million, ..Tokens::default() }), 4.0));
+        assert!(close(of(Tokens { output: million, ..Tokens::default() }), 20.0));
+        assert!(close(of(Tokens { cache_read: million, ..Tokens::default() }), 0.4));
+        assert!(close(of(Tokens { cache_write_5m: million, ..Tokens::default() }), 5.0));
+        assert!(close(of(Tokens { cache_write_1h: million, ..Tokens::default() }), 8.0));
+    }
+
+    #[test]
+    fn the_table_in_force_is_the_newest_that_has_begun() {
+        let table = |effective: &str, input: f64| Table {
+            effective: effective.parse().unwrap(),
+            dollars_per_million_tokens: [(
+                "m".to_owned(),
+                Price { input, output: 1.0, cache_read: None, cache_write: None },
+            )]
+            .into(),
+        };
+        let prices = Prices { tables: vec![table("2026-01-01", 1.0), table("2026-06-01", 2.0)], ..Prices::default() };
+        for (day, input) in [("2025-01-01", 1.0), ("2026-05-31", 1.0), ("2026-06-01", 2.0), ("2027-01-01", 2.0)] {
+            let price = prices.of("a", "m", at(&format!("{day}T12:00:00Z"))).unwrap();
+            assert!((price.input - input).abs() < f64::EPSILON, "{day}");
+        }
+    }
+
+    #[test]
+    fn the_operator_is_right_and_the_unknown_is_free() {
+        let own = Price { input: 2.0, output: 2.0, cache_read: None, cache_write: None };
+        let prices = Prices::shipped().unwrap().with_overrides([("local".to_owned(), own)]);
+        let now = at("2026-11-21T00:00:00Z");
+        let tokens = Tokens { input: 1_000_000, ..Tokens::default() };
+        assert!((prices.bill("local", "claude-opus-5", tokens, now).cost_usd - 2.0).abs() < 1e-9);
+        assert!(prices.bill("other", "llama", tokens, now).cost_usd.abs() < f64::EPSILON);
+        assert!(!prices.is_known("other", "llama", now) && prices.is_known("local", "llama", now));
+    }
+}

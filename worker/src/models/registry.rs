@@ -1,0 +1,295 @@
+//! The models and providers of an installation, by name.
+//!
+//! Providers are built when they are first used, so that a key that is missing
+//! fails the steps that need it and nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use common::clock::{Clock, SystemClock};
+use common::config::{self, Config, Price, ProviderKind};
+use common::failure::{Failure, FailureClass};
+use common::secret::SecretRef;
+use serde_json::{Map, Value};
+
+use super::Provider;
+use super::anthropic::{self, Anthropic};
+use super::price::Prices;
+use super::rehearsal::Rehearsal;
+
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Models that agents can name without configuration, as Claude Code's agent files do.
+const SHORT_NAMES: [(&str, &str); 3] =
+    [("opus", "claude-opus-5"), ("sonnet", "claude-sonnet-4-6"), ("haiku", "claude-haiku-4-5")];
+
+/// The name of the provider and model that need no network.
+const REHEARSAL: &str = "rehearsal";
+const ANTHROPIC: &str = "anthropic";
+
+/// A model as an agent step uses it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResolvedModel {
+    /// The name that it was asked for by.
+    pub alias: String,
+    /// The provider's name.
+    pub provider: String,
+    /// The model's name there.
+    pub model: String,
+    /// Options for the provider; an agent's own win.
+    pub options: Map<String, Value>,
+    /// What it costs; `None`: nobody said, and it counts as free.
+    pub price: Option<Price>,
+}
+
+/// The models and providers of an installation.
+#[derive(Debug)]
+pub struct Models {
+    default: Option<String>,
+    by_alias: BTreeMap<String, config::Model>,
+    providers: BTreeMap<String, config::Provider>,
+    prices: Arc<Prices>,
+    clock: Arc<dyn Clock>,
+    built: Mutex<BTreeMap<String, Arc<dyn Provider>>>,
+}
+
+impl Models {
+    /// From `teamster.yaml`. Reads no secret and connects to nothing.
+    ///
+    /// # Errors
+    /// `Configuration`, when a model names a provider that does not exist, or a
+    /// provider a wire that nobody speaks.
+    pub fn from_config(config: &Config) -> Result<Self, Failure> {
+        let prices = Prices::shipped()?
+            .with_overrides(config.models.iter().filter_map(|(alias, model)| Some((alias.clone(), model.price?))));
+        let mut providers = config.providers.clone();
+        for name in [ANTHROPIC, REHEARSAL] {
+            providers.entry(name.to_owned()).or_insert_with(unconfigured);
+        }
+        let models = Self {
+            default: config.default_model.clone(),
+            by_alias: config.models.clone(),
+            providers,
+            prices: Arc::new(prices),
+            clock: Arc::new(SystemClock),
+            built: Mutex::default(),
+        };
+        for name in models.providers.keys() {
+            models.kind(name)?;
+        }
+        for (alias, model) in &models.by_alias {
+            models.kind(&model.provider).map_err(|e| Failure::new(e.class, format!("model {alias}: {}", e.message)))?;
+        }
+        if models.default.is_some() {
+            models.resolve(None)?;
+        }
+        Ok(models)
+    }
+
+    /// The model that an agent names; without a name, or with `inherit`, the default.
+    ///
+    /// Beside what is configured there are `rehearsal`, the short names `opus`,
+    /// `sonnet` and `haiku`, and the full names of Anthropic's models. The default
+    /// is `default_model`, else the only model that is configured, else `sonnet`.
+    ///
+    /// # Errors
+    /// `Configuration`, when there is no such model.
+    pub fn resolve(&self, alias: Option<&str>) -> Result<ResolvedModel, Failure> {
+        let alias = match alias {
+            Some(alias) if alias != "inherit" => alias,
+            _ => self.default_alias(),
+        };
+        let (provider, model, options) = self.find(alias)?;
+        let price = if self.kind(&provider)? == ProviderKind::Rehearsal {
+            Some(Price { input: 0.0, output: 0.0, cache_read: None, cache_write: None })
+        } else {
+            self.prices.of(alias, &model, self.clock.now())
+        };
+        Ok(ResolvedModel { alias: alias.to_owned(), provider, model, options, price })
+    }
+
+    /// A provider by name, built at its first use.
+    ///
+    /// # Errors
+    /// `Configuration`, when there is no such provider or it cannot be built;
+    /// `Authentication`, when its key cannot be had. The next use tries again.
+    pub fn provider(&self, name: &str) -> Result<Arc<dyn Provider>, Failure> {
+        let kind = self.kind(name)?;
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(provider) = built.get(name) {
+            return Ok(Arc::clone(provider));
+        }
+        let provider: Arc<dyn Provider> = match kind {
+            ProviderKind::Rehearsal => Arc::new(Rehearsal),
+            ProviderKind::Anthropic => Arc::new(self.anthropic(name)?),
+        };
+        built.insert(name.to_owned(), Arc::clone(&provider));
+        Ok(provider)
+    }
+
+    fn default_alias(&self) -> &str {
+        match &self.default {
+            Some(alias) => alias,
+            None if self.by_alias.len() == 1 => self.by_alias.keys().next().map_or("sonnet", String::as_str),
+            None => "sonnet",
+        }
+    }
+
+    fn find(&self, alias: &str) -> Result<(String, String, Map<String, Value>), Failure> {
+        if let Some(model) = self.by_alias.get(alias) {
+            return Ok((model.provider.clone(), model.model.clone(), model.options.clone()));
+        }
+        let known = |provider: &str, model: &str| Ok((provider.to_owned(), model.to_owned(), Map::new()));
+        if alias == REHEARSAL {
+            return known(REHEARSAL, REHEARSAL);
+        }
+        if let Some((_, model)) = SHORT_NAMES.iter().find(|(short, _)| *short == alias) {
+            return known(ANTHROPIC, model);
+        }
+        if alias.starts_with("claude-") {
+            return known(ANTHROPIC, alias);
+        }
+        let mut names: Vec<&str> = self.by_alias.keys().map(String::as_str).collect();
+        names.extend(SHORT_NAMES.map(|(short, _)| short));
+        names.push(REHEARSAL);
+        let text = format!(
+            "there is no model {alias:?}; add it under models: in teamster.yaml, or use one of {}",
+            names.join(", ")
+        );
+        Err(Failure::new(FailureClass::Configuration, text))
+    }
+
+    fn kind(&self, name: &str) -> Result<ProviderKind, Failure> {
+        match self.providers.get(name).map(|provider| (provider.kind, name)) {
+            Some((Some(kind), _)) => Ok(kind),
+            Some((None, ANTHROPIC)) => Ok(ProviderKind::Anthropic),
+            Some((None, REHEARSAL)) => Ok(ProviderKind::Rehearsal),
+            Some((None, _)) => {
+                let text = format!("provider {name}: say what it speaks, kind: anthropic or kind: rehearsal");
+                Err(Failure::new(FailureClass::Configuration, text))
+            }
+            None => {
+                let names: Vec<&str> = self.providers.keys().map(String::as_str).collect();
+                let text = format!("there is no provider {name:?}; there are {}", names.join(", "));
+                Err(Failure::new(FailureClass::Configuration, text))
+            }
+        }
+    }
+
+    fn anthropic(&self, name: &str) -> Result<Anthropic, Failure> {
+        let settings = self.providers.get(name).cloned().unwrap_or_else(unconfigured);
+        let key = settings.key.unwrap_or_else(|| SecretRef::Env("ANTHROPIC_API_KEY".to_owned()));
+        let key_origin = match &key {
+            SecretRef::Env(variable) => variable.clone(),
+            SecretRef::File(path) => path.display().to_string(),
+        };
+        let secret = key.resolve().map_err(|e| {
+            let text = format!("provider {name}: {e}; set it, or use the model rehearsal, which needs no key");
+            Failure::new(FailureClass::Authentication, text)
+        })?;
+        let from_environment = || std::env::var("ANTHROPIC_BASE_URL").ok().filter(|url| !url.is_empty());
+        let options = anthropic::Options {
+            name: name.to_owned(),
+            base_url: settings.base_url.or_else(from_environment).unwrap_or_else(|| anthropic::BASE_URL.to_owned()),
+            key: secret,
+            key_origin,
+            headers: settings.headers,
+            idle_timeout: settings.idle_timeout.map_or(IDLE_TIMEOUT, common::span::Span::get),
+            timeout: settings.timeout.map_or(TIMEOUT, common::span::Span::get),
+        };
+        Anthropic::new(options, Arc::clone(&self.prices), Arc::clone(&self.clock))
+    }
+}
+
+/// A provider of which the operator says nothing.
+fn unconfigured() -> config::Provider {
+    config::Provider {
+        kind: None,
+        base_url: None,
+        key: None,
+        headers: BTreeMap::new(),
+        idle_timeout: None,
+        timeout: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn models(config: &Value) -> Result<Models, Failure> {
+        Models::from_config(&serde_json::from_value(config.clone()).unwrap())
+    }
+
+    fn resolved(config: &Value, alias: Option<&str>) -> (String, String) {
+        let model = models(config).unwrap().resolve(alias).unwrap();
+        (model.provider, model.model)
+    }
+
+    fn named(provider: &str, model: &str) -> (String, String) {
+        (provider.to_owned(), model.to_owned())
+    }
+
+    #[test]
+    fn well_known_models_need_no_configuration() {
+        let none = json!({});
+        assert_eq!(resolved(&none, None), named("anthropic", "claude-sonnet-4-6"));
+        assert_eq!(resolved(&none, Some("inherit")), named("anthropic", "claude-sonnet-4-6"));
+        assert_eq!(resolved(&none, Some("haiku")), named("anthropic", "claude-haiku-4-5"));
+        assert_eq!(resolved(&none, Some("claude-opus-4-8")), named("anthropic", "claude-opus-4-8"));
+        assert_eq!(resolved(&none, Some("rehearsal")), named("rehearsal", "rehearsal"));
+    }
+
+    #[test]
+    fn what_is_configured_wins() {
+        let config = json!({
+            "models": {"sonnet": {"provider": "local", "model": "m", "price": {"input": 1.0, "output": 2.0}, "options": {"effort": "low"}}},
+            "providers": {"local": {"kind": "rehearsal"}}});
+        assert_eq!(resolved(&config, Some("sonnet")), named("local", "m"));
+        assert_eq!(resolved(&config, None), named("local", "m"));
+        assert!(models(&config).unwrap().provider("local").is_ok());
+    }
+
+    #[test]
+    fn a_provider_can_be_rehearsed_by_its_own_name() {
+        let config = json!({"providers": {"anthropic": {"kind": "rehearsal"}}});
+        let models = models(&config).unwrap();
+        assert_eq!(models.resolve(Some("opus")).unwrap().price.map(|price| price.input), Some(0.0));
+        assert!(models.provider("anthropic").is_ok());
+    }
+
+    #[test]
+    fn what_does_not_exist_is_named_with_what_does() {
+        let unknown = models(&json!({})).unwrap().resolve(Some("gpt")).unwrap_err();
+        assert_eq!(unknown.class, FailureClass::Configuration);
+        assert!(unknown.message.contains("\"gpt\"") && unknown.message.contains("sonnet"), "{unknown}");
+        for wrong in [
+            json!({"models": {"a": {"provider": "nobody", "model": "m"}}}),
+            json!({"providers": {"mine": {}}}),
+            json!({"default_model": "nothing"}),
+        ] {
+            assert_eq!(models(&wrong).unwrap_err().class, FailureClass::Configuration, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_missing_key_fails_its_use_and_says_which() {
+        let config = json!({"providers": {"anthropic": {"key": "env:TEAMSTER_TEST_NO_SUCH_KEY"}}});
+        let failure = models(&config).unwrap().provider("anthropic").unwrap_err();
+        assert_eq!(failure.class, FailureClass::Authentication);
+        assert!(failure.message.contains("TEAMSTER_TEST_NO_SUCH_KEY"), "{failure}");
+    }
+
+    #[test]
+    fn a_provider_is_built_once() {
+        let models = models(&json!({})).unwrap();
+        let (first, second) = (models.provider("rehearsal").unwrap(), models.provider("rehearsal").unwrap());
+        assert!(Arc::ptr_eq(&first, &second));
+    }
+}
