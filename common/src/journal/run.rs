@@ -368,3 +368,6 @@ impl StepRun {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

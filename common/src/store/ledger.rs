@@ -174,3 +174,6 @@ fn add(head: &mut Head, events: Vec<Event>, at: Timestamp) -> Result<Vec<Recorde
     *head = trial;
     Ok(recorded)
 }
+
+#[cfg(test)]
+mod tests;
