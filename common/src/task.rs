@@ -7,6 +7,8 @@
 //! place where a state changes.
 
 mod head;
+#[cfg(test)]
+pub(crate) mod samples;
 mod signal;
 mod state;
 

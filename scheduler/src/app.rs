@@ -162,7 +162,7 @@ impl App {
         pipeline: &Pipeline,
         new: NewTask,
     ) -> Result<Submission, Vec<Complaint>> {
-        submission(pipeline, new, self.task_id(), &self.settings().env)
+        submission(pipeline, new, self.task_id())
     }
 
     /// Sets memory aside for a body of so many bytes.

@@ -50,7 +50,6 @@ pub fn submission(
     pipeline: &Pipeline,
     new: NewTask,
     id: TaskId,
-    env: &BTreeMap<String, String>,
 ) -> Result<Submission, Vec<Complaint>> {
     let mut complaints = input_complaints(pipeline, &new.input);
     if let Some(priority @ 10..) = new.priority {
@@ -59,7 +58,7 @@ pub fn submission(
     if !complaints.is_empty() {
         return Err(complaints);
     }
-    let labels = labels(pipeline, &new, env).map_err(|why| vec![complaint("/labels", why)])?;
+    let labels = labels(pipeline, &new).map_err(|why| vec![complaint("/labels", why)])?;
     let (batch, line) = new.batch.map_or((None, None), |(batch, line)| (Some(batch), Some(line)));
     let task = Submitted {
         pipeline: pipeline.name.clone(),
@@ -91,11 +90,10 @@ fn complaint(pointer: &str, message: String) -> Complaint {
 fn labels(
     pipeline: &Pipeline,
     new: &NewTask,
-    env: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, String> {
     let mut labels = BTreeMap::new();
     if !pipeline.labels.is_empty() {
-        let scope = Scope::of_input(&new.input, env);
+        let scope = Scope::of_input(&new.input);
         for (name, template) in &pipeline.labels {
             let value = template.render_text(&scope).map_err(|failure| failure.message)?;
             // What the pipeline makes of an input is cut; what a person says is refused.

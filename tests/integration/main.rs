@@ -5,3 +5,4 @@ mod conformance_sqlite;
 mod models;
 mod structure;
 mod tools;
+mod sqlite;

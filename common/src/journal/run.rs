@@ -380,3 +380,6 @@ impl StepRun {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -176,3 +176,6 @@ fn add(head: &mut Head, events: Vec<Event>, at: Timestamp) -> Result<Vec<Recorde
     *head = trial;
     Ok(recorded)
 }
+
+#[cfg(test)]
+mod tests;

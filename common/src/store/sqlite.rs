@@ -73,6 +73,10 @@ impl SqliteStore {
         let path = std::path::absolute(path)
             .map_err(|error| StoreError::Unavailable(format!("cannot open {}: {error}", path.display())))?;
         let db = open_writer(&path)?;
+        Self::start(db, path, options)
+    }
+
+    fn start(db: rusqlite::Connection, path: PathBuf, options: StoreOptions) -> Result<Arc<Self>, StoreError> {
         let bell = Arc::new(Bell::new());
         let writer = Writer::start(db, path.clone(), options.clone(), Arc::clone(&bell))?;
         Ok(Arc::new(Self {
@@ -255,3 +259,6 @@ impl Store for SqliteStore {
         self.writer.write(1, catalog::check).await
     }
 }
+
+#[cfg(test)]
+mod tests;

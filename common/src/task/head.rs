@@ -324,3 +324,6 @@ impl Head {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -176,3 +176,6 @@ impl Signal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,8 @@ pub(crate) async fn receive(
     if delivery.ping {
         return Ok((StatusCode::OK, axum::Json(wire::Delivered { tasks: Vec::new() })));
     }
-    let scope = Scope::of_event(&delivery.payload, &visible(&headers), &settings.env);
+    let visible = visible(&headers);
+    let scope = Scope::of_event(&delivery.payload, &visible, &settings.env);
     let trace = headers.get("traceparent").and_then(|value| traceparent(value.to_str().ok()?));
     deliver(&app, &name, &delivery, &scope, trace).await
 }
@@ -70,7 +71,7 @@ async fn deliver(
     app: &App,
     name: &str,
     delivery: &Delivery,
-    scope: &Scope,
+    scope: &Scope<'_>,
     traceparent: Option<String>,
 ) -> Result<(StatusCode, axum::Json<wire::Delivered>), Problem> {
     let mut submissions: Vec<Submission> = Vec::new();

@@ -15,7 +15,7 @@ pub fn task(
     pipeline: &Pipeline,
     webhook: &str,
     delivery: &Delivery,
-    scope: &Scope,
+    scope: &Scope<'_>,
 ) -> Result<Option<NewTask>, String> {
     for trigger in &pipeline.triggers {
         let Trigger::Webhook(trigger) = trigger else { continue };
@@ -37,7 +37,7 @@ fn wants(events: &[String], event: Option<&str>) -> bool {
     events.is_empty() || events.iter().any(named)
 }
 
-fn make(trigger: &WebhookTrigger, webhook: &str, delivery: &Delivery, scope: &Scope) -> Result<NewTask, String> {
+fn make(trigger: &WebhookTrigger, webhook: &str, delivery: &Delivery, scope: &Scope<'_>) -> Result<NewTask, String> {
     let input = match &trigger.input {
         Some(template) => template.render(scope).map_err(message)?,
         None => delivery.payload.clone(),

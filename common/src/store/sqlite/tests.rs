@@ -1,0 +1,100 @@
+//! What only happens inside: a full disk, a bad operation among good ones.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use rusqlite::Connection;
+use serde_json::json;
+
+use super::*;
+use crate::clock::{ManualClock, Timestamp};
+use crate::entropy::SeededEntropy;
+use crate::journal::Submitted;
+
+fn options() -> StoreOptions {
+    let mut options = StoreOptions::new(Arc::new(SeededEntropy::new(1)));
+    options.clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_000)));
+    options
+}
+
+fn submission(n: u8, bytes: usize) -> Submission {
+    let task = Submitted {
+        pipeline: PipelineName::new("p").unwrap(),
+        digest: Digest::of(b"p"),
+        queue: QueueName::default_queue(),
+        priority: 4,
+        input: json!("x".repeat(bytes)),
+        run_at: None,
+        labels: BTreeMap::new(),
+        key: None,
+        parent: None,
+        batch: None,
+        traceparent: None,
+    };
+    Submission { id: TaskId::new(Timestamp::from_millis(1_000), [n; 10]), task, supersede: None, line: None }
+}
+
+fn opened(directory: &tempfile::TempDir) -> (Connection, PathBuf) {
+    let path = directory.path().join("x.db");
+    (open_writer(&path).unwrap(), path)
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_the_submit_and_keeps_what_was_accepted() {
+    let directory = tempfile::tempdir().unwrap();
+    let (db, path) = opened(&directory);
+    let pages: i64 = db.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    let _: i64 = db.pragma_update_and_check(None, "max_page_count", pages + 8, |row| row.get(0)).unwrap();
+    let store = SqliteStore::start(db, path.clone(), options()).unwrap();
+    store.submit(vec![submission(1, 100)]).await.unwrap();
+    let full = store.submit(vec![submission(2, 100), submission(3, 500_000)]).await;
+    assert!(matches!(&full, Err(StoreError::Unavailable(why)) if why.contains("x.db")), "{full:?}");
+    assert!(store.head(submission(1, 0).id).await.unwrap().is_some());
+    assert!(store.head(submission(2, 0).id).await.unwrap().is_none(), "all or none");
+    // And it goes on as soon as there is room.
+    store.submit(vec![submission(4, 100)]).await.unwrap();
+    drop(store);
+    let store = SqliteStore::open(&path, options()).unwrap();
+    assert_eq!(store.list(Filter::default(), None, 10).await.unwrap().tasks.len(), 2);
+}
+
+#[tokio::test]
+async fn a_bad_operation_does_not_fail_its_neighbours() {
+    let directory = tempfile::tempdir().unwrap();
+    let (db, path) = opened(&directory);
+    let store = SqliteStore::start(db, path, options()).unwrap();
+    // The writer is kept busy, so that the others meet in one group.
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let busy = store.writer.write::<_, StoreError, _>(1, move |_| {
+        let _ = held.recv_timeout(Duration::from_secs(10));
+        Ok(())
+    });
+    let bad = store.writer.write::<(), StoreError, _>(1, |tx| {
+        tx.db.execute("INSERT INTO schedules (name, served_until) VALUES ('half', 1)", [])?;
+        Err(tx.db.execute_batch("SELECT nonsense").unwrap_err().into())
+    });
+    let good = store.submit(vec![submission(1, 10)]);
+    let release = async {
+        tokio::task::yield_now().await;
+        drop(hold);
+    };
+    let (busy, bad, good, ()) = tokio::join!(busy, bad, good, release);
+    busy.unwrap();
+    assert!(bad.is_err());
+    assert!(good.unwrap()[0].created);
+    assert!(store.schedule("half").await.unwrap().is_none(), "the bad one left nothing behind");
+    assert_eq!(store.queues().await.unwrap()[0].depth.values().sum::<u64>(), 1, "and nothing was counted twice");
+}
+
+#[tokio::test]
+async fn dropping_the_store_writes_what_was_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let (db, path) = opened(&directory);
+    let store = SqliteStore::start(db, path.clone(), options()).unwrap();
+    store.submit(vec![submission(1, 10)]).await.unwrap();
+    drop(store);
+    assert!(!directory.path().join("x.db-wal").exists(), "the log was taken up");
+    let db = Connection::open(&path).unwrap();
+    let tasks: i64 = db.query_row("SELECT count(*) FROM tasks", [], |row| row.get(0)).unwrap();
+    assert_eq!(tasks, 1);
+}

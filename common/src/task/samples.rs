@@ -1,0 +1,182 @@
+//! One of everything, for tests: a head in each state, and an event of each kind.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::clock::Timestamp;
+use crate::failure::{Failure, FailureClass};
+use crate::id::{ApprovalId, CallId, Digest, PipelineName, QueueName, StepId, StepKey, TaskId, WorkerId};
+use crate::journal::{
+    ApprovalDecision, CallRecord, CallResult, Effect, Event, ModelCall, Recorded, RequestHead, StepOutcome, Submitted,
+    Usage, WakeCause,
+};
+use crate::task::{DeadReason, Head, Outcome, State, StateName, Wait, WaitOn};
+
+pub(crate) fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+pub(crate) fn task() -> TaskId {
+    TaskId::new(at(0), [1; 10])
+}
+
+pub(crate) fn child() -> TaskId {
+    TaskId::new(at(0), [2; 10])
+}
+
+pub(crate) fn step() -> StepKey {
+    StepKey::of(StepId::new("s").unwrap())
+}
+
+pub(crate) fn call() -> CallId {
+    CallId::new("call_1").unwrap()
+}
+
+pub(crate) fn approval() -> ApprovalId {
+    ApprovalId { task: task(), seq: 2 }
+}
+
+pub(crate) fn worker() -> WorkerId {
+    WorkerId::new("w").unwrap()
+}
+
+pub(crate) fn failure() -> Failure {
+    Failure::new(FailureClass::Tool, "it broke")
+}
+
+pub(crate) fn submitted() -> Submitted {
+    Submitted {
+        pipeline: PipelineName::new("p").unwrap(),
+        digest: Digest::of(b"p"),
+        queue: QueueName::default_queue(),
+        priority: 4,
+        input: json!({"n": 1}),
+        run_at: None,
+        labels: BTreeMap::new(),
+        key: None,
+        parent: None,
+        batch: None,
+        traceparent: None,
+    }
+}
+
+/// The first event of a journal.
+pub(crate) fn first() -> Recorded {
+    Recorded { seq: 1, at: at(0), event: Event::Submitted(Box::new(submitted())) }
+}
+
+pub(crate) fn wait() -> Wait {
+    Wait {
+        on: vec![
+            WaitOn::Approval { approval: approval() },
+            WaitOn::Outcome { step: step(), call: call() },
+            WaitOn::Child { task: child() },
+        ],
+        until: Some(at(9_000)),
+    }
+}
+
+/// A head in a state, with one question of each kind and one child open.
+pub(crate) fn head(state: StateName) -> Head {
+    let mut head = Head::open(task(), at(0), &submitted());
+    head.open_approvals.push(approval());
+    head.unknown_outcomes.push((step(), call()));
+    head.open_children.push(child());
+    head.state = match state {
+        StateName::Scheduled => State::Scheduled { run_at: at(5) },
+        StateName::Ready => State::Ready { since: at(0) },
+        StateName::Running => {
+            State::Running { worker: worker(), since: at(0), cancel_requested: false, progressed: false }
+        }
+        StateName::Waiting => State::Waiting { wait: wait(), since: at(0) },
+        StateName::Succeeded => State::Succeeded { at: at(0) },
+        StateName::Cancelled => State::Cancelled { at: at(0), reason: "enough".to_owned() },
+        StateName::Dead => State::Dead { at: at(0), reason: DeadReason::Failed, error: failure(), step: None },
+    };
+    head
+}
+
+pub(crate) fn decision() -> ApprovalDecision {
+    ApprovalDecision { approved: true, by: "ann".to_owned(), comment: None, edits: None }
+}
+
+fn request_head() -> RequestHead {
+    RequestHead {
+        alias: "m".to_owned(),
+        provider: "p".to_owned(),
+        model: "m".to_owned(),
+        max_tokens: 1,
+        system: String::new(),
+        tools: Vec::new(),
+        output_schema: None,
+        options: serde_json::Map::new(),
+    }
+}
+
+fn model_call() -> ModelCall {
+    ModelCall {
+        content: vec![json!({"type": "tool_use", "id": "call_1", "name": "t", "input": {}})],
+        stop_reason: "tool_use".to_owned(),
+        model: "m".to_owned(),
+        response_id: "r".to_owned(),
+        usage: Usage { input_tokens: 1, output_tokens: 2, cost_usd: 0.5, ..Usage::default() },
+        duration_ms: 1,
+    }
+}
+
+pub(crate) fn intended() -> Event {
+    let call = CallRecord {
+        call: call(),
+        tool: "t".to_owned(),
+        arguments: json!({}),
+        effect: Effect::Once,
+        key: "k".to_owned(),
+    };
+    Event::CallIntended { step: step(), call }
+}
+
+pub(crate) fn answered() -> Event {
+    let result = CallResult::Done { content: json!("yes"), is_error: false };
+    Event::CallFinished { step: step(), call: call(), tool: "t".to_owned(), result, duration_ms: 1 }
+}
+
+pub(crate) fn finished() -> Event {
+    Event::StepFinished { step: step(), outcome: StepOutcome::Succeeded { output: json!(1) } }
+}
+
+/// An event of each kind, fit for what [`head`] has open.
+pub(crate) fn events() -> Vec<Event> {
+    let (by, reason) = ("ann".to_owned(), "enough".to_owned());
+    vec![
+        Event::Submitted(Box::new(submitted())),
+        Event::Leased { attempt: 1, worker: worker() },
+        Event::Released { reason: reason.clone() },
+        Event::LeaseExpired { worker: worker() },
+        Event::Parked { wait: wait() },
+        Event::Woken { cause: WakeCause::Timer },
+        Event::CancelRequested { by: by.clone(), reason: reason.clone() },
+        Event::Cancelled { by: by.clone(), reason: reason.clone() },
+        Event::Succeeded { output: json!(1) },
+        Event::Died { reason: DeadReason::Failed, error: failure(), step: Some(step()) },
+        Event::Replayed { by: by.clone(), reset: vec![step().step], input: Some(json!(2)) },
+        Event::StepStarted { step: step() },
+        Event::Expanded { step: step(), items: vec![json!(1)] },
+        Event::StepRetrying { step: step(), error: failure(), not_before: at(10) },
+        finished(),
+        Event::SleepStarted { step: step(), until: at(10) },
+        Event::AgentStarted { step: step(), head: Box::new(request_head()), prompt: "go".to_owned() },
+        Event::TurnFinished { step: step(), call: Box::new(model_call()) },
+        Event::Prompted { step: step(), text: "go on".to_owned(), reason: "continue".to_owned() },
+        intended(),
+        answered(),
+        Event::OutcomeUnknown { step: step(), call: call(), error: failure() },
+        Event::OutcomeResolved { step: step(), call: call(), by, happened: None },
+        Event::ApprovalRequested { step: step(), title: "?".to_owned(), show: json!(1), expires: None },
+        Event::ApprovalDecided { approval: approval(), decision: decision() },
+        Event::ApprovalExpired { approval: approval() },
+        Event::ChildSubmitted { step: step(), child: child() },
+        Event::ChildFinished { child: child(), outcome: Outcome::Succeeded, result: json!(1) },
+    ]
+}
