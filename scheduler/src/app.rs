@@ -8,7 +8,7 @@ use common::clock::{Clock, Timestamp};
 use common::entropy::Entropy;
 use common::id::TaskId;
 use common::pipeline::model::Pipeline;
-use common::store::{Receipt, Store, Submission, StoreError};
+use common::store::{Receipt, Store, StoreError, Submission};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -157,11 +157,7 @@ impl App {
     }
 
     /// The submission of a new task, or what is wrong with it.
-    pub(crate) fn submission(
-        &self,
-        pipeline: &Pipeline,
-        new: NewTask,
-    ) -> Result<Submission, Vec<Complaint>> {
+    pub(crate) fn submission(&self, pipeline: &Pipeline, new: NewTask) -> Result<Submission, Vec<Complaint>> {
         submission(pipeline, new, self.task_id())
     }
 

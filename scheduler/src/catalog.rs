@@ -81,8 +81,7 @@ impl Catalog {
         if let Some(compiled) = self.cache().compiled.get(digest) {
             return Ok(Arc::clone(compiled));
         }
-        let definition =
-            self.store.definition(digest).await?.ok_or_else(|| CatalogError::Unknown(name.clone()))?;
+        let definition = self.store.definition(digest).await?.ok_or_else(|| CatalogError::Unknown(name.clone()))?;
         self.compile(&definition)
     }
 

@@ -75,8 +75,7 @@ fn parse(schedule: &ScheduleTrigger) -> Result<(Cron, TimeZone), InvalidSchedule
         .build()
         .parse(&schedule.cron)
         .map_err(|error| InvalidSchedule::Cron(schedule.cron.clone(), error.to_string()))?;
-    let zone =
-        TimeZone::get(&schedule.timezone).map_err(|_| InvalidSchedule::TimeZone(schedule.timezone.clone()))?;
+    let zone = TimeZone::get(&schedule.timezone).map_err(|_| InvalidSchedule::TimeZone(schedule.timezone.clone()))?;
     Ok((cron, zone))
 }
 
@@ -130,12 +129,7 @@ enum ServeError {
     Store(#[from] StoreError),
 }
 
-async fn serve(
-    app: &App,
-    pipeline: &Pipeline,
-    schedule: &ScheduleTrigger,
-    now: Timestamp,
-) -> Result<(), ServeError> {
+async fn serve(app: &App, pipeline: &Pipeline, schedule: &ScheduleTrigger, now: Timestamp) -> Result<(), ServeError> {
     let name = name(pipeline, schedule);
     let Some(last) = app.store().schedule(&name).await? else {
         return Ok(app.store().serve_schedule(&name, now).await?);
@@ -225,15 +219,17 @@ mod tests {
 
     #[test]
     fn what_repeats_by_the_quarter_of_an_hour_follows_real_time_through_the_overlap() {
-        let ticks =
-            found("*/15 * * * *", "Europe/Berlin", Missed::All, "2026-10-24T23:59:00Z", "2026-10-25T01:59:00Z");
+        let ticks = found("*/15 * * * *", "Europe/Berlin", Missed::All, "2026-10-24T23:59:00Z", "2026-10-25T01:59:00Z");
         assert_eq!(ticks.len(), 8);
     }
 
     #[test]
     fn what_is_no_schedule_is_an_error() {
         for (cron, zone) in [("61 * * * *", "UTC"), ("", "UTC"), ("* * * * *", "Mars/Olympus")] {
-            assert!(ticks(&schedule(cron, zone, Missed::Skip), at("2026-01-01T00:00:00Z"), at("2026-01-01T00:00:01Z")).is_err());
+            assert!(
+                ticks(&schedule(cron, zone, Missed::Skip), at("2026-01-01T00:00:00Z"), at("2026-01-01T00:00:01Z"))
+                    .is_err()
+            );
         }
     }
 

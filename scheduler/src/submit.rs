@@ -46,11 +46,7 @@ pub struct NewTask {
 
 /// The submission of a task, or all that is wrong with it. Pointers are those
 /// of the body of `POST /v1/tasks`.
-pub fn submission(
-    pipeline: &Pipeline,
-    new: NewTask,
-    id: TaskId,
-) -> Result<Submission, Vec<Complaint>> {
+pub fn submission(pipeline: &Pipeline, new: NewTask, id: TaskId) -> Result<Submission, Vec<Complaint>> {
     let mut complaints = input_complaints(pipeline, &new.input);
     if let Some(priority @ 10..) = new.priority {
         complaints.push(complaint("/priority", format!("{priority} is not a priority; use 0 (last) to 9 (first)")));
@@ -79,7 +75,8 @@ pub fn submission(
 /// What of an input does not fit the pipeline's schema.
 pub(crate) fn input_complaints(pipeline: &Pipeline, input: &Value) -> Vec<Complaint> {
     let issues = pipeline.input.as_ref().and_then(|schema| schema.validate(input).err()).unwrap_or_default();
-    let complaint = |issue: SchemaIssue| Complaint { pointer: format!("/input{}", issue.pointer), message: issue.message };
+    let complaint =
+        |issue: SchemaIssue| Complaint { pointer: format!("/input{}", issue.pointer), message: issue.message };
     issues.into_iter().map(complaint).collect()
 }
 
@@ -87,10 +84,7 @@ fn complaint(pointer: &str, message: String) -> Complaint {
     Complaint { pointer: pointer.to_owned(), message }
 }
 
-fn labels(
-    pipeline: &Pipeline,
-    new: &NewTask,
-) -> Result<BTreeMap<String, String>, String> {
+fn labels(pipeline: &Pipeline, new: &NewTask) -> Result<BTreeMap<String, String>, String> {
     let mut labels = BTreeMap::new();
     if !pipeline.labels.is_empty() {
         let scope = Scope::of_input(&new.input);

@@ -1,8 +1,15 @@
 //! Everything that needs more than pure code: one binary, one module a subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod api;
+mod approvals;
+mod bad_input;
+mod batches;
 mod conformance_sqlite;
 mod models;
+mod schedules;
+mod slow_clients;
+mod sqlite;
 mod structure;
 mod tools;
-mod sqlite;
+mod webhooks;

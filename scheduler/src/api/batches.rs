@@ -75,7 +75,9 @@ pub(crate) async fn post(
     let limits = app.settings().config.limits;
     let row_limits = RowLimits { bytes: limits.input.bytes(), depth: limits.json_depth };
     let mut reader: Box<dyn Reader> = match media_type(request.headers()).as_str() {
-        "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines" => Box::new(JsonLines::new(row_limits)),
+        "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines" => {
+            Box::new(JsonLines::new(row_limits))
+        }
         "text/csv" => Box::new(Csv::new(row_limits, pipeline.input.as_ref().map(|input| &input.schema))),
         other => return Err(wrong_type(other, "application/x-ndjson or text/csv")),
     };
@@ -122,7 +124,9 @@ async fn load(
             Ok(Some(Ok(piece))) => piece,
             Ok(Some(Err(error))) => return Err(Problem::new(Kind::Malformed, format!("the body broke off: {error}"))),
             Ok(None) => break,
-            Err(_) => return Err(Problem::new(Kind::Timeout, format!("nothing came for {} s", patience.as_secs_f32()))),
+            Err(_) => {
+                return Err(Problem::new(Kind::Timeout, format!("nothing came for {} s", patience.as_secs_f32())));
+            }
         };
         received += piece.len() as u64;
         if received > limit {

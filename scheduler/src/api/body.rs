@@ -10,9 +10,9 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
-use crate::app::App;
 use super::problem::{Kind, Problem};
 use super::wire::Complaint;
+use crate::app::App;
 
 /// What a request may carry beside the input of a task.
 const ENVELOPE: usize = 64 << 10;
@@ -153,9 +153,7 @@ pub(crate) fn check_text(body: &[u8], depth: usize) -> Result<(), String> {
     }
     match deeper_than(body, depth) {
         None => Ok(()),
-        Some(at) => {
-            Err(format!("the body is nested deeper than {depth} levels at byte {at} (limits.json_depth)"))
-        }
+        Some(at) => Err(format!("the body is nested deeper than {depth} levels at byte {at} (limits.json_depth)")),
     }
 }
 

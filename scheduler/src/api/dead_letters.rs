@@ -137,11 +137,7 @@ pub(crate) async fn replay_many(
 )]
 pub(crate) async fn drop_one(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
     let head = dead(&app, &id).await?;
-    if app.store().forget(head.id).await? {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(not_dead(&head))
-    }
+    if app.store().forget(head.id).await? { Ok(StatusCode::NO_CONTENT) } else { Err(not_dead(&head)) }
 }
 
 async fn dead(app: &App, id: &str) -> Result<Head, Problem> {

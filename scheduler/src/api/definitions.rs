@@ -82,7 +82,11 @@ pub(crate) async fn apply(State(app): State<App>, request: Request) -> Result<ax
     let definitions: Vec<Definition> = request
         .definitions
         .into_iter()
-        .map(|named| Definition { digest: Digest::of(named.body.as_bytes()), name: named.name, body: named.body.into() })
+        .map(|named| Definition {
+            digest: Digest::of(named.body.as_bytes()),
+            name: named.name,
+            body: named.body.into(),
+        })
         .collect();
     let mut complaints = Vec::new();
     let mut pipelines = Vec::with_capacity(definitions.len());

@@ -37,25 +37,26 @@ pub(crate) async fn receive(
     let settings = app.settings();
     let source = match settings.webhooks.get(&name) {
         Some(Ok(source)) => source,
-        Some(Err(why)) => return Err(Problem::new(Kind::Unavailable, format!("the webhook {name} is not served: {why}"))),
-        None => return Err(Problem::not_found(format!("there is no webhook {name:?} under `webhooks:` in teamster.yaml"))),
+        Some(Err(why)) => {
+            return Err(Problem::new(Kind::Unavailable, format!("the webhook {name} is not served: {why}")));
+        }
+        None => {
+            return Err(Problem::not_found(format!("there is no webhook {name:?} under `webhooks:` in teamster.yaml")));
+        }
     };
     let sender = sender(&source.webhook)
         .map_err(|why| Problem::new(Kind::Unavailable, format!("the webhook {name} is not served: {why}")))?;
     let headers = request.headers().clone();
     let body = read(&app, request, settings.config.limits.webhook_body.bytes()).await?;
     let raw = Raw { body: &body, headers: &headers };
-    sender
-        .verify(raw, &source.secrets, app.now())
-        .map_err(|bad| Problem::new(Kind::Signature, bad.to_string()))?;
+    sender.verify(raw, &source.secrets, app.now()).map_err(|bad| Problem::new(Kind::Signature, bad.to_string()))?;
 
     let given = media_type(&headers);
     if given != "application/json" {
         return Err(wrong_type(&given, "application/json (GitHub: choose it in the webhook's settings)"));
     }
     let payload: Value = parse(&body, settings.config.limits.json_depth)?;
-    let delivery =
-        sender.read(raw, payload).map_err(|error| Problem::new(Kind::Malformed, error.to_string()))?;
+    let delivery = sender.read(raw, payload).map_err(|error| Problem::new(Kind::Malformed, error.to_string()))?;
     if delivery.ping {
         return Ok((StatusCode::OK, axum::Json(wire::Delivered { tasks: Vec::new() })));
     }
@@ -83,12 +84,12 @@ async fn deliver(
         };
         match trigger::task(pipeline, name, delivery, scope) {
             Ok(None) => {}
-            Ok(Some(new)) => {
-                match app.submission(pipeline, NewTask { traceparent: traceparent.clone(), ..new }) {
-                    Ok(submission) => submissions.push(submission),
-                    Err(found) => complaints.extend(found.into_iter().map(|c| refuse(format!("{}: {}", c.pointer, c.message)))),
+            Ok(Some(new)) => match app.submission(pipeline, NewTask { traceparent: traceparent.clone(), ..new }) {
+                Ok(submission) => submissions.push(submission),
+                Err(found) => {
+                    complaints.extend(found.into_iter().map(|c| refuse(format!("{}: {}", c.pointer, c.message))))
                 }
-            }
+            },
             Err(message) => complaints.push(refuse(message)),
         }
     }
@@ -101,7 +102,12 @@ async fn deliver(
         .map(|(receipt, pipeline)| wire::DeliveredTask { id: receipt.id, pipeline, state: receipt.state })
         .collect();
     if let Some(first) = complaints.first() {
-        tracing::warn!(webhook = name, delivery = delivery.id, refused = complaints.len(), "a delivery was not taken by all");
+        tracing::warn!(
+            webhook = name,
+            delivery = delivery.id,
+            refused = complaints.len(),
+            "a delivery was not taken by all"
+        );
         let detail = format!("{} ({} other tasks were accepted)", first.message, tasks.len());
         return Err(Problem::invalid(detail).with_errors(complaints));
     }

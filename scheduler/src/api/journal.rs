@@ -78,9 +78,11 @@ pub(crate) async fn events(
     head(&app, id).await?;
     let after = match headers.get("last-event-id") {
         None => 0,
-        Some(value) => value.to_str().ok().and_then(|text| text.trim().parse().ok()).ok_or_else(|| {
-            Problem::invalid("the header Last-Event-ID is not the number of an event")
-        })?,
+        Some(value) => value
+            .to_str()
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .ok_or_else(|| Problem::invalid("the header Last-Event-ID is not the number of an event"))?,
     };
     let watch = Watch { _place: app.watcher()?, id, after, pause: Duration::ZERO, done: false, app: app.clone() };
     let closing = app.closing().clone();

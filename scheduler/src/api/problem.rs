@@ -60,9 +60,7 @@ impl Kind {
             Self::Signature => (StatusCode::UNAUTHORIZED, "signature", "The signature does not fit"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not from there"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
-            Self::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Not with that method")
-            }
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Not with that method"),
             Self::Timeout => (StatusCode::REQUEST_TIMEOUT, "timeout", "The request took too long"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "The state does not allow it"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large"),

@@ -88,9 +88,7 @@ impl Query {
         let values = self.many(name);
         let items = values.iter().flat_map(|value| value.split(',')).filter(|item| !item.is_empty());
         items
-            .map(|item| {
-                item.parse().map_err(|error| Problem::invalid(format!("the query parameter {name}: {error}")))
-            })
+            .map(|item| item.parse().map_err(|error| Problem::invalid(format!("the query parameter {name}: {error}"))))
             .collect()
     }
 

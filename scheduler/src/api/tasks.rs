@@ -242,8 +242,7 @@ pub(crate) async fn replay(app: &App, head: &Head, request: wire::Replay) -> Res
         return Ok(Signal::Replay { by, reset: Vec::new(), input: None });
     }
     let pipeline = app.catalog().pinned(&head.pipeline, &head.digest).await?;
-    let reset =
-        reset(&pipeline, request.from.as_ref()).map_err(|unknown| Problem::at("/from", unknown.to_string()))?;
+    let reset = reset(&pipeline, request.from.as_ref()).map_err(|unknown| Problem::at("/from", unknown.to_string()))?;
     let complaints = request.input.as_ref().map(|input| input_complaints(&pipeline, input)).unwrap_or_default();
     if !complaints.is_empty() {
         let what = format!("pipeline {} does not accept this input", head.pipeline);

@@ -201,7 +201,8 @@ impl Types {
     fn header(&self, cells: &Cells<'_>) -> Result<Vec<(String, Cell)>, String> {
         let mut names: Vec<(String, Cell)> = Vec::new();
         for (index, cell) in cells.iter().enumerate() {
-            let name = std::str::from_utf8(cell).map_err(|_| format!("the name of column {} is not UTF-8", index + 1))?;
+            let name =
+                std::str::from_utf8(cell).map_err(|_| format!("the name of column {} is not UTF-8", index + 1))?;
             let name = name.trim();
             if name.is_empty() {
                 return Err(format!("column {} has no name; the first line must name the columns", index + 1));
@@ -243,10 +244,14 @@ impl Cell {
     fn value(self, text: &str, depth: usize) -> Value {
         let number = || serde_json::from_str::<Value>(text).ok().filter(Value::is_number);
         let trimmed = text.trim();
-        if self.integer && let Ok(whole) = trimmed.parse::<i64>() {
+        if self.integer
+            && let Ok(whole) = trimmed.parse::<i64>()
+        {
             return whole.into();
         }
-        if self.number && let Some(number) = number() {
+        if self.number
+            && let Some(number) = number()
+        {
             return number;
         }
         if self.boolean {

@@ -96,7 +96,11 @@ impl Loader {
     fn submission(&mut self, line: u64, input: serde_json::Value) -> Result<(Submission, usize), String> {
         let text = canonical(&input);
         if text.len() > self.input_limit {
-            return Err(format!("the input has {} bytes; at most {} are allowed (limits.input)", text.len(), self.input_limit));
+            return Err(format!(
+                "the input has {} bytes; at most {} are allowed (limits.input)",
+                text.len(),
+                self.input_limit
+            ));
         }
         let key = self.keys.next(&input, &text)?;
         let plan = &self.plan;
@@ -137,7 +141,9 @@ impl Loader {
         let Some(under_way) = self.under_way.take() else { return Ok(()) };
         let receipts = match under_way.await {
             Ok(submitted) => submitted.map_err(LoadError::Store)?,
-            Err(error) => return Err(LoadError::Store(StoreError::Unavailable(format!("a submit broke off: {error}")))),
+            Err(error) => {
+                return Err(LoadError::Store(StoreError::Unavailable(format!("a submit broke off: {error}"))));
+            }
         };
         let created = receipts.iter().filter(|receipt| receipt.created).count() as u64;
         self.receipt.accepted += created;

@@ -32,7 +32,9 @@ pub fn task(
 /// Whether a list of events names this one: `pull_request.opened`, or `pull_request` for all of its actions.
 fn wants(events: &[String], event: Option<&str>) -> bool {
     let named = |wanted: &String| {
-        event.and_then(|event| event.strip_prefix(wanted.as_str())).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        event
+            .and_then(|event| event.strip_prefix(wanted.as_str()))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
     events.is_empty() || events.iter().any(named)
 }
