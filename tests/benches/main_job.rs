@@ -38,8 +38,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let project = ProjectDir::new(&[("pipelines/p.yaml", source)]);
         let mut loaded = project.load();
-        let store: Arc<dyn Store> =
-            SqliteStore::open(&dir.path().join("bench.db"), StoreOptions::new(entropy())).unwrap();
+        let store: Arc<dyn Store> = SqliteStore::open(&dir.path().join("bench.db"), StoreOptions::new(entropy())).unwrap();
         store.apply(loaded.definitions.clone()).await.unwrap();
         Self { _dir: dir, project, store, pipeline: Arc::new(loaded.pipelines.remove(0)) }
     }
@@ -74,8 +73,7 @@ impl Bench {
     async fn until_done(&self) {
         loop {
             let queues = self.store.queues().await.unwrap();
-            let open =
-                |name: StateName| queues.iter().map(|queue| queue.depth.get(&name).copied().unwrap_or(0)).sum::<u64>();
+            let open = |name: StateName| queues.iter().map(|queue| queue.depth.get(&name).copied().unwrap_or(0)).sum::<u64>();
             if open(StateName::Ready) + open(StateName::Running) == 0 {
                 break;
             }

@@ -71,8 +71,7 @@ fn check_layers(name: &str, layers: &[&[&str]]) {
     let mut wrong = Vec::new();
     for file in sources(&src) {
         let relative = file.strip_prefix(&src).unwrap();
-        let module =
-            relative.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        let module = relative.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
         if module == "lib" {
             continue;
         }
@@ -113,9 +112,9 @@ fn crates_depend_downward_only() {
     for (name, may) in allowed {
         let manifest = std::fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
         for other in ["common", "scheduler", "worker", "teamster", "teamster-tests"] {
-            let depends = manifest
-                .lines()
-                .any(|line| line.split(['.', ' ', '=']).next() == Some(other) && line.contains("workspace"));
+            let depends = manifest.lines().any(|line| {
+                line.split(['.', ' ', '=']).next() == Some(other) && line.contains("workspace")
+            });
             assert!(!depends || may.contains(&other), "{name} depends on {other}, which is not below it");
         }
     }

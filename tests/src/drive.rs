@@ -128,8 +128,7 @@ impl<'a> Drive<'a> {
                 },
                 _ => continue,
             };
-            return self
-                .write(|head, at| Ok(ledger::signal(head, &[], &signal, at)?.context("nobody holds the task")?));
+            return self.write(|head, at| Ok(ledger::signal(head, &[], &signal, at)?.context("nobody holds the task")?));
         }
         self.wake_at(until.context("the task waits for what no test brings")?)
     }

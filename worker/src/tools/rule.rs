@@ -77,10 +77,7 @@ enum Pattern {
         within: PathBuf,
     },
     /// The host, or what every subdomain ends with.
-    Domain {
-        host: String,
-        subdomains: bool,
-    },
+    Domain { host: String, subdomains: bool },
 }
 
 impl Rule {

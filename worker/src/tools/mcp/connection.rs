@@ -11,8 +11,8 @@ use std::time::Duration;
 use common::failure::{Failure, FailureClass};
 use rmcp::RoleClient;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ClientCapabilities, ClientConfig, ClientRequest,
-    ErrorCode, Implementation, MetaObject, PaginatedRequestParams, PingRequest, RequestMetaObject, Tool,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ClientCapabilities, ClientConfig, ClientRequest, ErrorCode,
+    Implementation, MetaObject, PaginatedRequestParams, PingRequest, RequestMetaObject, Tool,
 };
 use rmcp::service::{RunningService, ServiceError, ServiceExt};
 use rmcp::transport::async_rw::AsyncRwTransport;
@@ -114,10 +114,8 @@ impl Observations {
 impl Connection {
     /// Starts the server, shakes hands and lists its tools.
     pub(super) async fn open(launch: &Launch, directory: &Path) -> Result<Self, Failure> {
-        let mut running = process::start(&launch.command, directory, &launch.env, true).map_err(|failure| Failure {
-            message: format!("MCP server {}: {}", launch.name, failure.message),
-            ..failure
-        })?;
+        let mut running = process::start(&launch.command, directory, &launch.env, true)
+            .map_err(|failure| Failure { message: format!("MCP server {}: {}", launch.name, failure.message), ..failure })?;
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (running.stdin.take(), running.stdout.take(), running.stderr.take())
         else {
@@ -143,13 +141,10 @@ impl Connection {
         let drain = drain(stderr, launch.name.clone(), Arc::clone(&observed));
         let supervisor = tokio::spawn(supervise(running, pump, drain, token.clone(), Arc::clone(&observed)));
 
-        let identity = ClientConfig::new(
-            ClientCapabilities::default(),
-            Implementation::new("teamster", env!("CARGO_PKG_VERSION")),
-        );
+        let identity =
+            ClientConfig::new(ClientCapabilities::default(), Implementation::new("teamster", env!("CARGO_PKG_VERSION")));
         // The pump bounds lines already; this bound is only a second net.
-        let transport =
-            AsyncRwTransport::new_client(from_server, stdin).with_max_line_length(launch.answer_limit + PIPE);
+        let transport = AsyncRwTransport::new_client(from_server, stdin).with_max_line_length(launch.answer_limit + PIPE);
         let handshake = async {
             let client = identity.serve(transport).await.map_err(|error| error.to_string())?;
             let tools = list_tools(&client).await?;
@@ -196,8 +191,7 @@ impl Connection {
         let error = match answer {
             Ok(Ok(CallToolResponse::Complete(result))) => return Ok(*Box::new(result)),
             Ok(Ok(_)) => {
-                let message =
-                    format!("MCP server {} answers with a question or a task, which is not supported", self.name);
+                let message = format!("MCP server {} answers with a question or a task, which is not supported", self.name);
                 return Err(ToolError::Failed(Failure::new(FailureClass::Protocol, message)));
             }
             Ok(Err(error)) => error,

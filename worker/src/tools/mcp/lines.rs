@@ -78,17 +78,11 @@ enum Line {
     /// The buffer holds it, with its end.
     Whole,
     /// The buffer holds its beginning.
-    TooLong {
-        tail: Vec<u8>,
-    },
+    TooLong { tail: Vec<u8> },
     End,
 }
 
-async fn next_line(
-    from: &mut (impl AsyncBufReadExt + Unpin),
-    line: &mut Vec<u8>,
-    limit: usize,
-) -> std::io::Result<Line> {
+async fn next_line(from: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>, limit: usize) -> std::io::Result<Line> {
     line.clear();
     let mut tail: Option<Vec<u8>> = None;
     loop {
