@@ -78,6 +78,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Tasks that match, newest first, at most `limit` (up to 1,000).
     async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError>;
 
+    /// Removes a dead letter with its journal and its idempotency key; false if
+    /// there is no such task, or it is not dead (any more).
+    async fn forget(&self, task: TaskId) -> Result<bool, StoreError>;
+
     // ---- queues ---------------------------------------------------------------
 
     /// Every queue that has tasks or is paused, by name.

@@ -1,1 +1,21 @@
-//! scheduler
+//! The scheduler: takes work in over HTTP, webhooks, batch files and cron,
+//! stores it durably, and moves on what time has come for.
+//!
+//! It runs no pipeline and keeps nothing of its own: several schedulers may
+//! serve one store. [`service`] wires the parts; [`submit`], [`cron::ticks`],
+//! the readers of [`batch`] and the senders of [`ingress`] are pure.
+
+pub mod api;
+mod app;
+pub mod batch;
+mod catalog;
+pub mod cron;
+pub mod ingress;
+mod serve;
+pub mod service;
+mod settings;
+pub mod submit;
+pub mod sweep;
+
+pub use app::HttpLimits;
+pub use service::{Scheduler, SchedulerError, SchedulerHandle, SchedulerOptions};

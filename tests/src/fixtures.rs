@@ -1,3 +1,4 @@
 //! Parts of the program, started for a test.
 
+pub mod scheduler;
 pub mod worker;

@@ -191,6 +191,10 @@ impl Store for SqliteStore {
         self.readers.read(move |db| read::list(db, &filter, after, limit)).await
     }
 
+    async fn forget(&self, task: TaskId) -> Result<bool, StoreError> {
+        self.writer.write(1, move |tx| due::forget(tx, task)).await
+    }
+
     async fn queues(&self) -> Result<Vec<Queue>, StoreError> {
         self.readers.read(read::queues).await
     }

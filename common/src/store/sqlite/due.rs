@@ -10,6 +10,7 @@ use super::connection::Stop;
 use super::tally::Class;
 use super::transaction::{Aside, Found, Stored, Transaction, integer};
 use crate::clock::Timestamp;
+use crate::id::TaskId;
 use crate::store::{Due, Keep, StoreError, ledger};
 use crate::task::{DeadReason, State};
 
@@ -82,6 +83,18 @@ fn move_on(tx: &mut Transaction<'_>, stored: Stored, due: &mut Due) -> rusqlite:
     }
     let changed = tx.save(stored, after, recorded, &Aside { took_up: running, ..Aside::default() })?;
     tx.settle(changed)
+}
+
+/// Removes a dead letter, because a person says so.
+pub(super) fn forget(tx: &mut Transaction<'_>, task: TaskId) -> Result<bool, Stop<StoreError>> {
+    match tx.find(task)? {
+        Found::Readable(stored) if matches!(stored.head.state, State::Dead { .. }) => {
+            tx.remove(stored.n)?;
+            Ok(true)
+        }
+        Found::Readable(_) | Found::Missing => Ok(false),
+        Found::Unreadable(unreadable) => Err(Stop::Refused(unreadable.damage())),
+    }
 }
 
 /// Removes done tasks of a class that are too many, too old or too large, the
