@@ -264,10 +264,7 @@ async fn an_agent_gets_what_its_file_allows_and_the_operator_classes_it() {
     let refusal = error_text(&bash.call(calling(bash, json!({"command": "echo hi; id"}))).await);
     assert!(refusal.contains("Bash(echo:*)"), "{refusal}");
     let effect = |command: &str| bash.effect(&json!({"command": command}));
-    assert_eq!(
-        ["git diff HEAD", "echo a", "git diff; rm x"].map(effect),
-        [Effect::Read, Effect::Keyed, Effect::Once]
-    );
+    assert_eq!(["git diff HEAD", "echo a", "git diff; rm x"].map(effect), [Effect::Read, Effect::Keyed, Effect::Once]);
     // A link does not make a path something else.
     let workspace = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(workspace.path().join("public")).unwrap();
@@ -331,11 +328,15 @@ async fn a_page_is_fetched_as_markdown() {
 async fn private_addresses_other_schemes_and_other_hosts_are_not_fetched_from() {
     let base = serve(Router::new().route("/far", get(|| async { Redirect::temporary("http://example.com/x") }))).await;
     let port = base.rsplit_once(':').unwrap().1;
-    for host in ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "169.254.169.254"] {
+    for host in
+        ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "169.254.169.254"]
+    {
         let text = error_text(&fetch(false, &format!("http://{host}:{port}/")).await);
         assert!(text.contains("public address"), "{host}: {text}");
     }
-    for url in ["file:///etc/passwd", "ftp://example.com/", "gopher://x", "http://user:pw@example.com/", "no url", "http://"] {
+    for url in
+        ["file:///etc/passwd", "ftp://example.com/", "gopher://x", "http://user:pw@example.com/", "no url", "http://"]
+    {
         error_text(&fetch(true, url).await);
     }
     let text = ok_text(&fetch(true, &format!("{base}/far")).await);
