@@ -10,6 +10,7 @@ mod repository;
 mod webhook;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ use webhook::Delivery;
 
 /// With a real model, so many leads cost cents and not dollars.
 const LEADS_WITH_REAL_MODEL: usize = 24;
+/// The worker is killed when so many requests to the CRM are open: then model calls are open too.
+const OPEN_AT_KILL: RangeInclusive<usize> = 3..=7;
 /// How often is looked at how far things are.
 const LOOK: Duration = Duration::from_millis(200);
 /// After this long something is wrong.
@@ -124,7 +127,7 @@ async fn tell(plan: &Plan, output: Output, dir: &Path) -> Result<()> {
     let store = demo.setting.store.clone();
     demo.end().await?;
 
-    let report = report::Report { facts, calls, crm, held: kill.held, review, person, took: started.elapsed() };
+    let report = report::Report { facts, calls, twice: crm.doubles(&files::addresses()?), crm, held: kill.held, review, person, took: started.elapsed() };
     if output.json {
         output.document(&report.to_json(&store))?;
     } else {
@@ -197,7 +200,7 @@ impl Demo {
         let (status, again) = delivery.post(&self.client).await?;
         ensure!(again.tasks.first().map(|t| t.id) == Some(task), "the same delivery made a second task: {again:?}");
         self.output.say(format!("The same delivery once more: answered {status}, the same task"))?;
-        let which = if change.made { "a repository that the demo made" } else { "the last commit of" };
+        let which = if change.made { "the last commit of a repository that the demo made," } else { "the last commit of" };
         self.output.say(format!(
             "It reviews {which} {}: {}..{}, {:?}",
             change.repository.display(),
@@ -232,7 +235,7 @@ impl Demo {
             let done: u64 = batch.tasks.iter().filter(|(state, _)| state.is_terminal()).map(|(_, n)| n).sum();
             let message = format!("{} approved, {} rejected", person.approved, person.rejected);
             progress.set(done, &message);
-            if kill.is_none() && done * 3 >= batch.total {
+            if kill.is_none() && done * 3 >= batch.total && (OPEN_AT_KILL.contains(&self.crm.book().open) || done * 2 >= batch.total) {
                 kill = self.kill_a_worker(&progress).await?;
             }
             if batch.done && self.is_done(review).await? {

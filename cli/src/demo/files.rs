@@ -1,6 +1,7 @@
 //! The files of the demo: both examples as one project, from within the binary,
 //! so that the demo works without a checkout.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -45,6 +46,16 @@ pub(super) fn write_leads(path: &Path, limit: Option<usize>) -> Result<()> {
         None => LEADS,
     };
     std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// How many rows the file has for each address.
+pub(super) fn addresses() -> Result<BTreeMap<String, usize>> {
+    let mut rows = BTreeMap::new();
+    for record in csv::ReaderBuilder::new().flexible(true).from_reader(LEADS.as_bytes()).records() {
+        let record = record.context("the shipped leads cannot be read")?;
+        *rows.entry(record.get(2).unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    Ok(rows)
 }
 
 fn write(dir: &Path, name: &str, text: &str) -> Result<()> {

@@ -50,6 +50,8 @@ pub(super) struct Report {
     /// Model calls that workers started, the killed one included.
     pub(super) calls: u64,
     pub(super) crm: Book,
+    /// Contacts that the CRM has more often than the file.
+    pub(super) twice: usize,
     /// The tasks that the killed worker held.
     pub(super) held: Vec<TaskId>,
     pub(super) review: TaskId,
@@ -155,7 +157,7 @@ impl Report {
         output.line(format!(
             "CRM: {} written, {} twice; {} came again under the key of a contact that was there and changed nothing.",
             number_of(self.crm.written() as u64, "contact"),
-            self.crm.doubles(),
+            self.twice,
             number_of(self.crm.repeated as u64, "request"),
         ))?;
 
@@ -242,7 +244,7 @@ impl Report {
             },
             "model_calls": {"started": self.calls, "answered": facts.answers, "repeated": self.unanswered()},
             "crm": {
-                "contacts": self.crm.written(), "twice": self.crm.doubles(), "repeated": self.crm.repeated,
+                "contacts": self.crm.written(), "twice": self.twice, "repeated": self.crm.repeated,
                 "overloaded": self.crm.overloaded, "refused": self.crm.refused,
             },
             "review": self.review,
@@ -256,7 +258,7 @@ impl Report {
         ensure!(open.is_none(), "task {} is not done", open.map(|task| task.id.to_string()).unwrap_or_default());
         ensure!(!facts.resumed.is_empty(), "no task was resumed after the kill");
         ensure!(facts.done_again == 0, "{} finished steps were done again", facts.done_again);
-        ensure!(self.crm.doubles() == 0, "{} contacts were written twice", self.crm.doubles());
+        ensure!(self.twice == 0, "{} contacts were written twice", self.twice);
         let lost = self.held.len() as u64;
         let unanswered = self.unanswered();
         ensure!(unanswered <= lost, "{unanswered} model calls were repeated, and only {lost} tasks were under way");
