@@ -1,14 +1,19 @@
 //! `teamster.yaml`: what the operator of an installation says. Secrets are
 //! references (`env:NAME`, `file:/path`), resolved when they are used.
 
+mod answers;
+mod read;
+
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::diagnostic::{Diagnostics, SourceFile};
-use crate::document::{Kind, Node};
 use crate::journal::Effect;
 use crate::secret::SecretRef;
 use crate::span::Span;
@@ -90,14 +95,36 @@ pub enum Encoding {
     Base64,
 }
 
-/// One value, or a list of them.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
+/// One value that is written as a text, or a list of such.
+#[derive(Debug, Clone, PartialEq)]
 pub enum OneOrMany<T> {
     /// One.
     One(T),
     /// Several.
     Many(Vec<T>),
+}
+
+// By hand, since an untagged enum hides why a value does not fit.
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrManyVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrManyVisitor<T> {
+            type Value = OneOrMany<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                T::deserialize(text.into_deserializer()).map(OneOrMany::One)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(OneOrMany::Many)
+            }
+        }
+
+        deserializer.deserialize_any(OneOrManyVisitor(PhantomData))
+    }
 }
 
 impl<T> OneOrMany<T> {
@@ -341,17 +368,5 @@ pub struct Api {
     pub token: Option<SecretRef>,
 }
 
-impl Config {
-    /// Reads `teamster.yaml`. Every problem goes to `out`; with an error among them there is no configuration.
-    pub(crate) fn parse(file: &SourceFile, out: &mut Diagnostics) -> Option<Self> {
-        let node = match Node::parse(file) {
-            Ok(node) if node.kind == Kind::Null => return Some(Self::default()),
-            Ok(node) => node,
-            Err(error) => {
-                out.push(error);
-                return None;
-            }
-        };
-        node.read(file, out)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value};
 use serde_saphyr::Spanned;
 
-use crate::diagnostic::{Diagnostic, Diagnostics, Place, SourceFile};
+use crate::diagnostic::{Diagnostics, Place, SourceFile};
 
 /// How deep a document may be nested.
 const DEPTH_LIMIT: usize = 64;
@@ -45,7 +45,7 @@ pub(crate) struct Key {
 
 impl Node {
     /// Reads the one document of a file. An empty file is `null`.
-    pub(crate) fn parse(file: &SourceFile) -> Result<Self, Diagnostic> {
+    pub(crate) fn parse(file: &SourceFile) -> Result<Self, Diagnostics> {
         let options = serde_saphyr::options! {
             budget: serde_saphyr::budget! {
                 max_depth: DEPTH_LIMIT,
@@ -58,7 +58,7 @@ impl Node {
         serde_saphyr::from_str_with_options::<Spanned<Kind>>(&file.text, options).map(Self::from).map_err(|error| {
             let place = error.location().map(place_of).filter(|place| place.line > 0);
             let error = error.without_snippet().to_string();
-            file.error(place, without_place(&error))
+            Diagnostics::from(file.error(place, without_place(&error)))
         })
     }
 
@@ -280,7 +280,9 @@ impl<'n> Table<'n> {
 pub(crate) fn closest<'a>(wrong: &str, names: &[&'a str]) -> Option<&'a str> {
     let wrong: String = wrong.chars().take(64).collect();
     let (distance, name) = names.iter().map(|name| (distance(&wrong, name), *name)).min()?;
-    (distance <= 1 + wrong.chars().count() / 4).then_some(name)
+    // A guess at a name of one or two letters is noise.
+    let length = wrong.chars().count();
+    (length > 2 && distance <= length.div_ceil(3)).then_some(name)
 }
 
 /// The edit distance between two texts (Levenshtein).

@@ -4,7 +4,7 @@
 //! one language of templates and conditions; [`Bundle`] is a pipeline with all
 //! that it refers to, and [`compile`] makes the checked form of it.
 
-mod agent;
+pub(crate) mod agent;
 mod bundle;
 mod graph;
 pub mod model;

@@ -47,12 +47,12 @@ impl Project {
                     definitions.push(definition);
                     readings.push((file, reading));
                 }
-                Err(error) => out.push(error),
+                Err(error) => out.extend(error),
             }
         }
         check::names(&readings, &mut out);
         check::links(&readings, config.as_ref(), files.pipelines.len(), &mut out);
-        check::agents(&files, &mut out);
+        check::agents(&files, &readings, &mut out);
         let out = out.sorted();
         match config {
             Some(config) if !out.has_errors() => {

@@ -35,7 +35,11 @@ fn list(issues: &[SchemaIssue]) -> String {
 
 /// A task for an input, by the pipeline's definition; without key, parent,
 /// batch, time or trace, which are the caller's to add.
-pub fn submitted(pipeline: &Pipeline, input: Value, given: &BTreeMap<String, String>) -> Result<Submitted, InputRefused> {
+pub fn submitted(
+    pipeline: &Pipeline,
+    input: Value,
+    given: &BTreeMap<String, String>,
+) -> Result<Submitted, InputRefused> {
     if let Some(schema) = &pipeline.input {
         schema.validate(&input).map_err(InputRefused::Schema)?;
     }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use common::entropy::SystemEntropy;
 use common::id::TaskId;
 use common::store::{Filter, SqliteStore, Store, StoreError, StoreOptions};
-use common::task::{DeadReason, Parent, State, StateName};
+use common::task::{DeadReason, Head, Parent, Signal, State, StateName};
 use suite::conformance::bench::step;
 use suite::conformance::{Backend, Bench};
 
@@ -171,7 +171,17 @@ async fn a_task_whose_head_cannot_be_read_is_a_dead_letter_and_stops_no_other() 
     ensure!(kept == "no JSON", "it is kept for a version that can read it");
     let queue = bench.store.queues().await?.remove(0);
     ensure!(queue.depth.get(&StateName::Dead) == Some(&2) && queue.depth.get(&StateName::Running) == Some(&2));
-    Ok(())
+    // A version that can read it sends it on its way again.
+    for task in [bad, late] {
+        let head = serde_json::to_string(&Head::fold(task, &bench.journal(task).await?)?)?;
+        db.execute("UPDATE tasks SET head = ?2 WHERE id = ?1", (task.to_string(), head))?;
+        ensure!(bench.state(task).await? == StateName::Dead);
+        let replay = Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None };
+        bench.store.signal(task, replay).await?;
+        ensure!(bench.state(task).await? == StateName::Ready);
+        ensure!(bench.kinds(task).await? == ["submitted", "died", "replayed"]);
+    }
+    bench.verify().await
 }
 
 // ---- processes of their own ---------------------------------------------------

@@ -67,10 +67,27 @@ fn escapes(place: &Place) -> Vec<String> {
     link("src/link-deep", Path::new("../../secret.txt"));
     link("link-fd", Path::new("/dev/fd/0"));
     let mut paths: Vec<String> = [
-        "../secret.txt", "src/../../secret.txt", "./../secret.txt", "src/./.././../secret.txt", "..//secret.txt",
-        "link-relative", "link-absolute", "link-directory/secret.txt", "link-root/etc/passwd", "link-proc/environ",
-        "link-link", "src/link-deep", "link-fd", "/etc/passwd", "/proc/self/environ", "/proc/self/root/etc/passwd",
-        "/dev/zero", "/dev/stdin", "/", "..", "src/../..",
+        "../secret.txt",
+        "src/../../secret.txt",
+        "./../secret.txt",
+        "src/./.././../secret.txt",
+        "..//secret.txt",
+        "link-relative",
+        "link-absolute",
+        "link-directory/secret.txt",
+        "link-root/etc/passwd",
+        "link-proc/environ",
+        "link-link",
+        "src/link-deep",
+        "link-fd",
+        "/etc/passwd",
+        "/proc/self/environ",
+        "/proc/self/root/etc/passwd",
+        "/dev/zero",
+        "/dev/stdin",
+        "/",
+        "..",
+        "src/../..",
     ]
     .map(str::to_owned)
     .to_vec();
@@ -118,7 +135,9 @@ async fn special_files_and_directories_are_refused_without_waiting() {
     assert!(fifo.metadata().unwrap().file_type().is_fifo());
     std::fs::copy("/bin/true", workspace.join("binary")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(workspace.join("socket")).unwrap();
-    for (path, why) in [("fifo", "a FIFO"), ("socket", "a socket"), ("src", "directory"), ("binary", "binary"), (".", "directory")] {
+    for (path, why) in
+        [("fifo", "a FIFO"), ("socket", "a socket"), ("src", "directory"), ("binary", "binary"), (".", "directory")]
+    {
         let answer = place.refused(&Read::default(), json!({"file_path": path})).await;
         assert!(answer.contains(why), "{path}: {answer}");
     }
@@ -130,7 +149,8 @@ async fn special_files_and_directories_are_refused_without_waiting() {
         assert!(answer.contains(why), "{path}: {answer}");
     }
     // A FIFO by the name of a file that a search reads by itself.
-    rustix::fs::mknodat(rustix::fs::CWD, workspace.join(".gitignore"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, workspace.join(".gitignore"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .unwrap();
     assert_eq!(place.ok(&Grep::default(), json!({"pattern": "alpha"})).await, "src/a.txt\n");
 }
 
@@ -140,7 +160,11 @@ async fn absolute_paths_inside_and_links_inside_work() {
     symlink("src/a.txt", place.workspace().join("link")).unwrap();
     let absolute = place.workspace().join("src/a.txt").display().to_string();
     for path in [absolute.as_str(), "src/a.txt", "./src/../src/a.txt", "link"] {
-        assert_eq!(place.ok(&Read::default(), json!({"file_path": path})).await, "     1\talpha\n     2\tbeta\n", "{path}");
+        assert_eq!(
+            place.ok(&Read::default(), json!({"file_path": path})).await,
+            "     1\talpha\n     2\tbeta\n",
+            "{path}"
+        );
     }
     place.ok(&Write::default(), json!({"file_path": "link", "content": "new"})).await;
     assert_eq!(place.get("src/a.txt"), "new");
@@ -195,9 +219,15 @@ async fn grep_shows_lines_with_context_counts_and_files() {
         (json!({"pattern": "fn ", "output_mode": "count"}), "one.rs:3\n"),
         (json!({"pattern": "fn b", "output_mode": "content"}), "one.rs:2:fn b() {}\n"),
         (json!({"pattern": "FN B", "-i": true, "-n": false, "output_mode": "content"}), "one.rs:fn b() {}\n"),
-        (json!({"pattern": "let", "-C": 1, "output_mode": "content"}), "one.rs-2-fn b() {}\none.rs:3:let x;\none.rs-4-fn c() {}\n"),
+        (
+            json!({"pattern": "let", "-C": 1, "output_mode": "content"}),
+            "one.rs-2-fn b() {}\none.rs:3:let x;\none.rs-4-fn c() {}\n",
+        ),
         (json!({"pattern": "let", "-B": 1, "output_mode": "content"}), "one.rs-2-fn b() {}\none.rs:3:let x;\n"),
-        (json!({"pattern": "b\\(\\) \\{\\}\\nlet", "multiline": true, "output_mode": "content"}), "one.rs:2:fn b() {}\none.rs:3:let x;\n"),
+        (
+            json!({"pattern": "b\\(\\) \\{\\}\\nlet", "multiline": true, "output_mode": "content"}),
+            "one.rs:2:fn b() {}\none.rs:3:let x;\n",
+        ),
         (json!({"pattern": "a\\(", "type": "py"}), "two.py\n"),
         (json!({"pattern": "a\\(", "glob": "*.{rs,ts}"}), "one.rs\n"),
         (json!({"pattern": "ignored", "path": "ignored"}), "ignored/three.rs\n"),
@@ -208,7 +238,12 @@ async fn grep_shows_lines_with_context_counts_and_files() {
     }
     let head = place.ok(&grep, json!({"pattern": "fn", "output_mode": "content", "head_limit": 2})).await;
     assert!(head.starts_with("one.rs:1:fn a() {}\none.rs:2:fn b() {}\n[There is more"), "{head}");
-    for arguments in [json!({"pattern": "("}), json!({"pattern": "a", "type": "klingon"}), json!({"pattern": "a", "glob": "{"}), json!({"pattern": "a", "path": "none"})] {
+    for arguments in [
+        json!({"pattern": "("}),
+        json!({"pattern": "a", "type": "klingon"}),
+        json!({"pattern": "a", "glob": "{"}),
+        json!({"pattern": "a", "path": "none"}),
+    ] {
         place.refused(&grep, arguments).await;
     }
 }
@@ -251,9 +286,15 @@ async fn answers_keep_to_the_output_limit() {
 async fn bash_answers_with_output_and_exit_code_and_knows_no_secrets() {
     let place = Place::new();
     let bash = Bash::default();
-    assert_eq!(place.ok(&bash, json!({"command": "pwd; ls src"})).await, format!("{}\na.txt\n", place.workspace().canonicalize().unwrap().display()));
+    assert_eq!(
+        place.ok(&bash, json!({"command": "pwd; ls src"})).await,
+        format!("{}\na.txt\n", place.workspace().canonicalize().unwrap().display())
+    );
     assert_eq!(place.ok(&bash, json!({"command": "true"})).await, "(no output)");
-    assert_eq!(place.refused(&bash, json!({"command": "echo out; echo err >&2; exit 3"})).await, "Exit code 3\nout\nerr\n");
+    assert_eq!(
+        place.refused(&bash, json!({"command": "echo out; echo err >&2; exit 3"})).await,
+        "Exit code 3\nout\nerr\n"
+    );
     assert_eq!(place.ok(&bash, json!({"command": "cat"})).await, "(no output)", "stdin is empty");
     // Cargo sets this for the test itself.
     assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());

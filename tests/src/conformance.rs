@@ -80,7 +80,7 @@ macro_rules! conformance {
                 the_key_goes_with_its_task, what_lives_is_kept, removal_is_limited, a_child_waits_for_its_parent;
             batch: rows_lead_to_tasks, a_batch_posted_again_makes_no_second_task, duplicates_are_told,
                 rejected_rows_are_told, rows_come_in_pages, an_unknown_batch_is_refused, removed_rows_are_told,
-                the_cost_is_summed;
+                the_cost_is_summed, a_batch_that_is_over_goes;
             catalog: definitions_are_kept_by_digest, the_newest_is_current, schedules_never_go_back, the_store_is_well;
             ready: rings_for_what_is_there, rings_for_a_submit, rings_for_another_process, rings_when_a_queue_resumes,
                 stays_silent_for_other_queues, can_be_dropped_at_any_time;

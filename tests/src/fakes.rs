@@ -3,4 +3,5 @@
 //! There are no fakes of our own traits.
 
 pub mod calls;
+pub mod mcp;
 pub mod model;

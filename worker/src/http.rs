@@ -135,7 +135,7 @@ impl HttpClient {
             }
             let body = read_body(response, request.response_limit, place).await;
             if status.is_success() {
-                let body = as_value(&answered, body?);
+                let body = as_value(&answered, &body?);
                 return Ok(HttpAnswer { status: status.as_u16(), headers: selected(&answered), body });
             }
             return Err(refused(place, status, &answered, body.unwrap_or_default()));
@@ -202,7 +202,7 @@ fn redirected(place: &str, status: StatusCode, target: Option<&Url>) -> Failure 
     )
 }
 
-fn refused(place: &str, status: StatusCode, headers: &HeaderMap, body: Vec<u8>) -> ToolError {
+fn refused(place: &str, status: StatusCode, headers: &HeaderMap, mut body: Vec<u8>) -> ToolError {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let wait = text(RETRY_AFTER).and_then(|value| retry_after(value, text(DATE)));
     let (class, known) = match status.as_u16() {
@@ -214,10 +214,9 @@ fn refused(place: &str, status: StatusCode, headers: &HeaderMap, body: Vec<u8>) 
         500.. => (FailureClass::Unavailable, false),
         _ => (FailureClass::InvalidRequest, true),
     };
-    let mut body = body;
     body.truncate(ERROR_BODY);
     let mut failure = Failure::new(class, format!("{place} answered {status}"))
-        .with_detail(json!({"status": status.as_u16(), "body": as_value(headers, body)}));
+        .with_detail(json!({"status": status.as_u16(), "body": as_value(headers, &body)}));
     if let Some(wait) = wait {
         failure = failure.with_retry_after(wait);
     }
@@ -254,18 +253,18 @@ async fn read_body(mut response: reqwest::Response, limit: usize, place: &str) -
     }
 }
 
-fn as_value(headers: &HeaderMap, body: Vec<u8>) -> Value {
+fn as_value(headers: &HeaderMap, body: &[u8]) -> Value {
     if body.is_empty() {
         return Value::Null;
     }
     let media = headers.get(CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if (media == "application/json" || media.ends_with("+json"))
-        && let Ok(value) = serde_json::from_slice(&body)
+        && let Ok(value) = serde_json::from_slice(body)
     {
         return value;
     }
-    Value::String(String::from_utf8_lossy(&body).into_owned())
+    Value::String(String::from_utf8_lossy(body).into_owned())
 }
 
 fn selected(headers: &HeaderMap) -> BTreeMap<String, String> {

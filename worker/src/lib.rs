@@ -1,8 +1,17 @@
 //! The worker: takes tasks, decides what is to be done, does it, and writes
 //! down what came of it.
+//!
+//! [`decide`] is pure; [`execute`] performs what it says; [`service`] is the
+//! process around it. `models` and `tools` are the ways to the outside world.
 
+pub mod decide;
+pub mod definitions;
+pub mod execute;
 pub mod fault;
+pub mod health;
 pub mod http;
+pub mod lease;
 pub mod models;
 pub mod process;
+pub mod service;
 pub mod tools;

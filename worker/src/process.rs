@@ -49,7 +49,7 @@ pub struct Program {
 pub enum Ended {
     /// By itself, with this exit code.
     Exited(i32),
-    /// By this signal, which was not ours.
+    /// By this signal, which was not ours; 0 if how it ended cannot be told.
     Signalled(i32),
     /// It was killed, because it took longer than it may.
     TimedOut,
@@ -154,10 +154,10 @@ pub async fn run_program(program: Program) -> Result<ProgramOutcome, Failure> {
         tokio::pin!(deadline);
         let ended = loop {
             tokio::select! {
-                ended = running.wait() => break ended,
+                ended = running.wait() => break ended.unwrap_or(Ended::Signalled(0)),
                 () = &mut deadline => {
-                    running.kill().await.map_err(|error| lost_track(&error))?;
-                    break Ok(Ended::TimedOut);
+                    let _ = running.kill().await;
+                    break Ended::TimedOut;
                 }
                 _ = &mut pipes, if !pipes_done => pipes_done = true,
             }
@@ -166,7 +166,7 @@ pub async fn run_program(program: Program) -> Result<ProgramOutcome, Failure> {
             // What was written before the end is still in the pipes.
             let _ = tokio::time::timeout(DRAIN, pipes).await;
         }
-        ended.map_err(|error| lost_track(&error))?
+        ended
     };
     Ok(ProgramOutcome { ended, stdout: out, stderr: err })
 }
@@ -196,10 +196,6 @@ fn cannot_start(program: &str, cwd: &std::path::Path, error: &std::io::Error) ->
         _ => error.to_string(),
     };
     Failure::new(FailureClass::Configuration, format!("the program {program:?} cannot be started: {hint}"))
-}
-
-fn lost_track(error: &std::io::Error) -> Failure {
-    Failure::new(FailureClass::Internal, format!("the program was started, but cannot be waited for: {error}"))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod web;
 mod workspace;
 pub mod write;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +109,7 @@ pub(crate) fn cut(mut text: String, limit: usize) -> String {
     }
     let omitted = text.len() - end;
     text.truncate(end);
-    text.push_str(&format!("\n[… {omitted} bytes left out …]"));
+    let _ = write!(text, "\n[… {omitted} bytes left out …]");
     text
 }
 

@@ -41,11 +41,12 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
     let node = match Node::parse(&front) {
         Ok(Node { kind: Kind::Null, at }) => Node { kind: Kind::Map(Vec::new()), at },
         Ok(node) => node,
-        Err(mut error) => {
+        Err(problems) => {
             // Claude Code takes `description: a: b` for a text, which YAML does not.
-            error.help =
-                Some("quote texts that contain `: ` or ` #`, or write them after `>-` on a line of their own".into());
-            out.push(error);
+            let help = "quote texts that contain `: ` or ` #`, or write them after `>-` on a line of their own";
+            for problem in problems {
+                out.push(problem.with_help(help));
+            }
             return None;
         }
     };
@@ -57,7 +58,8 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
     let disallowed_tools = table.get("disallowedTools").and_then(|node| list(node, file, out)).unwrap_or_default();
     let model_node = table.get("model");
     let model = model_node.and_then(|node| node.read::<String>(file, out)).filter(|model| model != "inherit");
-    let max_turns = table.read("maxTurns", out);
+    let turns_node = table.get("maxTurns");
+    let max_turns = turns_node.and_then(|node| node.read(file, out));
     let servers_node = table.get("mcpServers");
     let mcp_servers = servers_node.and_then(|node| list(node, file, out));
     let effort = table.read("effort", out);
@@ -75,8 +77,8 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
         field.severity = crate::diagnostic::Severity::Warning;
         out.push(field);
     }
-    if max_turns == Some(0) {
-        out.push(file.error(node.at, "maxTurns must be at least 1"));
+    if let (Some(node), Some(0)) = (turns_node, max_turns) {
+        out.push(file.error(node.at, "`maxTurns` must be at least 1"));
     }
     if system.trim().is_empty() {
         out.push(file.warning(None, "the agent has no system prompt: there is nothing after its front matter"));
@@ -142,3 +144,6 @@ fn list(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Option<Vec<Str
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

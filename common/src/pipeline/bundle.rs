@@ -35,17 +35,24 @@ struct Body {
     schemas: BTreeMap<String, FileText>,
 }
 
+/// What every body has, in whatever format.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
 impl Bundle {
     /// The bundle of a pipeline's file with what it uses.
-    pub(crate) fn new(name: PipelineName, file: &SourceFile, used: &Files) -> Result<Self, Diagnostic> {
+    pub(crate) fn new(name: PipelineName, file: &SourceFile, used: &Files) -> Result<Self, Diagnostics> {
         let body = Body {
             format: FORMAT,
             pipeline: FileText { file: file.name.to_string(), text: file.text.to_string() },
             agents: Files::texts(&used.agents),
             schemas: Files::texts(&used.schemas),
         };
-        let body = serde_json::to_string(&body)
-            .map_err(|error| file.error(None, format!("the definition cannot be written: {error}")))?;
+        let body = serde_json::to_string(&body).map_err(|error| {
+            Diagnostics::from(file.error(None, format!("the definition cannot be written: {error}")))
+        })?;
         Ok(Self { name, body: body.into() })
     }
 
@@ -69,10 +76,6 @@ pub fn compile(definition: &Definition) -> Result<Pipeline, Diagnostics> {
     };
     if Digest::of(definition.body.as_bytes()) != definition.digest {
         return Err(broken("the body does not have this digest: the store is damaged".to_owned()));
-    }
-    #[derive(Deserialize)]
-    struct Format {
-        format: u32,
     }
     let format = serde_json::from_str(&definition.body).map(|Format { format }| format);
     match format {

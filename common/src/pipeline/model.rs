@@ -258,7 +258,6 @@ pub struct PipelineStep {
 
 /// What submits tasks by itself.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a pipeline has a handful of them")]
 pub enum Trigger {
     /// A webhook.
     Webhook(WebhookTrigger),

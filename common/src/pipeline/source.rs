@@ -95,7 +95,7 @@ pub(crate) fn read(file: &SourceFile, files: &Files, digest: &Digest, out: &mut 
     let node = match Node::parse(file) {
         Ok(node) => node,
         Err(error) => {
-            out.push(error);
+            out.extend(error);
             return None;
         }
     };
@@ -331,3 +331,6 @@ fn repeated<'t, T: Ord>(items: impl Iterator<Item = &'t T>) -> Vec<&'t T> {
     let mut seen = BTreeSet::new();
     items.filter(|item| !seen.insert(*item)).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use super::files::ProjectFiles;
 use crate::config::Config;
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::closest;
+use crate::pipeline::agent;
 use crate::pipeline::source::{Link, LinkTo, Reading};
 
 type Read<'f> = (&'f SourceFile, Reading);
@@ -48,15 +49,11 @@ fn installed(link: &Link, config: &Config, out: &mut Diagnostics) {
         map.keys().map(String::as_str).collect()
     }
     match link.to {
-        LinkTo::Model | LinkTo::AnyModel if config.models.is_empty() => {
-            let error = link.file.error(link.at, "the step needs a model, and none is configured");
-            out.push(error.with_help(
-                "add to teamster.yaml, for example: `models: { sonnet: { provider: anthropic, model: claude-sonnet-4-6 } }`, \
-                 or `models: { rehearsal: { provider: rehearsal, model: rehearsal } }` to try it offline",
-            ));
-        }
         LinkTo::AnyModel | LinkTo::Pipeline | LinkTo::Tool => {}
-        LinkTo::Model => require(link, "model", &keys(&config.models), "add it under `models:` in teamster.yaml", out),
+        LinkTo::Model if config.knows_model(&link.name) => {}
+        LinkTo::Model => {
+            require(link, "model", &config.model_names(), "add it under `models:` in teamster.yaml", out);
+        }
         LinkTo::Webhook => {
             require(link, "webhook", &keys(&config.webhooks), "add it under `webhooks:` in teamster.yaml", out);
         }
@@ -70,8 +67,10 @@ fn installed(link: &Link, config: &Config, out: &mut Diagnostics) {
             );
         }
         LinkTo::Env => {
-            let names: Vec<&str> = config.env.iter().map(String::as_str).collect();
-            require(link, "listed variable", &names, "list it under `env:` in teamster.yaml", out);
+            if !config.env.contains(&link.name) {
+                let error = link.file.error(link.at, format!("`env.{}` is not listed", link.name));
+                out.push(error.with_help("list the variable under `env:` in teamster.yaml"));
+            }
         }
     }
 }
@@ -88,4 +87,9 @@ fn require(link: &Link, what: &str, known: &[&str], help: &str, out: &mut Diagno
 }
 
 /// Agents that no pipeline uses are checked too.
-pub(super) fn agents(_files: &ProjectFiles, _out: &mut Diagnostics) {}
+pub(super) fn agents(files: &ProjectFiles, readings: &[Read<'_>], out: &mut Diagnostics) {
+    let used: BTreeSet<&String> = readings.iter().flat_map(|(_, reading)| reading.used.agents.keys()).collect();
+    for (name, file) in files.referred.agents.iter().filter(|(name, _)| !used.contains(name)) {
+        agent::read(file, name, out);
+    }
+}

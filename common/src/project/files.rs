@@ -27,7 +27,7 @@ pub(super) fn config(dir: &Path, out: &mut Diagnostics) -> Option<Config> {
         Ok(Some(file)) => Config::parse(&file, out),
         Ok(None) => Some(Config::default()),
         Err(error) => {
-            out.push(error);
+            out.extend(error);
             None
         }
     }
@@ -77,7 +77,7 @@ fn read_folder(dir: &Path, folder: &str, endings: &[&str], out: &mut Diagnostics
     for name in names {
         match read_file(&dir.join(folder).join(&name), &format!("{folder}/{name}")) {
             Ok(file) => files.extend(file),
-            Err(error) => out.push(error),
+            Err(error) => out.extend(error),
         }
     }
     files
@@ -103,8 +103,8 @@ fn names(folder: &Path, endings: &[&str]) -> Result<Vec<String>, String> {
 }
 
 /// Reads one file within its limit; `None` if there is none.
-fn read_file(path: &Path, name: &str) -> Result<Option<SourceFile>, Diagnostic> {
-    let error = |message: String| Diagnostic::of_file(Severity::Error, name, message);
+fn read_file(path: &Path, name: &str) -> Result<Option<SourceFile>, Diagnostics> {
+    let error = |message: String| Diagnostics::from(Diagnostic::of_file(Severity::Error, name, message));
     let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -123,7 +123,7 @@ fn read_file(path: &Path, name: &str) -> Result<Option<SourceFile>, Diagnostic> 
         Ok(text) => Ok(Some(SourceFile::new(name, &text))),
         Err(e) => {
             let valid = e.utf8_error().valid_up_to();
-            let line = e.as_bytes()[..valid].iter().filter(|b| **b == b'\n').count() + 1;
+            let line = String::from_utf8_lossy(&e.as_bytes()[..valid]).matches('\n').count() + 1;
             Err(error(format!("the file is not UTF-8: line {line} has bytes that are no text")))
         }
     }

@@ -1,9 +1,10 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::id::StepId;
 use crate::pipeline::{compile, model::*};
 
 /// The example of the design, as it stands.
@@ -39,7 +40,7 @@ output: "{{ { 'score': steps.research.output.score, 'approved': steps.review.out
 "#;
 
 /// The triggers of the design's other example, as they stand.
-const PR_REVIEW: &str = r##"name: pr-review
+const PR_REVIEW: &str = r#"name: pr-review
 on:
   - webhook: github
     events: [pull_request.opened, pull_request.synchronize]
@@ -50,7 +51,7 @@ on:
 steps:
   - id: noted
     set: { repo: "{{ input.repo }}" }
-"##;
+"#;
 
 /// The configuration of the design, with what the examples need beside it.
 const TEAMSTER: &str = r#"# teamster.yaml: secrets are references (env:NAME or file:/path), never values
@@ -99,7 +100,7 @@ fn the_examples_of_the_design_load_as_they_stand() {
     assert_eq!(names, ["lead-intake", "pr-review"]);
     let lead = &project.pipelines[0];
     assert_eq!((lead.queue.as_str(), lead.priority, lead.timeout.to_string().as_str()), ("leads", 4, "30m"));
-    let needs: Vec<Vec<&str>> = lead.steps.iter().map(|s| s.needs.iter().map(|n| n.as_str()).collect()).collect();
+    let needs: Vec<Vec<&str>> = lead.steps.iter().map(|s| s.needs.iter().map(StepId::as_str).collect()).collect();
     assert_eq!(needs, [vec![], vec!["research"], vec!["draft"], vec!["review"]]);
     assert_eq!(lead.agents["researcher"].tools, Some(vec!["Read".to_owned(), "Grep".to_owned()]));
     assert_eq!(lead.agents["drafter"].model.as_deref(), Some("sonnet"));
@@ -128,4 +129,78 @@ fn the_same_files_have_the_same_digest_whatever_lies_beside_them() {
     assert_eq!(digests(one.path()), digests(two.path()));
     write(two.path(), "schemas/draft.json", r#"{"type": "string"}"#);
     assert_ne!(digests(one.path()), digests(two.path()));
+}
+
+#[test]
+fn names_that_lead_nowhere_are_reported_in_their_place() {
+    for (file, from, to, place, message) in [
+        ("pipelines/lead-intake.yaml", "webhook: typeform", "webhook: typefrom", (5, 14), "no webhook `typefrom`"),
+        ("pipelines/lead-intake.yaml", "env.CRM_URL", "env.CRM", (28, 36), "`env.CRM` is not listed"),
+        ("pipelines/lead-intake.yaml", "agent: drafter", "agent: draftr", (20, 12), "no agent draftr"),
+        (
+            "pipelines/lead-intake.yaml",
+            "output: schemas/draft.json",
+            "output: schemas/drafts.json",
+            (22, 13),
+            "no schema file",
+        ),
+        ("pipelines/lead-intake.yaml", "prompt: \"…\"", "prompt: \"…\"\n    model: gpt", (22, 12), "no model `gpt`"),
+        (
+            "pipelines/pr-review.yaml",
+            "set: { repo: \"{{ input.repo }}\" }",
+            "pipeline: lead-intakes",
+            (11, 15),
+            "no pipeline `lead-intakes`",
+        ),
+        ("pipelines/pr-review.yaml", "name: pr-review", "name: lead-intake", (1, 1), "another pipeline lead-intake"),
+        (".claude/agents/drafter.md", "model: sonnet", "model: sonet", (3, 8), "no model `sonet`"),
+        (".claude/agents/drafter.md", "model: sonnet", "mcpServers: memry", (3, 13), "no MCP server `memry`"),
+        ("teamster.yaml", "store: ", "stor: ", (2, 1), "unknown key `stor`"),
+    ] {
+        let dir = example();
+        let path = dir.path().join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file}: {from}");
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        let problems = Project::load(dir.path()).unwrap_err();
+        let found = problems.iter().find(|problem| problem.message.contains(message));
+        let found = found.unwrap_or_else(|| panic!("{message}\n{problems}"));
+        assert_eq!((found.file.as_str(), found.line, found.column), (file, Some(place.0), Some(place.1)), "{found}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let dir = example();
+    fs::write(dir.path().join("pipelines/bytes.yaml"), b"name: a\nx: \xff\n").unwrap();
+    fs::write(dir.path().join("schemas/large.json"), " ".repeat((1 << 20) + 1)).unwrap();
+    fs::write(dir.path().join("agents/unused.md"), "no front matter").unwrap();
+    fs::write(dir.path().join("pipelines/.#lock.yaml"), "[").unwrap();
+    let problems = Project::load(dir.path()).unwrap_err().to_string();
+    for part in
+        ["pipelines/bytes.yaml\n", "not UTF-8: line 2", "schemas/large.json", "1024 KiB", "agents/unused.md:1:1"]
+    {
+        assert!(problems.contains(part), "{part}\n{problems}");
+    }
+    assert!(!problems.contains("lock"), "{problems}");
+}
+
+#[test]
+fn a_directory_without_anything_is_a_project_without_pipelines() {
+    let dir = tempfile::tempdir().unwrap();
+    let project = Project::load(dir.path()).unwrap();
+    assert!(project.pipelines.is_empty() && project.config == Config::default());
+    assert!(Project::load(&dir.path().join("nowhere")).is_err());
+}
+
+#[test]
+fn problems_are_also_written_for_programs() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "pipelines/a.yaml", "name: a\nsteps: []\n");
+    let problems = Project::load(dir.path()).unwrap_err();
+    let expected = serde_json::json!([{
+        "severity": "error", "file": "pipelines/a.yaml", "line": 2, "column": 8, "source": "steps: []",
+        "message": "a pipeline has 1 to 1000 steps, and this one has 0",
+    }]);
+    assert_eq!(serde_json::to_value(&problems).unwrap(), expected);
 }

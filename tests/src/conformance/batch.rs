@@ -150,12 +150,33 @@ pub async fn removed_rows_are_told(place: Place) -> Result<()> {
     bench.verify().await
 }
 
+/// A batch goes when it is closed, none of its tasks is kept any more, and its time is over.
+pub async fn a_batch_that_is_over_goes(place: Place) -> Result<()> {
+    let keep = Keep { count: Some(0), age_ms: Some(60_000), bytes: None };
+    let bench = Bench::tuned(place, |options| options.retention.finished = keep).await?;
+    let (id, lasting) = (open(&bench, "b").await?, open(&bench, "lasting").await?);
+    bench.store.submit(vec![row(&bench, &id, 1, "a"), row(&bench, &lasting, 1, "b")]).await?;
+    bench.store.reject_rows(&id, (2..=8).map(|line| RejectedRow { line, reason: "bad".to_owned() }).collect()).await?;
+    bench.store.close_batch(&id).await?;
+    bench.store.close_batch(&lasting).await?;
+    bench.succeed(&mut bench.take_one().await?).await?;
+    bench.store.due(10).await?;
+    ensure!(bench.store.batch(&id).await?.is_some(), "its time is not over");
+    bench.clock.advance(std::time::Duration::from_secs(60));
+    for _ in 0..4 {
+        bench.store.due(3).await?;
+    }
+    ensure!(bench.store.batch(&id).await?.is_none() && bench.store.batch_rows(&id, 0, 10).await?.is_empty());
+    ensure!(bench.store.batch(&lasting).await?.is_some(), "its task lives");
+    bench.verify().await
+}
+
 /// What its tasks have cost so far.
 pub async fn the_cost_is_summed(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let id = open(&bench, "b").await?;
     bench.store.submit(vec![row(&bench, &id, 1, "a"), row(&bench, &id, 2, "b")]).await?;
-    let head = RequestHead {
+    let shared = RequestHead {
         alias: "m".to_owned(),
         provider: "p".to_owned(),
         model: "m".to_owned(),
@@ -176,7 +197,7 @@ pub async fn the_cost_is_summed(place: Place) -> Result<()> {
     for _ in 0..2 {
         let mut held = bench.take_one().await?;
         let events = vec![
-            Event::AgentStarted { step: step("a"), head: Box::new(head.clone()), prompt: "hello".to_owned() },
+            Event::AgentStarted { step: step("a"), head: Box::new(shared.clone()), prompt: "hello".to_owned() },
             Event::TurnFinished { step: step("a"), call: Box::new(reply.clone()) },
         ];
         bench.append(&mut held, events, Next::Continue).await?;

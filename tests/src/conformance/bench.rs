@@ -25,6 +25,8 @@ use super::Place;
 
 /// How long the leases of the cases are.
 pub const LEASE: Duration = Duration::from_secs(30);
+/// One millisecond less than [`LEASE`].
+pub const NEARLY_LEASE: Duration = Duration::from_millis(29_999);
 
 /// A store under trial.
 pub struct Bench {
@@ -294,6 +296,9 @@ pub fn step(name: &str) -> StepKey {
 }
 
 /// A name that a case wrote down is valid.
+///
+/// # Panics
+/// If it is not: a mistake in the case.
 #[expect(clippy::panic, reason = "a case with an invalid name is a mistake in the case")]
 pub fn valid<T, E: std::fmt::Display>(name: Result<T, E>) -> T {
     name.unwrap_or_else(|error| panic!("{error}"))

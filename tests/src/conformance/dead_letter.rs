@@ -20,12 +20,12 @@ pub async fn a_failed_task_is_a_dead_letter(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let mut held = bench.taken().await?;
     bench.append(&mut held, vec![finished("a")], die()).await?;
-    let head = bench.head(held.task).await?;
-    let State::Dead { reason, error, step: failed, .. } = &head.state else { anyhow::bail!("{:?}", head.state) };
+    let letter = bench.head(held.task).await?;
+    let State::Dead { reason, error, step: failed, .. } = &letter.state else { anyhow::bail!("{:?}", letter.state) };
     ensure!(*reason == DeadReason::Failed && error.message == "it broke" && *failed == Some(step("s")));
     ensure!(bench.kinds(held.task).await? == ["submitted", "leased", "step_finished", "died"]);
     let filter = Filter { states: vec![StateName::Dead], ..Filter::default() };
-    ensure!(bench.all(filter).await? == [head]);
+    ensure!(bench.all(filter).await? == [letter]);
     ensure!(bench.take(1).await?.is_empty());
     bench.verify().await
 }

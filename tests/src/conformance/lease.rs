@@ -9,14 +9,14 @@ use common::task::{DeadReason, State, StateName, Wait, WaitOn};
 use serde_json::json;
 
 use super::Place;
-use super::bench::{Bench, Held, LEASE, die, finished, step};
+use super::bench::{Bench, Held, LEASE, NEARLY_LEASE, die, finished, step};
 
 /// One millisecond before its end a lease holds; at its end it is over.
 pub async fn a_lease_ends_exactly_at_its_time(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let mut held = bench.taken().await?;
     let mut other = bench.taken().await?;
-    bench.clock.advance(LEASE - Duration::from_millis(1));
+    bench.clock.advance(NEARLY_LEASE);
     bench.append(&mut held, vec![finished("a")], Next::Continue).await?;
     bench.clock.advance(Duration::from_millis(1));
     let late = bench.append(&mut other, vec![finished("a")], Next::Continue).await;
@@ -33,7 +33,7 @@ pub async fn renewal_extends(place: Place) -> Result<()> {
     bench.clock.advance(LEASE / 2);
     let expires = bench.now().plus(LEASE);
     ensure!(bench.renew(&held).await? == Renewal::Renewed { expires, signals: false });
-    bench.clock.advance(LEASE - Duration::from_millis(1));
+    bench.clock.advance(NEARLY_LEASE);
     ensure!(bench.store.due(10).await?.expired == 0);
     bench.append(&mut held, vec![finished("a")], Next::Continue).await?;
     bench.clock.advance(Duration::from_millis(1));
@@ -198,7 +198,7 @@ pub async fn release_makes_it_ready_again(place: Place) -> Result<()> {
 pub async fn an_expired_lease_makes_it_ready_again(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let held = bench.taken().await?;
-    bench.clock.advance(LEASE - Duration::from_millis(1));
+    bench.clock.advance(NEARLY_LEASE);
     let due = bench.store.due(10).await?;
     ensure!(due.expired == 0 && due.next == Some(bench.now().plus(Duration::from_millis(1))), "{due:?}");
     bench.clock.advance(Duration::from_millis(1));

@@ -9,7 +9,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use common::failure::FailureClass;
 use common::journal::Effect;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -92,10 +91,7 @@ impl Tool for Bash {
             output_limit: context.output_limit / 2,
         })
         .await
-        .map_err(|failure| match failure.class {
-            FailureClass::Configuration => ToolError::Failed(failure),
-            _ => ToolError::Lost(failure),
-        })?;
+        .map_err(ToolError::Failed)?;
         let mut text = outcome.stdout.text();
         if !outcome.stderr.is_empty() {
             if !text.is_empty() && !text.ends_with('\n') {

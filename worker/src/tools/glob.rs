@@ -1,5 +1,6 @@
 //! `Glob`: files by their names.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -134,7 +135,7 @@ fn find(
     }
     let mut listing: String = found.iter().map(|(_, path)| show(path) + "\n").collect();
     if dropped > 0 {
-        listing.push_str(&format!("[{dropped} more files match; use a narrower pattern or path.]\n"));
+        let _ = writeln!(listing, "[{dropped} more files match; use a narrower pattern or path.]");
     }
     if walked == Walked::TooMany {
         listing.push_str("[There are too many files to look at all of them; name a `path`.]\n");

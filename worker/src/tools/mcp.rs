@@ -20,7 +20,7 @@ mod lines;
 mod server;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -48,11 +48,11 @@ pub struct McpServers {
 impl McpServers {
     /// Starts nothing yet. Servers will run in `directory`; `answer_limit` is
     /// the most that one answer may have, in bytes of JSON.
-    pub fn new(servers: &BTreeMap<String, McpServer>, directory: PathBuf, answer_limit: usize) -> Self {
+    pub fn new(servers: &BTreeMap<String, McpServer>, directory: &Path, answer_limit: usize) -> Self {
         let servers = servers
             .iter()
             .map(|(name, config)| {
-                let server = Server::new(name.clone(), config.clone(), directory.clone(), answer_limit);
+                let server = Server::new(name.clone(), config.clone(), directory.to_owned(), answer_limit);
                 (name.clone(), Arc::new(server))
             })
             .collect();

@@ -1,5 +1,6 @@
 //! `Read`: a text file with line numbers.
 
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 
 use async_trait::async_trait;
@@ -117,7 +118,7 @@ fn read(
             break;
         }
         let shown = String::from_utf8_lossy(&line);
-        text.push_str(&format!("{number:>6}\t{shown}\n"));
+        let _ = writeln!(text, "{number:>6}\t{shown}");
     }
     if text.is_empty() {
         return Ok(ToolAnswer::error(format!("{path} has only {number} lines; line {first} is beyond its end")));

@@ -1,1 +1,200 @@
-//! x
+//! All tools of an installation, and what of them an agent gets.
+
+mod guarded;
+mod schema;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use common::config::Config;
+use common::failure::{Failure, FailureClass};
+use common::pipeline::model::Agent;
+
+use super::bash::Bash;
+use super::edit::Edit;
+use super::glob::Glob;
+use super::grep::Grep;
+use super::http::HttpTool;
+use super::mcp::McpServers;
+use super::read::Read;
+use super::rule::{Effects, InvalidRule, Permissions, Rule};
+use super::web::WebFetch;
+use super::write::Write;
+use super::{Tool, ToolSet};
+use crate::http::HttpClient;
+use guarded::Guarded;
+
+pub use schema::validate;
+
+/// The least that an answer of an MCP server may have, in bytes of JSON.
+const LEAST_ANSWER: usize = 1 << 20;
+
+/// All tools of an installation. One for each worker process: MCP servers are shared through it.
+#[derive(Debug)]
+pub struct Tools {
+    /// Built-ins and HTTP tools.
+    fixed: ToolSet,
+    mcp: McpServers,
+    effects: Arc<Effects>,
+}
+
+/// What is wanted of all tools: by an agent, or by a `tool` step.
+#[derive(Debug, Clone)]
+pub struct ToolFilter {
+    permissions: Permissions,
+    /// MCP servers whose tools are looked at; others are not even started.
+    servers: BTreeSet<String>,
+}
+
+impl ToolFilter {
+    /// What an agent's file says. Servers that it names under `mcpServers` are
+    /// allowed as a whole, unless rules under `tools` say more of them. An agent
+    /// that names no server in either place gets none.
+    ///
+    /// # Errors
+    /// `configuration` if a rule cannot be read.
+    pub fn of_agent(agent: &Agent) -> Result<Self, Failure> {
+        let wrong =
+            |error: InvalidRule| Failure::new(FailureClass::Configuration, format!("agent {}: {error}", agent.name));
+        let mut permissions = Permissions::parse(agent.tools.as_deref(), &agent.disallowed_tools).map_err(wrong)?;
+        for server in agent.mcp_servers.iter().flatten() {
+            let about = |rule: &Rule| rule.mcp_server() == Some(server);
+            if !permissions.allow().is_some_and(|rules| rules.iter().any(about)) {
+                let rule = Rule::parse(&format!("mcp__{server}")).map_err(wrong)?;
+                permissions = permissions.also_allowing(rule);
+            }
+        }
+        let servers = agent.mcp_servers.as_ref().map(|servers| servers.iter().cloned().collect());
+        Ok(Self { servers: servers.unwrap_or_else(|| servers_named_by(&permissions)), permissions })
+    }
+
+    /// What these rules allow.
+    ///
+    /// # Errors
+    /// `configuration` if a rule cannot be read.
+    pub fn rules(rules: &[&str]) -> Result<Self, Failure> {
+        let rules: Vec<String> = rules.iter().map(|rule| (*rule).to_owned()).collect();
+        let permissions = Permissions::parse(Some(&rules), &[])
+            .map_err(|error| Failure::new(FailureClass::Configuration, error.to_string()))?;
+        Ok(Self { servers: servers_named_by(&permissions), permissions })
+    }
+
+    /// One tool, by its name: for `tool` steps.
+    ///
+    /// # Errors
+    /// `configuration` if that is no name of a tool.
+    pub fn one(name: &str) -> Result<Self, Failure> {
+        Self::rules(&[name])
+    }
+}
+
+fn servers_named_by(permissions: &Permissions) -> BTreeSet<String> {
+    permissions.allow().unwrap_or_default().iter().filter_map(Rule::mcp_server).map(str::to_owned).collect()
+}
+
+/// Where and how tools run, beyond the configuration.
+#[derive(Debug, Clone)]
+pub struct ToolOptions {
+    /// Where MCP servers run. By default the directory of the process.
+    pub directory: PathBuf,
+    /// Whether `WebFetch` reaches loopback and private addresses. By default not.
+    pub allow_private_fetch: bool,
+}
+
+impl Default for ToolOptions {
+    fn default() -> Self {
+        Self { directory: PathBuf::from("."), allow_private_fetch: false }
+    }
+}
+
+impl Tools {
+    /// The tools that a configuration declares, and the built-ins. Starts nothing.
+    ///
+    /// # Errors
+    /// `configuration` or `template`, with the key of `teamster.yaml` that is wrong.
+    pub fn new(config: &Config) -> Result<Self, Failure> {
+        Self::with_options(config, &ToolOptions::default())
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    /// As [`Tools::new`].
+    pub fn with_options(config: &Config, options: &ToolOptions) -> Result<Self, Failure> {
+        let built_in: [Arc<dyn Tool>; 7] = [
+            Arc::new(Read::default()),
+            Arc::new(Glob::default()),
+            Arc::new(Grep::default()),
+            Arc::new(Write::default()),
+            Arc::new(Edit::default()),
+            Arc::new(Bash::default()),
+            Arc::new(WebFetch::new(options.allow_private_fetch)?),
+        ];
+        let mut fixed: ToolSet = built_in.into_iter().map(|tool| (tool.spec().name.clone(), tool)).collect();
+        let client = HttpClient::new()?;
+        for (name, declared) in &config.tools {
+            checked_name("tools", name)?;
+            if fixed.contains_key(name) {
+                return Err(wrong(&format!("tools.{name}: {name} is a built-in tool; choose another name")));
+            }
+            fixed.insert(name.clone(), Arc::new(HttpTool::new(name, declared, client.clone())?));
+        }
+        for name in config.mcp_servers.keys() {
+            checked_name("mcp_servers", name)?;
+        }
+        let effects = Effects::parse(&config.effects).map_err(|error| wrong(&format!("effects: {error}")))?;
+        let answer = config.limits.tool_output.bytes().saturating_mul(4).max(LEAST_ANSWER);
+        let mcp = McpServers::new(&config.mcp_servers, &options.directory, answer);
+        Ok(Self { fixed, mcp, effects: Arc::new(effects) })
+    }
+
+    /// The tools that are wanted. Starts the MCP servers among them. Rules about
+    /// tools that the installation does not have are passed over, as files of
+    /// other programs name more than we have.
+    ///
+    /// # Errors
+    /// `configuration` if an MCP server is not configured; what kept one from starting.
+    pub async fn set(&self, wanted: &ToolFilter) -> Result<ToolSet, Failure> {
+        let mut all: Vec<Arc<dyn Tool>> = self.fixed.values().cloned().collect();
+        let listed = wanted.servers.iter().map(|server| self.mcp.tools(server));
+        for tools in futures::future::join_all(listed).await {
+            all.extend(tools?);
+        }
+        let permissions = Arc::new(wanted.permissions.clone());
+        Ok(all
+            .into_iter()
+            .filter(|tool| permissions.offers(&tool.spec().name))
+            .map(|tool| {
+                let name = tool.spec().name.clone();
+                let guarded = Guarded::new(tool, Arc::clone(&permissions), Arc::clone(&self.effects));
+                (name, Arc::new(guarded) as Arc<dyn Tool>)
+            })
+            .collect())
+    }
+
+    /// The names of all tools that are known without starting MCP servers.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.fixed.keys().map(String::as_str)
+    }
+
+    /// Stops all MCP servers; calls in flight are lost, new ones fail.
+    pub async fn shutdown(&self) {
+        self.mcp.shutdown().await;
+    }
+}
+
+fn wrong(what: &str) -> Failure {
+    Failure::new(FailureClass::Configuration, format!("teamster.yaml: {what}"))
+}
+
+fn checked_name(key: &str, name: &str) -> Result<(), Failure> {
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+    if plain && (1..=64).contains(&name.len()) && !name.contains("__") && !name.starts_with("mcp_") {
+        Ok(())
+    } else {
+        Err(wrong(&format!(
+            "{key}.{name}: a name has 1 to 64 letters, digits, - and single _, and does not begin with mcp_"
+        )))
+    }
+}

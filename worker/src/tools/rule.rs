@@ -19,7 +19,7 @@ use serde_json::Value;
 pub use list::{Effects, Permissions, Verdict};
 
 /// Tools whose rules have patterns of paths, with the argument that holds the path.
-const PATH_TOOLS: [(&str, &str); 5] =
+pub(super) const PATH_TOOLS: [(&str, &str); 5] =
     [("Read", "file_path"), ("Write", "file_path"), ("Edit", "file_path"), ("Glob", "path"), ("Grep", "path")];
 
 /// A rule.
@@ -77,7 +77,10 @@ enum Pattern {
         within: PathBuf,
     },
     /// The host, or what every subdomain ends with.
-    Domain { host: String, subdomains: bool },
+    Domain {
+        host: String,
+        subdomains: bool,
+    },
 }
 
 impl Rule {

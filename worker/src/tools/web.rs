@@ -7,6 +7,7 @@
 mod address;
 mod page;
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -176,10 +177,10 @@ impl WebFetch {
         };
         let mut answer = String::new();
         if !status.is_success() {
-            answer.push_str(&format!("{} answered {status}\n\n", arguments.url));
+            let _ = write!(answer, "{} answered {status}\n\n", arguments.url);
         }
         if let Some(prompt) = &arguments.prompt {
-            answer.push_str(&format!("Wanted: {}\n\n", cut(prompt.clone(), 1000)));
+            let _ = write!(answer, "Wanted: {}\n\n", cut(prompt.clone(), 1000));
         }
         answer.push_str(&text);
         if !whole {

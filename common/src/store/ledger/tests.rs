@@ -243,9 +243,10 @@ proptest! {
                 }
                 Operation::Wake => wake(&mut head, now).ok(),
             };
-            match added {
-                Some(added) => journal.extend(added),
-                None => prop_assert_eq!(&head, &before),
+            if let Some(added) = added {
+                journal.extend(added);
+            } else {
+                prop_assert_eq!(&head, &before);
             }
             prop_assert!(kept.is_empty() || head.state.name() == Running, "only a holder has an inbox");
         }

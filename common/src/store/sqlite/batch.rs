@@ -1,6 +1,7 @@
 //! Batches: what became of each row of a file.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -84,6 +85,39 @@ pub(super) fn reject(tx: &mut Transaction<'_>, batch: &BatchId, rows: &[Rejected
 pub(super) fn close(tx: &mut Transaction<'_>, batch: &BatchId) -> Result<(), Stop<StoreError>> {
     let known = tx.db.prepare_cached("UPDATE batches SET closed = 1 WHERE id = ?1")?.execute([batch.as_str()])?;
     if known == 0 { Err(unknown(batch)) } else { Ok(()) }
+}
+
+/// Removes up to `room` rows of batches that are over: closed, as old as `age`, and without a task that is kept.
+/// Answers with how many went, and when to look again.
+pub(super) fn forget(
+    tx: &mut Transaction<'_>,
+    age: Duration,
+    room: usize,
+) -> rusqlite::Result<(usize, Option<Timestamp>)> {
+    let oldest: Option<(String, i64)> = tx
+        .db
+        .prepare_cached(
+            "SELECT id, created_at FROM batches WHERE closed = 1 AND tasks = 0 ORDER BY created_at LIMIT 1",
+        )?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((batch, created_at)) = oldest else { return Ok((0, None)) };
+    let ends = Timestamp::from_millis(created_at).plus(age);
+    if ends > tx.now {
+        return Ok((0, Some(ends)));
+    }
+    let removed = tx
+        .db
+        .prepare_cached(
+            "DELETE FROM batch_rows WHERE batch = ?1 AND line IN \
+             (SELECT line FROM batch_rows WHERE batch = ?1 ORDER BY line LIMIT ?2)",
+        )?
+        .execute(params![batch, integer(room as u64)])?;
+    if removed < room {
+        tx.db.prepare_cached("DELETE FROM batch_counts WHERE batch = ?1")?.execute([&batch])?;
+        tx.db.prepare_cached("DELETE FROM batches WHERE id = ?1")?.execute([&batch])?;
+    }
+    Ok((removed, Some(tx.now)))
 }
 
 fn unknown(batch: &BatchId) -> Stop<StoreError> {

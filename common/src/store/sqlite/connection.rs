@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::Semaphore;
 
@@ -83,6 +84,8 @@ fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
     // SQLite's own handler backs off to 100 ms, which is far longer than a commit takes.
     db.busy_handler(Some(wait_a_little))?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Without this a statement with `LIMIT ?` is planned anew at each run.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(db)
 }
 

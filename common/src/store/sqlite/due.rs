@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{OptionalExtension, params};
 
+use super::batch;
 use super::connection::Stop;
 use super::tally::Class;
 use super::transaction::{Aside, Found, Stored, Transaction, integer};
@@ -46,6 +47,10 @@ pub(super) fn due(tx: &mut Transaction<'_>, limit: usize) -> Result<Due, Stop<St
         let (removed, look_again) = retain(tx, class, keep, room)?;
         room -= removed;
         due.removed += removed;
+        next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
+    }
+    if let Some(age) = tx.options.retention.finished.age_ms {
+        let (_, look_again) = batch::forget(tx, Duration::from_millis(age), room)?;
         next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
     }
     due.next = next.map(Timestamp::from_millis);

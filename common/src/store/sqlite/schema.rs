@@ -108,6 +108,7 @@ CREATE TABLE batches (
     rejected   INTEGER NOT NULL,
     cost_usd   REAL NOT NULL        -- of its own tasks
 ) STRICT;
+CREATE INDEX batches_over ON batches (created_at) WHERE closed = 1 AND tasks = 0;
 CREATE TABLE batch_rows (
     batch     TEXT NOT NULL,
     line      INTEGER NOT NULL,

@@ -64,9 +64,9 @@ async fn a_bad_operation_does_not_fail_its_neighbours() {
     let (db, path) = opened(&directory);
     let store = SqliteStore::start(db, path, options()).unwrap();
     // The writer is kept busy, so that the others meet in one group.
-    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
     let busy = store.writer.write::<_, StoreError, _>(1, move |_| {
-        let _ = held.recv_timeout(Duration::from_secs(10));
+        let _ = blocked.recv_timeout(Duration::from_secs(10));
         Ok(())
     });
     let bad = store.writer.write::<(), StoreError, _>(1, |tx| {
@@ -74,11 +74,11 @@ async fn a_bad_operation_does_not_fail_its_neighbours() {
         Err(tx.db.execute_batch("SELECT nonsense").unwrap_err().into())
     });
     let good = store.submit(vec![submission(1, 10)]);
-    let release = async {
+    let unblock = async {
         tokio::task::yield_now().await;
-        drop(hold);
+        drop(release);
     };
-    let (busy, bad, good, ()) = tokio::join!(busy, bad, good, release);
+    let (busy, bad, good, ()) = tokio::join!(busy, bad, good, unblock);
     busy.unwrap();
     assert!(bad.is_err());
     assert!(good.unwrap()[0].created);

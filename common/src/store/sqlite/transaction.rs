@@ -29,6 +29,9 @@ pub(super) struct Transaction<'c> {
 pub(super) struct Stored {
     pub(super) n: i64,
     pub(super) head: Head,
+    /// The state that it counts under. Differs from the head's only if an older
+    /// version could not read the head and set the task aside.
+    state: StateName,
     pub(super) lease: Option<Lease>,
     pub(super) kept: u64,
     pub(super) journal_bytes: u64,
@@ -104,7 +107,8 @@ pub(super) enum Told {
     Unreadable(Unreadable),
 }
 
-const COLUMNS: &str = "n, id, head, token, due_at, kept, journal_bytes, last_append, last_from, last_to, batch";
+const COLUMNS: &str = "n, id, head, token, due_at, kept, journal_bytes, last_append, last_from, last_to, batch, \
+                       state";
 
 impl<'c> Transaction<'c> {
     pub(super) fn new(db: &'c Connection, options: &'c StoreOptions, tally: Tally) -> Self {
@@ -225,7 +229,8 @@ impl<'c> Transaction<'c> {
         let due_at = lease.map(|lease| lease.expires).or_else(|| after.due_at());
         let due_before = before.lease.map(|lease| lease.expires).or_else(|| before.head.due_at());
         let indexed = |head: &Head| (head.state.name(), ready_since(head), head.open_approvals.len());
-        if indexed(&before.head) == indexed(&after) && due_at == due_before && !after.state.is_terminal() {
+        let counted = before.state == before.head.state.name();
+        if counted && indexed(&before.head) == indexed(&after) && due_at == due_before && !after.state.is_terminal() {
             // Nothing that an index knows has changed: the usual append, and the cheapest update.
             self.db
                 .prepare_cached(
@@ -281,7 +286,7 @@ impl<'c> Transaction<'c> {
 
     fn count(&mut self, before: &Stored, after: &Head, bytes: u64) {
         let batch = before.batch.as_deref();
-        let (left, entered) = (before.head.state.name(), after.state.name());
+        let (left, entered) = (before.state, after.state.name());
         if left != entered {
             let queue = after.queue.as_str();
             self.tally.leave(Place { queue, batch, state: left, journal_bytes: before.journal_bytes });
@@ -335,8 +340,15 @@ impl<'c> Transaction<'c> {
         };
         let kept = self.kept(&stored)?;
         let mut after = stored.head.clone();
+        let mut noted = Vec::new();
+        if stored.state == StateName::Dead && !after.state.is_terminal() {
+            // This version can read it: now its journal can say what happened to it.
+            let failure = unreadable_failure("it was set aside by a version that could not read it");
+            noted = ledger::set_aside(&mut after, failure, self.now).unwrap_or_default();
+        }
         match ledger::signal(&mut after, &kept, signal, self.now) {
             Ok(Some(recorded)) => {
+                let recorded = noted.into_iter().chain(recorded).collect();
                 let changed = self.save(stored, after, recorded, &Aside::default())?;
                 Ok(Told::Applied(Box::new(changed)))
             }
@@ -435,7 +447,7 @@ impl<'c> Transaction<'c> {
         Ok(())
     }
 
-    /// Ids of tasks among these that are not there or done.
+    /// Whether a task is unfinished; nothing if there is no such task.
     pub(super) fn is_unfinished(&self, id: &str) -> rusqlite::Result<Option<bool>> {
         self.db
             .prepare_cached("SELECT finished_at IS NULL FROM tasks WHERE id = ?1")?
@@ -520,6 +532,7 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Found> {
         }
         _ => None,
     };
+    let state = row.get_ref(11)?.as_str()?.parse().unwrap_or(head.state.name());
     Ok(Found::Readable(Box::new(Stored {
         n,
         head,
@@ -528,6 +541,7 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Found> {
         journal_bytes: natural(row.get(6)?),
         last_append,
         batch: row.get(10)?,
+        state,
     })))
 }
 

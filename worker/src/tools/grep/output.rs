@@ -1,5 +1,6 @@
 //! What a search shows, within its limits.
 
+use std::fmt::Write as _;
 use std::io;
 
 use grep_searcher::{Searcher, Sink, SinkContext, SinkContextKind, SinkFinish, SinkMatch};
@@ -59,7 +60,7 @@ impl Output {
             self.text.push_str("[There is more; raise `head_limit`, use `offset`, or narrow the search.]\n");
         }
         for note in &self.notes {
-            self.text.push_str(&format!("[{note}]\n"));
+            let _ = writeln!(self.text, "[{note}]");
         }
         self.text
     }

@@ -4,6 +4,7 @@
 //! and, when the connection ends on either side, makes sure that the process
 //! group is dead and its leader reaped. Dropping the connection ends that task.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,8 +12,8 @@ use std::time::Duration;
 use common::failure::{Failure, FailureClass};
 use rmcp::RoleClient;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ClientCapabilities, ClientConfig, ClientRequest, ErrorCode,
-    Implementation, MetaObject, PaginatedRequestParams, PingRequest, RequestMetaObject, Tool,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ClientCapabilities, ClientConfig, ClientRequest,
+    ErrorCode, Implementation, MetaObject, PaginatedRequestParams, PingRequest, RequestMetaObject, Tool,
 };
 use rmcp::service::{RunningService, ServiceError, ServiceExt};
 use rmcp::transport::async_rw::AsyncRwTransport;
@@ -99,13 +100,13 @@ impl Observations {
     fn hints(&self) -> String {
         let mut hints = String::new();
         if let Some(end) = &self.ended {
-            hints.push_str(&format!(": {end}"));
+            let _ = write!(hints, ": {end}");
         }
         if self.strays > 0 {
-            hints.push_str(&format!("; its stdout has lines that are no JSON-RPC, such as {:?}", self.last_stray));
+            let _ = write!(hints, "; its stdout has lines that are no JSON-RPC, such as {:?}", self.last_stray);
         }
         if !self.last_words.is_empty() {
-            hints.push_str(&format!("; its stderr ends with {:?}", self.last_words.trim_end()));
+            let _ = write!(hints, "; its stderr ends with {:?}", self.last_words.trim_end());
         }
         hints
     }
@@ -114,8 +115,10 @@ impl Observations {
 impl Connection {
     /// Starts the server, shakes hands and lists its tools.
     pub(super) async fn open(launch: &Launch, directory: &Path) -> Result<Self, Failure> {
-        let mut running = process::start(&launch.command, directory, &launch.env, true)
-            .map_err(|failure| Failure { message: format!("MCP server {}: {}", launch.name, failure.message), ..failure })?;
+        let mut running = process::start(&launch.command, directory, &launch.env, true).map_err(|failure| Failure {
+            message: format!("MCP server {}: {}", launch.name, failure.message),
+            ..failure
+        })?;
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (running.stdin.take(), running.stdout.take(), running.stderr.take())
         else {
@@ -141,10 +144,13 @@ impl Connection {
         let drain = drain(stderr, launch.name.clone(), Arc::clone(&observed));
         let supervisor = tokio::spawn(supervise(running, pump, drain, token.clone(), Arc::clone(&observed)));
 
-        let identity =
-            ClientConfig::new(ClientCapabilities::default(), Implementation::new("teamster", env!("CARGO_PKG_VERSION")));
+        let identity = ClientConfig::new(
+            ClientCapabilities::default(),
+            Implementation::new("teamster", env!("CARGO_PKG_VERSION")),
+        );
         // The pump bounds lines already; this bound is only a second net.
-        let transport = AsyncRwTransport::new_client(from_server, stdin).with_max_line_length(launch.answer_limit + PIPE);
+        let transport =
+            AsyncRwTransport::new_client(from_server, stdin).with_max_line_length(launch.answer_limit + PIPE);
         let handshake = async {
             let client = identity.serve(transport).await.map_err(|error| error.to_string())?;
             let tools = list_tools(&client).await?;
@@ -191,7 +197,8 @@ impl Connection {
         let error = match answer {
             Ok(Ok(CallToolResponse::Complete(result))) => return Ok(*Box::new(result)),
             Ok(Ok(_)) => {
-                let message = format!("MCP server {} answers with a question or a task, which is not supported", self.name);
+                let message =
+                    format!("MCP server {} answers with a question or a task, which is not supported", self.name);
                 return Err(ToolError::Failed(Failure::new(FailureClass::Protocol, message)));
             }
             Ok(Err(error)) => error,
@@ -348,7 +355,8 @@ async fn drain(stderr: impl AsyncRead + Unpin, server: String, observed: Arc<Obs
                 observed.note(|seen| {
                     seen.last_words.push_str(&text);
                     if let Some(excess) = seen.last_words.len().checked_sub(LAST_WORDS) {
-                        let cut = (excess..).find(|at| seen.last_words.is_char_boundary(*at)).unwrap_or(excess);
+                        let ends = excess..=seen.last_words.len();
+                        let cut = ends.into_iter().find(|at| seen.last_words.is_char_boundary(*at)).unwrap_or(0);
                         seen.last_words.drain(..cut);
                     }
                 });

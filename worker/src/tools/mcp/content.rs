@@ -47,8 +47,12 @@ pub(super) fn answer(result: CallToolResult, limit: usize) -> ToolAnswer {
 fn text(block: ContentBlock) -> String {
     match block {
         ContentBlock::Text(text) => text.text,
-        ContentBlock::Image(image) => format!("[an image of type {}, {} bytes in base64]", image.mime_type, image.data.len()),
-        ContentBlock::Audio(audio) => format!("[audio of type {}, {} bytes in base64]", audio.mime_type, audio.data.len()),
+        ContentBlock::Image(image) => {
+            format!("[an image of type {}, {} bytes in base64]", image.mime_type, image.data.len())
+        }
+        ContentBlock::Audio(audio) => {
+            format!("[audio of type {}, {} bytes in base64]", audio.mime_type, audio.data.len())
+        }
         ContentBlock::Resource(resource) => match resource.resource {
             ResourceContents::TextResourceContents { uri, text, .. } => format!("[resource {uri}]\n{text}"),
             ResourceContents::BlobResourceContents { uri, blob, .. } => {
@@ -89,7 +93,10 @@ mod tests {
             {"type": "image", "data": "AAAA", "mimeType": "image/tiff"}
         ]}));
         assert_eq!(result.content[1]["source"], json!({"type": "base64", "media_type": "image/png", "data": "AAAA"}));
-        assert_eq!(result.content[2], json!({"type": "text", "text": "[an image of type image/tiff, 4 bytes in base64]"}));
+        assert_eq!(
+            result.content[2],
+            json!({"type": "text", "text": "[an image of type image/tiff, 4 bytes in base64]"})
+        );
     }
 
     #[test]

@@ -78,11 +78,17 @@ enum Line {
     /// The buffer holds it, with its end.
     Whole,
     /// The buffer holds its beginning.
-    TooLong { tail: Vec<u8> },
+    TooLong {
+        tail: Vec<u8>,
+    },
     End,
 }
 
-async fn next_line(from: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>, limit: usize) -> std::io::Result<Line> {
+async fn next_line(
+    from: &mut (impl AsyncBufReadExt + Unpin),
+    line: &mut Vec<u8>,
+    limit: usize,
+) -> std::io::Result<Line> {
     line.clear();
     let mut tail: Option<Vec<u8>> = None;
     loop {
@@ -117,7 +123,6 @@ async fn next_line(from: &mut (impl AsyncBufReadExt + Unpin), line: &mut Vec<u8>
 fn answered_id(head: &[u8], tail: &[u8]) -> Option<Value> {
     let head = String::from_utf8_lossy(head);
     let tail = String::from_utf8_lossy(tail);
-    const VERSION: &str = r#""jsonrpc":"2.0""#;
     let compact = |text: &str| text.replace([' ', '\t', '\r', '\n'], "");
     let (head, tail) = (compact(&head), compact(&tail));
     let after_open = head.strip_prefix('{')?;
@@ -129,6 +134,9 @@ fn answered_id(head: &[u8], tail: &[u8]) -> Option<Value> {
     let last = before_close.strip_suffix(VERSION).and_then(|rest| rest.strip_suffix(',')).unwrap_or(before_close);
     number(last.rsplit_once(r#","id":"#)?.1)
 }
+
+/// What stands beside the id.
+const VERSION: &str = r#""jsonrpc":"2.0""#;
 
 /// Our own ids are numbers.
 fn number(text: &str) -> Option<Value> {

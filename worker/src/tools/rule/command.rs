@@ -69,7 +69,10 @@ impl Pattern {
 fn bare(part: &str) -> &str {
     let mut part = part.trim();
     while let Some((first, rest)) = part.split_once(char::is_whitespace) {
-        let leads = matches!(first, "!" | "command" | "do" | "else" | "env" | "exec" | "if" | "nohup" | "sudo" | "then" | "time" | "while");
+        let leads = matches!(
+            first,
+            "!" | "command" | "do" | "else" | "env" | "exec" | "if" | "nohup" | "sudo" | "then" | "time" | "while"
+        );
         let sets = first.split_once('=').is_some_and(|(name, _)| !name.is_empty() && !name.starts_with('-'));
         if !leads && !sets {
             break;

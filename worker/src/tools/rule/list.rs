@@ -53,6 +53,11 @@ impl Permissions {
             && !self.deny.iter().any(|rule| rule.names(tool) && rule.is_about_all_calls())
     }
 
+    /// Whether rules tell calls of the tool apart by their arguments.
+    pub fn is_about_calls_of(&self, tool: &str) -> bool {
+        self.allow.iter().flatten().chain(&self.deny).any(|rule| rule.names(tool) && !rule.is_about_all_calls())
+    }
+
     /// What becomes of a call.
     pub fn verdict(&self, subject: Subject<'_>) -> Verdict {
         if let Some(rule) = self.deny.iter().find(|rule| rule.fits(subject, Reading::Takes)) {

@@ -138,7 +138,8 @@ fn deny_beats_allow_and_a_pattern_offers_the_tool_but_refuses_other_calls() {
     let permissions = permissions(Some(&["Read", "Bash(git:*)", "Write"]), &["Write", "Bash(git push:*)"]);
     assert!(permissions.offers("Read") && permissions.offers("Bash"));
     assert!(!permissions.offers("Write") && !permissions.offers("Edit"));
-    let verdict = |command: &str| permissions.verdict(Subject { tool: "Bash", arguments: &bash(command), workspace: None });
+    let verdict =
+        |command: &str| permissions.verdict(Subject { tool: "Bash", arguments: &bash(command), workspace: None });
     assert_eq!(verdict("git log"), Verdict::Allowed);
     assert!(matches!(verdict("git push"), Verdict::Refused(why) if why.contains("Bash(git push:*)")));
     assert!(matches!(verdict("ls"), Verdict::Refused(why) if why.contains("Bash(git:*)")));
@@ -149,7 +150,8 @@ fn deny_beats_allow_and_a_pattern_offers_the_tool_but_refuses_other_calls() {
 fn without_an_allow_list_all_is_allowed_that_is_not_denied() {
     let permissions = permissions(None, &["Bash(rm:*)"]);
     assert!(permissions.offers("Bash") && permissions.offers("anything"));
-    let verdict = |command: &str| permissions.verdict(Subject { tool: "Bash", arguments: &bash(command), workspace: None });
+    let verdict =
+        |command: &str| permissions.verdict(Subject { tool: "Bash", arguments: &bash(command), workspace: None });
     assert_eq!(verdict("ls"), Verdict::Allowed);
     assert!(matches!(verdict("ls && rm x"), Verdict::Refused(_)));
 }

@@ -1,0 +1,208 @@
+//! Reading `teamster.yaml`: every problem in its place.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+
+use super::{Config, HttpTool, McpServer, Model, Provider, ProviderKind, Webhook};
+use crate::diagnostic::{Diagnostics, Place, SourceFile};
+use crate::document::{Kind, Node, Table, closest};
+
+/// Who can send webhooks.
+const SENDERS: [&str; 2] = ["github", "hmac"];
+/// Methods of HTTP tools.
+const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+/// The most entries of one section.
+const ENTRY_LIMIT: usize = 1_000;
+
+impl Config {
+    /// Reads `teamster.yaml`. Every problem goes to `out`; with an error among
+    /// them there is no configuration.
+    pub(crate) fn parse(file: &SourceFile, out: &mut Diagnostics) -> Option<Self> {
+        let node = match Node::parse(file) {
+            Ok(node) if node.kind == Kind::Null => return Some(Self::default()),
+            Ok(node) => node,
+            Err(error) => {
+                out.extend(error);
+                return None;
+            }
+        };
+        let before = out.errors();
+        let mut table = Table::of(&node, file, "teamster.yaml", out)?;
+        let models = table.get("models");
+        let default_model = table.get("default_model");
+        let config = Self {
+            store: table.read("store", out),
+            env: table.get("env").map(|node| environment(node, file, out)).unwrap_or_default(),
+            webhooks: entries(table.get("webhooks"), "webhooks", file, out, check_webhook),
+            default_model: default_model.and_then(|node| node.read(file, out)),
+            models: entries(models, "models", file, out, check_model),
+            providers: entries(table.get("providers"), "providers", file, out, check_provider),
+            mcp_servers: entries(table.get("mcp_servers"), "mcp_servers", file, out, check_server),
+            tools: entries(table.get("tools"), "tools", file, out, check_tool),
+            effects: table.read_or("effects", BTreeMap::new(), out),
+            limits: table.read("limits", out).unwrap_or_default(),
+            retention: table.read("retention", out).unwrap_or_default(),
+            worker: table.get("worker").map(|node| worker(node, file, out)).unwrap_or_default(),
+            api: table.read("api", out).unwrap_or_default(),
+        };
+        table.finish("teamster.yaml", out);
+        config.check_models(models, default_model, file, out);
+        (out.errors() == before).then_some(config)
+    }
+
+    /// Models name providers that are there, and the default is a model.
+    fn check_models(&self, models: Option<&Node>, default: Option<&Node>, file: &SourceFile, out: &mut Diagnostics) {
+        if let (Some(node), Some(name)) = (default, &self.default_model)
+            && !self.knows_model(name)
+        {
+            let error = file.error(node.at, format!("there is no model `{name}`"));
+            out.push(error.with_help("add it under `models:`"));
+        }
+        let Some(Kind::Map(entries)) = models.map(|node| &node.kind) else { return };
+        for (key, node) in entries {
+            let Some(model) = self.models.get(&key.text) else { continue };
+            if self.provider_kind(&model.provider).is_some() {
+                continue;
+            }
+            let at = field(node, "provider").unwrap_or(key.at);
+            let mut known: Vec<&str> = self.providers.keys().map(String::as_str).collect();
+            known.extend(["anthropic", "rehearsal"]);
+            let error = file.error(at, format!("there is no provider `{}`", model.provider));
+            out.push(match closest(&model.provider, &known) {
+                Some(name) => error.with_help(format!("did you mean `{name}`?")),
+                None => error.with_help("add it under `providers:`, with the `kind` of wire that it speaks"),
+            });
+        }
+    }
+}
+
+/// The entries of a section, each read and checked by itself.
+fn entries<T: DeserializeOwned>(
+    node: Option<&Node>,
+    section: &str,
+    file: &SourceFile,
+    out: &mut Diagnostics,
+    check: fn(&str, &T, &Node, &SourceFile, &mut Diagnostics),
+) -> BTreeMap<String, T> {
+    let Some(node) = node else { return BTreeMap::new() };
+    let Some(table) = Table::of(node, file, &format!("`{section}`"), out) else { return BTreeMap::new() };
+    if table.rows().len() > ENTRY_LIMIT {
+        out.push(file.error(node.at, format!("`{section}` has more than {ENTRY_LIMIT} entries")));
+        return BTreeMap::new();
+    }
+    let mut entries = BTreeMap::new();
+    for (key, node) in table.rows() {
+        let plain = key.text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if !plain || !(1..=64).contains(&key.text.len()) {
+            let error = file.error(key.at, "this is no name");
+            out.push(error.with_help("use 1 to 64 letters, digits, '-', '_' or '.'"));
+        }
+        if let Some(entry) = node.read::<T>(file, out) {
+            check(&key.text, &entry, node, file, out);
+            entries.insert(key.text.clone(), entry);
+        }
+    }
+    entries
+}
+
+/// The place of the value of a key.
+fn field(node: &Node, name: &str) -> Option<Place> {
+    let Kind::Map(fields) = &node.kind else { return None };
+    fields.iter().find(|(key, _)| key.text == name).map(|(_, node)| node.at)
+}
+
+fn environment(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Vec<String> {
+    let names: Vec<String> = node.read(file, out).unwrap_or_default();
+    if let Kind::List(items) = &node.kind {
+        for item in items {
+            let name = item.as_text().unwrap_or_default();
+            let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            if !plain || name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+                let error = file.error(item.at, "this is no name of an environment variable");
+                out.push(error.with_help("list names only, such as CRM_URL; the values stay in the environment"));
+            }
+        }
+    }
+    names
+}
+
+fn check_webhook(_: &str, webhook: &Webhook, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+    if !SENDERS.contains(&webhook.sender.as_str()) {
+        let at = field(node, "sender").unwrap_or(node.at);
+        let error = file.error(at, format!("there is no sender `{}`", webhook.sender));
+        out.push(error.with_help(format!("use {}; `hmac` serves all that sign the body", SENDERS.join(" or "))));
+    }
+    if (webhook.sender == "hmac") != webhook.hmac.is_some() {
+        let message = if webhook.hmac.is_some() {
+            "`hmac` is for the sender `hmac`"
+        } else {
+            "the sender `hmac` needs the key `hmac`, with the `header` that carries the signature"
+        };
+        out.push(file.error(field(node, "hmac").unwrap_or(node.at), message));
+    }
+    if webhook.secret.as_slice().is_empty() {
+        out.push(file.error(field(node, "secret").unwrap_or(node.at), "a webhook needs a secret"));
+    }
+}
+
+fn check_model(_: &str, model: &Model, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+    let Some(price) = &model.price else { return };
+    let all = [Some(price.input), Some(price.output), price.cache_read, price.cache_write];
+    if all.into_iter().flatten().any(|dollars| !dollars.is_finite() || dollars < 0.0) {
+        out.push(file.error(field(node, "price").unwrap_or(node.at), "a price must not be below nothing"));
+    }
+}
+
+fn check_provider(name: &str, provider: &Provider, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+    if provider.kind.is_none() && ProviderKind::of_name(name).is_none() {
+        let error = file.error(node.at, format!("the provider `{name}` needs a `kind`: the wire that it speaks"));
+        out.push(error.with_help("add `kind: anthropic` or `kind: rehearsal`"));
+    }
+    if let Some(url) = &provider.base_url
+        && !(url.starts_with("https://") || url.starts_with("http://"))
+    {
+        let at = field(node, "base_url").unwrap_or(node.at);
+        out.push(file.error(at, "`base_url` must start with https:// or http://"));
+    }
+}
+
+fn check_server(name: &str, server: &McpServer, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+    if server.command.first().is_none_or(String::is_empty) {
+        let at = field(node, "command").unwrap_or(node.at);
+        out.push(file.error(at, "`command` must be a list: the program, then its arguments"));
+    }
+    if name.contains("__") {
+        // Tools are named mcp__SERVER__TOOL.
+        out.push(file.error(node.at, format!("the name of an MCP server must not contain `__`, as {name} does")));
+    }
+}
+
+fn check_tool(name: &str, tool: &HttpTool, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+    let place = |name: &str| field(node, name).unwrap_or(node.at);
+    if !METHODS.contains(&tool.method.as_str()) {
+        out.push(file.error(place("method"), format!("{:?} is no method; use {}", tool.method, METHODS.join(", "))));
+    }
+    if name.starts_with("mcp__") {
+        out.push(file.error(node.at, "names that start with `mcp__` are for the tools of MCP servers"));
+    }
+    if !tool.url.starts_with("https://") && !tool.url.starts_with("http://") && !tool.url.starts_with("{{") {
+        out.push(file.error(place("url"), "`url` must start with https:// or http://"));
+    }
+    if !tool.input.is_object() {
+        out.push(file.error(place("input"), "`input` must be the JSON Schema of the arguments: a mapping"));
+    } else if let Err(error) = jsonschema::options().build(&tool.input) {
+        out.push(file.error(place("input"), format!("the JSON Schema is not valid: {error}")));
+    }
+}
+
+fn worker(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> super::Worker {
+    let worker: super::Worker = node.read(file, out).unwrap_or_default();
+    if !(1..=10_000).contains(&worker.slots) {
+        out.push(file.error(field(node, "slots").unwrap_or(node.at), "`slots` must be 1 to 10000"));
+    }
+    if worker.lease.get().as_millis() < 1_000 {
+        out.push(file.error(field(node, "lease").unwrap_or(node.at), "`lease` must be at least 1s"));
+    }
+    worker
+}

@@ -1,0 +1,111 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::diagnostic::{Diagnostics, SourceFile};
+
+fn parse(text: &str) -> Result<Config, Diagnostics> {
+    let mut out = Diagnostics::new();
+    Config::parse(&SourceFile::new("teamster.yaml", text), &mut out).ok_or(out)
+}
+
+#[test]
+fn every_problem_is_reported_in_its_place() {
+    for (text, place, message) in [
+        ("stor: x", (1, 1), "unknown key `stor`"),
+        ("limits: {input: 5XB}", (1, 17), "is not a size"),
+        ("limits: {inputs: 1}", (1, 10), "unknown field `inputs`"),
+        ("webhooks:\n  a: {sender: github}", (2, 6), "missing field `secret`"),
+        ("webhooks:\n  a: {sender: github, secret: hunter2}", (2, 31), "a secret is a reference"),
+        ("webhooks:\n  a: {sender: gitlab, secret: env:A}", (2, 15), "there is no sender `gitlab`"),
+        ("webhooks:\n  a: {sender: hmac, secret: env:A}", (2, 6), "needs the key `hmac`"),
+        ("models:\n  s: {provider: antropic, model: x}", (2, 17), "there is no provider `antropic`"),
+        ("default_model: gpt", (1, 16), "there is no model `gpt`"),
+        ("providers:\n  local: {base_url: http://x}", (2, 10), "needs a `kind`"),
+        ("providers:\n  anthropic: {base_url: x}", (2, 25), "must start with https://"),
+        ("providers:\n  anthropic: {kind: openai}", (2, 21), "use anthropic, rehearsal"),
+        ("mcp_servers:\n  m: {command: []}", (2, 16), "`command` must be a list"),
+        ("tools:\n  t: {description: d, input: {}, method: FETCH, url: http://x}", (2, 42), "is no method"),
+        ("tools:\n  t: {description: d, input: {type: x}, method: GET, url: http://x}", (2, 30), "JSON Schema"),
+        ("env: [CRM URL]", (1, 7), "no name of an environment variable"),
+        ("worker: {slots: 0}", (1, 17), "`slots` must be"),
+        ("worker: {lease: 8}", (1, 17), "expected a string"),
+        ("worker: {lease: 8 s}", (1, 17), "is not a duration"),
+        ("effects: {Read: sometimes}", (1, 17), "use read, keyed, once"),
+        ("a: [", (1, 5), ""),
+        ("- a", (1, 1), "must be a mapping"),
+    ] {
+        let problems = match parse(text) {
+            Ok(config) => panic!("{text}: {config:?}"),
+            Err(problems) => problems,
+        };
+        let first = problems.iter().next().unwrap();
+        assert!(first.message.contains(message), "{text}: {first}");
+        assert_eq!((first.line, first.column), (Some(place.0), Some(place.1)), "{text}: {first}");
+    }
+}
+
+#[test]
+fn a_secret_that_stands_in_the_file_is_not_repeated_in_the_message() {
+    let problems = parse("api:\n  token: hunter2\n").unwrap_err();
+    assert!(problems.iter().all(|problem| !problem.message.contains("hunter2")), "{problems}");
+}
+
+#[test]
+fn several_problems_are_reported_at_once() {
+    let problems =
+        parse("stor: x\nlimits: {input: x}\nmodels: {a: {provider: b}}\nwebhooks: {a: 1, b: 2}\n").unwrap_err();
+    assert_eq!(problems.errors(), 5, "{problems}");
+}
+
+#[test]
+fn an_empty_file_has_the_defaults() {
+    for text in ["", "\n# nothing\n", "---\n", "{}"] {
+        assert_eq!(parse(text).unwrap(), Config::default(), "{text:?}");
+    }
+}
+
+#[test]
+fn models_have_names_without_configuration() {
+    let config = Config::default();
+    for (name, provider) in
+        [("rehearsal", "rehearsal"), ("opus", "anthropic"), ("sonnet", "anthropic"), ("claude-x", "anthropic")]
+    {
+        assert_eq!(config.model(Some(name)).unwrap().1.provider, provider);
+    }
+    assert_eq!(config.model(None).unwrap().0, "sonnet");
+    assert_eq!(config.model(Some("inherit")).unwrap().0, "sonnet");
+    assert!(config.model(Some("gpt")).is_err());
+    let config = parse("models: { fast: { provider: rehearsal, model: r } }").unwrap();
+    assert_eq!(config.model(None).unwrap().0, "fast");
+}
+
+#[test]
+fn the_store_is_below_the_directory() {
+    let url = |text: &str| parse(text).unwrap().store_url(Path::new("/p"));
+    assert_eq!(url(""), "sqlite:/p/.teamster/teamster.db");
+    assert_eq!(url("store: sqlite:x/y.db"), "sqlite:/p/x/y.db");
+    assert_eq!(url("store: sqlite:/abs.db"), "sqlite:/abs.db");
+    assert_eq!(url("store: redis://h"), "redis://h");
+}
+
+#[test]
+fn limits_reach_the_store() {
+    let config = parse("limits: {input: 2KiB, journal: 1MiB, queue_depth: 5}").unwrap();
+    let options = config.store_options(Arc::new(crate::entropy::SeededEntropy::new(1)));
+    assert_eq!(
+        (options.limits.input_bytes, options.limits.journal_bytes, options.limits.queue_depth),
+        (2048, 1 << 20, 5)
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "(\\PC|\n){0,120}") {
+        let _ = parse(&text);
+    }
+}
