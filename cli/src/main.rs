@@ -1,2 +1,81 @@
-//! cli
-fn main() {}
+//! The `teamster` program: reads the command line, calls what it names, prints
+//! what came of it. It decides nothing that a library could decide.
+
+mod args;
+mod client;
+mod commands;
+mod context;
+mod demo;
+mod error;
+mod installation;
+mod local;
+mod output;
+mod progress;
+mod signals;
+mod timeline;
+mod watch;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use args::{Command, CommandLine};
+use context::Context;
+use error::{CommandError, Exit};
+
+// The system allocator of musl is several times slower under many threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Before anything opens a connection: two providers in one binary panic at run time.
+    // It fails only if one is installed already, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+
+    let line = CommandLine::parse();
+    let json = line.globals.json;
+    match start(line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if json && !error.message.is_empty() {
+                output::note(error.to_json().to_string());
+            } else if !error.message.is_empty() {
+                output::note(format!("teamster: {}", error.message));
+            }
+            error.exit.into()
+        }
+    }
+}
+
+fn start(line: CommandLine) -> Result<(), CommandError> {
+    let services = matches!(line.command, Command::Dev(_) | Command::Scheduler(_) | Command::Worker(_));
+    common::telemetry::init(line.globals.log_format, if services { "info" } else { "warn" })
+        .map_err(|error| CommandError::usage(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::new(Exit::Failed, format!("the runtime cannot start: {error}")))?;
+    let result = runtime.block_on(run(line));
+    // Blocking work that is still under way (a file watcher, a name lookup) must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+async fn run(line: CommandLine) -> Result<(), CommandError> {
+    let context = Context::new(line.globals)?;
+    match line.command {
+        Command::Demo(args) => commands::demo::run(args, &context).await,
+        Command::Dev(args) => commands::dev::run(args, &context).await,
+        Command::Scheduler(args) => commands::scheduler::run(args, &context).await,
+        Command::Worker(args) => commands::worker::run(args, &context).await,
+        Command::Check(args) => commands::check::run(&args, &context),
+        Command::Apply(args) => commands::apply::run(args, &context).await,
+        Command::Submit(args) => commands::submit::run(args, &context).await,
+        Command::Batch(args) => commands::batch::run(args, &context).await,
+        Command::Tasks(command) => commands::tasks::run(command, &context).await,
+        Command::Dlq(command) => commands::dlq::run(command, &context).await,
+        Command::Approvals(command) => commands::approvals::run(command, &context).await,
+        Command::Queues(command) => commands::queues::run(command, &context).await,
+    }
+}

@@ -368,5 +368,29 @@ pub struct Api {
     pub token: Option<SecretRef>,
 }
 
+impl Config {
+    /// Makes every provider rehearse: nothing goes out to a model, nothing is
+    /// paid, and every model keeps its name.
+    pub fn rehearse(&mut self) {
+        let names: Vec<String> = self.providers.keys().cloned().chain(["anthropic".to_owned()]).collect();
+        for name in names {
+            let provider = Provider {
+                kind: Some(ProviderKind::Rehearsal),
+                base_url: None,
+                key: None,
+                headers: BTreeMap::new(),
+                idle_timeout: None,
+                timeout: None,
+            };
+            self.providers.insert(name, provider);
+        }
+    }
+
+    /// The environment variables that templates see as `env`: those that are listed and set.
+    pub fn env_values(&self) -> BTreeMap<String, String> {
+        self.env.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?))).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests;

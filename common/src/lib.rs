@@ -21,3 +21,4 @@ pub mod span;
 pub mod store;
 pub mod submission;
 pub mod task;
+pub mod telemetry;

@@ -68,3 +68,32 @@ impl SecretRef {
         Ok(value.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_no_reference_is_refused_and_not_repeated() {
+        for text in ["hunter2", "env:", "file:", "", "https://hunter2"] {
+            let message = SecretRef::try_from(text.to_owned()).unwrap_err();
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_without_the_white_space_at_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, " a b\r\n\n").unwrap();
+        let secret = SecretRef::File(path.clone());
+        assert_eq!(secret.resolve().unwrap().expose_secret(), " a b");
+        std::fs::write(&path, "\n").unwrap();
+        assert!(matches!(secret.resolve(), Err(SecretError::Empty(_))));
+        assert!(matches!(SecretRef::File(dir.path().join("none")).resolve(), Err(SecretError::Unreadable { .. })));
+    }
+}

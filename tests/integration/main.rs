@@ -13,5 +13,6 @@ mod slow_clients;
 mod sqlite;
 mod structure;
 mod tools;
+mod tools_http;
 mod tools_mcp;
 mod webhooks;

@@ -316,7 +316,7 @@ async fn a_command_that_takes_too_long_is_killed_with_its_grandchildren() {
 #[tokio::test]
 async fn a_command_that_nobody_waits_for_any_more_is_killed_with_its_grandchildren() {
     let place = Place::new();
-    let command = "(sleep 1000 & echo $! > grandchild; wait) & echo $$ > leader; sync; touch started; wait";
+    let command = "echo $$ > leader; (sleep 1000 & echo $! > grandchild; wait) & wait";
     let (bash, workspace) = (Bash::default(), place.workspace());
     let started = workspace.join("grandchild");
     let running = bash.call(call(&bash, json!({"command": command}), &workspace));

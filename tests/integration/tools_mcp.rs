@@ -60,6 +60,14 @@ impl Place {
         self.call("bad", name, json!({})).await
     }
 
+    /// A call that may not take long; the start of the server may.
+    async fn bad_in_short(&self, name: &str) -> Result<ToolAnswer, ToolError> {
+        let tool = self.tool("bad", name).await;
+        let mut call = call(&*tool, json!({}), self.directory.path());
+        call.context.timeout = SHORT;
+        tool.call(call).await
+    }
+
     /// Ends all servers; none of them is left.
     async fn close(self) {
         self.servers.shutdown().await;
@@ -203,8 +211,8 @@ async fn a_server_that_dies_takes_the_processes_that_it_started_along() {
 
 #[tokio::test]
 async fn a_server_that_hangs_loses_the_call_in_time_and_is_started_again() {
-    let place = Place::misbehaving(&[], SHORT);
-    let failure = lost(place.bad("hang").await);
+    let place = Place::misbehaving(&[], LONG);
+    let failure = lost(place.bad_in_short("hang").await);
     assert_eq!(failure.class, FailureClass::Timeout);
     // It does not answer the ping that follows, and is stopped.
     process_is_gone(place.starts()[0]).await;
@@ -214,8 +222,8 @@ async fn a_server_that_hangs_loses_the_call_in_time_and_is_started_again() {
 
 #[tokio::test]
 async fn a_server_that_leaves_out_one_answer_goes_on() {
-    let place = Place::misbehaving(&[], SHORT);
-    assert_eq!(lost(place.bad("ignore").await).class, FailureClass::Timeout);
+    let place = Place::misbehaving(&[], LONG);
+    assert_eq!(lost(place.bad_in_short("ignore").await).class, FailureClass::Timeout);
     ok_text(&place.bad("echo").await);
     assert_eq!(place.starts().len(), 1);
     place.close().await;
@@ -223,8 +231,8 @@ async fn a_server_that_leaves_out_one_answer_goes_on() {
 
 #[tokio::test]
 async fn garbage_instead_of_an_answer_is_named() {
-    let place = Place::misbehaving(&[], SHORT);
-    let failure = lost(place.bad("garbage").await);
+    let place = Place::misbehaving(&[], LONG);
+    let failure = lost(place.bad_in_short("garbage").await);
     assert_eq!(failure.class, FailureClass::Protocol);
     assert!(failure.message.contains("Segmentation fault"), "{failure}");
     ok_text(&place.bad("echo").await);
@@ -297,14 +305,14 @@ async fn a_server_that_does_not_start_fails_with_its_words_and_is_not_started_wi
             assert_eq!(place.starts().len(), n, "{option}");
         }
         let starts = place.starts();
-        for id in &starts {
-            process_is_gone(*id).await;
-        }
         if option == "exit" {
             let failure = place.servers.tools("bad").await.unwrap_err();
             assert_eq!(failure.class, FailureClass::Unavailable, "{failure}");
             assert!(failure.retry_after_ms.is_some() && failure.message.contains("I do not feel like it"), "{failure}");
             assert_eq!(place.starts(), starts, "not even tried");
+        }
+        for id in &starts {
+            process_is_gone(*id).await;
         }
         place.close().await;
     }

@@ -36,7 +36,7 @@ fn every_problem_is_reported_in_its_place() {
         ("worker: {lease: 8}", (1, 17), "expected a string"),
         ("worker: {lease: 8 s}", (1, 17), "is not a duration"),
         ("effects: {Read: sometimes}", (1, 17), "use read, keyed, once"),
-        ("a: [", (1, 5), ""),
+        ("a: [", (1, 4), "unclosed bracket"),
         ("- a", (1, 1), "must be a mapping"),
     ] {
         let problems = match parse(text) {

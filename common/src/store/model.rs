@@ -118,7 +118,7 @@ pub struct Receipt {
 pub struct Take {
     /// Who takes.
     pub worker: WorkerId,
-    /// From which queues.
+    /// From which queues; empty for all.
     pub queues: Vec<QueueName>,
     /// At most so many.
     pub max: usize,

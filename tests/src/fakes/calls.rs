@@ -1,4 +1,5 @@
 //! Calls of tools outside of a task.
+#![allow(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
 use std::path::Path;
 use std::time::Duration;

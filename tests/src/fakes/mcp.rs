@@ -1,5 +1,6 @@
 //! MCP servers for tests: real ones, installed by `tests/install-servers`, and
 //! one that misbehaves as it is told.
+#![allow(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

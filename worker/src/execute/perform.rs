@@ -112,6 +112,8 @@ impl Executor {
         };
         let timeout = remaining(pipeline.step(&key.step), run, key);
         let traceparent = run.submitted.traceparent.clone();
+        // Before the request goes out: a call whose answer is lost with its worker is seen here only.
+        tracing::debug!(task = %run.head.id, step = %key, model = head.model, "calls the model");
         async move {
             let answer = async {
                 let provider = self.models.provider(&head.provider)?;

@@ -25,8 +25,9 @@ pub(super) struct Leased {
 /// Takes ready tasks. The queues take turns, the one at `first` beginning: within
 /// a queue priority rules, but no queue starves another.
 pub(super) fn take(tx: &mut Transaction<'_>, request: &Take, first: usize) -> Result<Vec<Leased>, Stop<StoreError>> {
-    let mut queues: Vec<&QueueName> = Vec::with_capacity(request.queues.len());
-    for queue in &request.queues {
+    let wanted = if request.queues.is_empty() { ready_queues(tx.db)? } else { request.queues.clone() };
+    let mut queues: Vec<&QueueName> = Vec::with_capacity(wanted.len());
+    for queue in &wanted {
         if !queues.contains(&queue) && !is_paused(tx.db, queue)? {
             queues.push(queue);
         }
@@ -162,10 +163,18 @@ pub(super) fn is_paused(db: &Connection, queue: &QueueName) -> rusqlite::Result<
     db.prepare_cached("SELECT 1 FROM paused_queues WHERE queue = ?1")?.exists([queue.as_str()])
 }
 
-/// Whether there is something to take in one of these queues.
+/// The queues that have ready tasks. A name that this version cannot read is left out.
+fn ready_queues(db: &Connection) -> rusqlite::Result<Vec<QueueName>> {
+    let mut names = db.prepare_cached("SELECT queue FROM queue_counts WHERE state = 'ready' AND tasks > 0")?;
+    let names: Vec<String> = names.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(names.into_iter().filter_map(|name| QueueName::new(name).ok()).collect())
+}
+
+/// Whether there is something to take in one of these queues; in any, if none is named.
 pub(super) fn any_ready(db: &Connection, queues: &[QueueName]) -> rusqlite::Result<bool> {
+    let all = if queues.is_empty() { ready_queues(db)? } else { Vec::new() };
     let mut ready = db.prepare_cached("SELECT 1 FROM tasks WHERE state = 'ready' AND queue = ?1")?;
-    for queue in queues {
+    for queue in queues.iter().chain(&all) {
         if ready.exists([queue.as_str()])? && !is_paused(db, queue)? {
             return Ok(true);
         }

@@ -20,6 +20,7 @@ use rmcp::transport::async_rw::AsyncRwTransport;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::lines::{self, End, TOO_LARGE};
@@ -82,7 +83,7 @@ struct Observations {
     last_stray: String,
     /// The end of stderr.
     last_words: String,
-    ended: Option<End>,
+    ended: Option<(End, Instant)>,
 }
 
 impl Observed {
@@ -99,7 +100,7 @@ impl Observations {
     /// What speaks for the failure beside its own words.
     fn hints(&self) -> String {
         let mut hints = String::new();
-        if let Some(end) = &self.ended {
+        if let Some((end, _)) = &self.ended {
             let _ = write!(hints, ": {end}");
         }
         if self.strays > 0 {
@@ -183,9 +184,10 @@ impl Connection {
         &self.tools
     }
 
-    /// Whether it is of no more use.
-    pub(super) fn is_closed(&self) -> bool {
-        self.client.is_closed() || self.client.peer().is_transport_closed() || self.observed.get().ended.is_some()
+    /// When it became of no more use, if it did.
+    pub(super) fn ended_at(&self) -> Option<Instant> {
+        let closed = self.client.is_closed() || self.client.peer().is_transport_closed();
+        self.observed.get().ended.map(|(_, at)| at).or_else(|| closed.then(Instant::now))
     }
 
     /// Calls a tool.
@@ -247,7 +249,7 @@ impl Connection {
                 };
                 let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
                 let seen = self.observed.get();
-                let class = match seen.ended {
+                let class = match seen.ended.as_ref().map(|(end, _)| end) {
                     Some(End::Garbage) => FailureClass::Protocol,
                     Some(End::TooLarge(_)) => FailureClass::Limit,
                     _ => FailureClass::Connection,
@@ -329,7 +331,7 @@ async fn supervise(
             }
         }
     };
-    observed.note(|seen| seen.ended = Some(end));
+    observed.note(|seen| seen.ended = Some((end, Instant::now())));
     // Stdin is closed by the protocol when its side ends, so a server that minds its manners is on its way out.
     let _ = tokio::time::timeout(GRACE, async {
         if !drained {

@@ -18,11 +18,18 @@ use crate::process::environment;
 /// How long the start and a call may take if the configuration does not say.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause after the second end in a row without a call that worked; it doubles with each.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-type Opening = Shared<BoxFuture<'static, Result<Arc<Connection>, Failure>>>;
+type Opening = Shared<BoxFuture<'static, Result<Arc<Connection>, NotOpened>>>;
+
+/// A start that came to nothing.
+#[derive(Debug, Clone)]
+struct NotOpened {
+    failure: Failure,
+    at: Instant,
+}
 
 /// A configured server, running or not.
 #[derive(Debug)]
@@ -40,7 +47,6 @@ struct State {
     opening: Option<Opening>,
     /// Starts since a call last worked.
     starts: u32,
-    not_before: Option<Instant>,
     stopped: bool,
 }
 
@@ -66,7 +72,7 @@ impl Server {
     /// The connection; starts the server if it does not run.
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, Failure> {
         let opening = self.opening()?;
-        opening.await
+        opening.await.map_err(|not_opened| not_opened.failure)
     }
 
     /// A call worked: the next end is the first in a row again.
@@ -93,38 +99,37 @@ impl Server {
         if state.stopped {
             return Err(Failure::new(FailureClass::Unavailable, "the worker is shutting down"));
         }
-        let of_use = |opening: &Opening| match opening.peek() {
-            None => true,
-            Some(Ok(connection)) => !connection.is_closed(),
-            Some(Err(_)) => false,
-        };
-        if let Some(opening) = state.opening.as_ref().filter(|opening| of_use(opening)) {
-            return Ok(opening.clone());
-        }
-        let now = Instant::now();
-        if let Some(not_before) = state.not_before.filter(|not_before| *not_before > now) {
-            let wait = not_before - now;
-            let last = state.opening.as_ref().and_then(|opening| opening.peek()?.as_ref().err());
-            let last = last.map_or_else(String::new, |failure| format!(" The last time: {failure}"));
-            let message = format!(
-                "MCP server {} ended {} times in a row; it is started again in {:.1} s.{last}",
-                self.name,
-                state.starts,
-                wait.as_secs_f64()
-            );
-            return Err(Failure::new(FailureClass::Unavailable, message).with_retry_after(wait));
+        if let Some(opening) = &state.opening {
+            let (ended, last) = match opening.peek() {
+                None => return Ok(opening.clone()),
+                Some(Ok(connection)) => match connection.ended_at() {
+                    None => return Ok(opening.clone()),
+                    Some(at) => (at, String::new()),
+                },
+                Some(Err(not_opened)) => (not_opened.at, format!(" The last time: {}", not_opened.failure)),
+            };
+            let wait = pause(state.starts).saturating_sub(ended.elapsed());
+            if !wait.is_zero() {
+                let message = format!(
+                    "MCP server {} ended {} times in a row; it is started again in {:.1} s.{last}",
+                    self.name,
+                    state.starts,
+                    wait.as_secs_f64()
+                );
+                return Err(Failure::new(FailureClass::Unavailable, message).with_retry_after(wait));
+            }
         }
         let launch = self.launch()?;
         state.starts = state.starts.saturating_add(1);
-        state.not_before = pause(state.starts).map(|pause| now + pause);
         let directory = self.directory.clone();
         // A task of its own, so that the start does not end with the caller that happened to be the first.
         let start = tokio::spawn(async move { Connection::open(&launch, &directory).await.map(Arc::new) });
         let opening = start
             .map(|ended| {
-                ended.unwrap_or_else(|error| {
+                let opened = ended.unwrap_or_else(|error| {
                     Err(Failure::new(FailureClass::Internal, format!("starting an MCP server broke down: {error}")))
-                })
+                });
+                opened.map_err(|failure| NotOpened { failure, at: Instant::now() })
             })
             .boxed()
             .shared();
@@ -163,10 +168,12 @@ impl Server {
     }
 }
 
-/// How long after this start the next one may be; the first restart is free.
-fn pause(starts: u32) -> Option<Duration> {
-    let doublings = starts.checked_sub(2)?;
-    Some(PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE))
+/// How long after its end a server that was started so often in a row is
+/// started again; the first restart is free.
+fn pause(starts: u32) -> Duration {
+    starts
+        .checked_sub(2)
+        .map_or(Duration::ZERO, |doublings| PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE))
 }
 
 #[cfg(test)]
@@ -175,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_first_restart_is_free_and_pauses_double_up_to_a_minute() {
-        let seconds: Vec<_> = [1, 2, 3, 4, 9, 40, u32::MAX].map(|n| pause(n).map(|pause| pause.as_secs_f64())).into();
-        assert_eq!(seconds, [None, Some(0.5), Some(1.0), Some(2.0), Some(60.0), Some(60.0), Some(60.0)]);
+        let seconds = [0, 1, 2, 3, 4, 8, 40, u32::MAX].map(|starts| pause(starts).as_secs());
+        assert_eq!(seconds, [0, 0, 1, 2, 4, 60, 60, 60]);
     }
 }

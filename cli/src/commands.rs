@@ -1,0 +1,15 @@
+//! One file a command.
+
+pub(crate) mod apply;
+pub(crate) mod approvals;
+pub(crate) mod batch;
+pub(crate) mod check;
+pub(crate) mod demo;
+pub(crate) mod dev;
+pub(crate) mod dlq;
+pub(crate) mod queues;
+pub(crate) mod scheduler;
+pub(crate) mod submit;
+pub(crate) mod tasks;
+mod value;
+pub(crate) mod worker;

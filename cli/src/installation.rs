@@ -1,0 +1,142 @@
+//! What `scheduler`, `worker` and `dev` start from: the project directory, the
+//! store, and who this process is.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::config::Config;
+use common::id::WorkerId;
+use common::project::Project;
+use common::store::{Definition, Limits, Retention, Store, StoreOptions};
+
+use crate::context::Context;
+use crate::error::{CommandError, Exit};
+use crate::output::note;
+
+/// Where the store is, below the directory of `teamster.yaml`, where nobody says otherwise.
+const DEFAULT_STORE: &str = ".teamster/teamster.db";
+
+/// Which models a process calls, in plain words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ModelChoice {
+    /// As `teamster.yaml` says.
+    Configured,
+    /// Rehearsal for every model, because somebody asked for it.
+    Asked,
+    /// Rehearsal for every model, because there is no key.
+    NoKey,
+}
+
+impl ModelChoice {
+    /// For commands that must work without an account.
+    pub(crate) fn without_account(rehearse: bool) -> Self {
+        let has_key = std::env::var_os("ANTHROPIC_API_KEY").is_some_and(|key| !key.is_empty());
+        match (rehearse, has_key) {
+            (true, _) => Self::Asked,
+            (false, true) => Self::Configured,
+            (false, false) => Self::NoKey,
+        }
+    }
+
+    /// What people are told.
+    pub(crate) fn sentence(self) -> &'static str {
+        match self {
+            Self::Configured => "Models: the real ones, as teamster.yaml says. Calls cost money.",
+            Self::Asked => {
+                "Models: rehearsal, as you asked. It is no language model: it answers to the schema from the input, for free."
+            }
+            Self::NoKey => {
+                "Models: rehearsal, because ANTHROPIC_API_KEY is not set. It is no language model: it answers to the \
+                 schema from the input, for free. Set the key to call the real API."
+            }
+        }
+    }
+
+    pub(crate) const fn is_rehearsal(self) -> bool {
+        !matches!(self, Self::Configured)
+    }
+}
+
+/// Reads and checks the project; its problems go to stderr.
+pub(crate) fn load(context: &Context) -> Result<Project, CommandError> {
+    let dir = &context.globals.dir;
+    if !dir.is_dir() {
+        return Err(CommandError::new(Exit::NotFound, format!("there is no directory {} (--dir)", dir.display())));
+    }
+    match Project::load(dir) {
+        Ok(project) => {
+            if !project.warnings.is_empty() {
+                note(project.warnings.to_string());
+            }
+            Ok(project)
+        }
+        Err(diagnostics) => {
+            let errors = diagnostics.errors();
+            let message = format!("{} {} in {}\n\n{diagnostics}", errors, plural(errors, "error"), dir.display());
+            Err(CommandError::refused(message))
+        }
+    }
+}
+
+/// `1 error`, `2 errors`.
+pub(crate) fn plural(number: usize, noun: &str) -> String {
+    if number == 1 { noun.to_owned() } else { format!("{noun}s") }
+}
+
+/// The URL of the store: `--store`, else as the configuration says, below its directory.
+pub(crate) fn store_url(context: &Context, config: &Config, dir: &Path) -> String {
+    if let Some(url) = &context.globals.store {
+        return url.clone();
+    }
+    let configured = config.store.as_deref().unwrap_or("");
+    let path = match configured.strip_prefix("sqlite:") {
+        Some(path) => path.strip_prefix("//").unwrap_or(path),
+        None if configured.is_empty() => DEFAULT_STORE,
+        None => return configured.to_owned(),
+    };
+    format!("sqlite:{}", dir.join(path).display())
+}
+
+/// Opens the store.
+pub(crate) fn open_store(context: &Context, config: &Config, url: &str) -> Result<Arc<dyn Store>, CommandError> {
+    let limits = &config.limits;
+    let options = StoreOptions {
+        clock: Arc::clone(&context.clock),
+        entropy: Arc::clone(&context.entropy),
+        retention: Retention { finished: config.retention.finished, dead: config.retention.dead },
+        limits: Limits {
+            input_bytes: limits.input.bytes(),
+            journal_bytes: limits.journal.0,
+            queue_depth: limits.queue_depth,
+            barren_attempts: limits.barren_attempts,
+            ..Limits::default()
+        },
+    };
+    common::store::open(url, options).map_err(CommandError::from)
+}
+
+/// Makes definitions the current ones, and says which were not before.
+pub(crate) async fn apply(
+    store: &dyn Store,
+    definitions: &[Definition],
+) -> Result<Vec<(Definition, bool)>, CommandError> {
+    let mut applied = Vec::with_capacity(definitions.len());
+    for definition in definitions {
+        let before = store.current(&definition.name).await?;
+        let changed = before.is_none_or(|before| before.digest != definition.digest);
+        applied.push((definition.clone(), changed));
+    }
+    if applied.iter().any(|(_, changed)| *changed) {
+        store.apply(definitions.to_vec()).await?;
+    }
+    Ok(applied)
+}
+
+/// A name for this worker: machine, process and a random part, so that no two are the same.
+pub(crate) fn worker_id(context: &Context) -> Result<WorkerId, CommandError> {
+    let node = rustix::system::uname();
+    let host: String = node.nodename().to_string_lossy().chars().filter(|c| !c.is_control()).take(100).collect();
+    let random = hex::encode(context.entropy.bytes::<3>());
+    WorkerId::new(format!("{host}-{}-{random}", std::process::id()))
+        .map_err(|error| CommandError::new(Exit::Failed, error.to_string()))
+}

@@ -1,0 +1,33 @@
+//! Commands without a scheduler: the API on a private loopback port, over a
+//! store that the command opens itself, for as long as the command runs.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use common::config::Config;
+use common::project::Project;
+use common::shutdown::Shutdown;
+
+use crate::client::Client;
+use crate::commands::scheduler::bind;
+use crate::context::Context;
+use crate::error::{CommandError, Exit};
+use crate::installation::open_store;
+
+/// Serves the API over a store, and speaks to it. It ends with the process.
+pub(crate) async fn client(context: &Context, url: &str) -> Result<Client, CommandError> {
+    if let Some(path) = url.strip_prefix("sqlite:")
+        && !std::path::Path::new(path.strip_prefix("//").unwrap_or(path)).exists()
+    {
+        // Opening would make an empty one, and everything would seem to be gone.
+        return Err(CommandError::new(Exit::NotFound, format!("there is no store at {url} (--store)")));
+    }
+    let mut config = Project::load(&context.globals.dir).map_or_else(|_| Config::default(), |project| project.config);
+    config.api.token = None;
+    let store = open_store(context, &config, url)?;
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let scheduler = bind(context, store, Arc::new(config), listen).await?;
+    let client = Client::new(&format!("http://{}", scheduler.local_addr()), None)?;
+    tokio::spawn(scheduler.run(Shutdown::new()));
+    Ok(client)
+}

@@ -1,0 +1,58 @@
+//! What a process says about itself: the set-up of its log. Logs go to stderr;
+//! stdout belongs to what a command was asked for.
+
+use std::io::IsTerminal;
+use std::str::FromStr;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// A line for a person.
+    #[default]
+    Human,
+    /// A JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "human" => Ok(Self::Human),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("{text:?} is not a log format; use human or json")),
+        }
+    }
+}
+
+/// Why the log could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// `RUST_LOG` is not a list of filters.
+    #[error("RUST_LOG is not valid: {0}; write for example RUST_LOG=info,worker=debug")]
+    Filter(#[from] ParseError),
+    /// It was set up before.
+    #[error("the log cannot be set up: {0}")]
+    Init(#[from] TryInitError),
+}
+
+/// Sets up the log of this process, once. `RUST_LOG` wins over `default`, a
+/// filter such as `info` or `warn,worker=debug`.
+pub fn init(format: LogFormat, default: &str) -> Result<(), TelemetryError> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(text)?,
+        _ => EnvFilter::try_new(default)?,
+    };
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    match format {
+        LogFormat::Human => builder.finish().try_init()?,
+        LogFormat::Json => builder.json().flatten_event(true).finish().try_init()?,
+    }
+    Ok(())
+}
