@@ -153,6 +153,10 @@ impl Store for SqliteStore {
         self.writer.write(2, move |tx| signal::signal(tx, task, &signal)).await
     }
 
+    async fn forget(&self, task: TaskId) -> Result<bool, StoreError> {
+        self.writer.write(1, move |tx| due::forget(tx, task)).await
+    }
+
     async fn due(&self, limit: usize) -> Result<Due, StoreError> {
         self.writer.write(limit, move |tx| due::due(tx, limit)).await
     }
@@ -189,10 +193,6 @@ impl Store for SqliteStore {
 
     async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         self.readers.read(move |db| read::list(db, &filter, after, limit)).await
-    }
-
-    async fn forget(&self, task: TaskId) -> Result<bool, StoreError> {
-        self.writer.write(1, move |tx| due::forget(tx, task)).await
     }
 
     async fn queues(&self) -> Result<Vec<Queue>, StoreError> {

@@ -87,7 +87,7 @@ async fn deliver(
             Ok(Some(new)) => match app.submission(pipeline, NewTask { traceparent: traceparent.clone(), ..new }) {
                 Ok(submission) => submissions.push(submission),
                 Err(found) => {
-                    complaints.extend(found.into_iter().map(|c| refuse(format!("{}: {}", c.pointer, c.message))))
+                    complaints.extend(found.into_iter().map(|c| refuse(format!("{}: {}", c.pointer, c.message))));
                 }
             },
             Err(message) => complaints.push(refuse(message)),
