@@ -16,6 +16,7 @@ mod connection;
 mod due;
 mod lease;
 mod read;
+mod row;
 mod schema;
 mod signal;
 mod submit;
@@ -185,8 +186,7 @@ impl Store for SqliteStore {
     async fn journal(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Recorded>, StoreError> {
         let limit = limit.min(MOST) as u64;
         let read = move |db: &rusqlite::Connection| {
-            transaction::read_events(db, task, after.saturating_add(1), u64::MAX, limit)
-                .map_err(Stop::<StoreError>::from)
+            row::read_events(db, task, after.saturating_add(1), u64::MAX, limit).map_err(Stop::<StoreError>::from)
         };
         self.readers.read(read).await
     }
