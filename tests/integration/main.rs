@@ -5,6 +5,7 @@ mod api;
 mod approvals;
 mod bad_input;
 mod batches;
+mod cli;
 mod conformance_sqlite;
 mod decide;
 mod models;

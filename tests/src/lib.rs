@@ -2,6 +2,7 @@
 //! that speak real wires, and fixtures.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc, missing_docs)]
 
+pub mod binary;
 pub mod conformance;
 pub mod drive;
 pub mod fakes;
