@@ -31,3 +31,9 @@ pub struct Complaint {
     /// What.
     pub message: String,
 }
+
+impl From<common::submission::Complaint> for Complaint {
+    fn from(complaint: common::submission::Complaint) -> Self {
+        Self { pointer: complaint.pointer, message: complaint.message }
+    }
+}
