@@ -127,7 +127,16 @@ async fn tell(plan: &Plan, output: Output, dir: &Path) -> Result<()> {
     let store = demo.setting.store.clone();
     demo.end().await?;
 
-    let report = report::Report { facts, calls, twice: crm.doubles(&files::addresses()?), crm, held: kill.held, review, person, took: started.elapsed() };
+    let report = report::Report {
+        facts,
+        calls,
+        twice: crm.doubles(&files::addresses()?),
+        crm,
+        held: kill.held,
+        review,
+        person,
+        took: started.elapsed(),
+    };
     if output.json {
         output.document(&report.to_json(&store))?;
     } else {
@@ -200,7 +209,8 @@ impl Demo {
         let (status, again) = delivery.post(&self.client).await?;
         ensure!(again.tasks.first().map(|t| t.id) == Some(task), "the same delivery made a second task: {again:?}");
         self.output.say(format!("The same delivery once more: answered {status}, the same task"))?;
-        let which = if change.made { "the last commit of a repository that the demo made," } else { "the last commit of" };
+        let which =
+            if change.made { "the last commit of a repository that the demo made," } else { "the last commit of" };
         self.output.say(format!(
             "It reviews {which} {}: {}..{}, {:?}",
             change.repository.display(),
@@ -235,7 +245,10 @@ impl Demo {
             let done: u64 = batch.tasks.iter().filter(|(state, _)| state.is_terminal()).map(|(_, n)| n).sum();
             let message = format!("{} approved, {} rejected", person.approved, person.rejected);
             progress.set(done, &message);
-            if kill.is_none() && done * 3 >= batch.total && (OPEN_AT_KILL.contains(&self.crm.book().open) || done * 2 >= batch.total) {
+            if kill.is_none()
+                && done * 3 >= batch.total
+                && (OPEN_AT_KILL.contains(&self.crm.book().open) || done * 2 >= batch.total)
+            {
                 kill = self.kill_a_worker(&progress).await?;
             }
             if batch.done && self.is_done(review).await? {

@@ -158,7 +158,8 @@ fn a_store_that_is_not_there_is_not_made_by_looking_into_it() -> Result<()> {
 #[test]
 fn tasks_can_be_submitted_awaited_listed_and_shown() -> Result<()> {
     let dev = Dev::start()?;
-    let output = dev.run(&["submit", "hello", "--input", r#"{"name": "Ada"}"#, "--wait", "--timeout", "60s", "--json"])?;
+    let output =
+        dev.run(&["submit", "hello", "--input", r#"{"name": "Ada"}"#, "--wait", "--timeout", "60s", "--json"])?;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let task = json(&output)?;
     assert_eq!((&task["state"], &task["output"]), (&"succeeded".into(), &"Hello Ada".into()), "{task}");
