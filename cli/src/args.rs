@@ -65,7 +65,7 @@ pub(crate) struct Globals {
     #[arg(long, global = true, env = "TEAMSTER_DIR", value_name = "DIR", default_value = ".", hide_env_values = true)]
     pub(crate) dir: PathBuf,
 
-    /// The scheduler's API [default: `http://127.0.0.1:7070`]; TEAMSTER_TOKEN is its token
+    /// The scheduler's API [default: `http://127.0.0.1:7070`]; `TEAMSTER_TOKEN` is its token
     #[arg(long, global = true, env = "TEAMSTER_API", value_name = "URL", hide_env_values = true)]
     pub(crate) api: Option<String>,
 
@@ -73,7 +73,7 @@ pub(crate) struct Globals {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// How log lines on stderr are written; RUST_LOG filters them
+    /// How log lines on stderr are written; `RUST_LOG` filters them
     #[arg(
         long,
         global = true,

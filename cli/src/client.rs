@@ -1,5 +1,6 @@
 //! The client of the scheduler's HTTP API.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -132,7 +133,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> CommandError {
     let mut message = if problem.detail.is_empty() { problem.title } else { problem.detail };
     for complaint in problem.errors {
         let place = if complaint.pointer.is_empty() { "/" } else { &complaint.pointer };
-        message.push_str(&format!("\n  at {place}: {}", complaint.message));
+        let _ = write!(message, "\n  at {place}: {}", complaint.message);
     }
     if exit == Exit::Denied {
         message.push_str("\nset TEAMSTER_TOKEN to the token of the API");

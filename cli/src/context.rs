@@ -52,11 +52,9 @@ impl Context {
             _ => self.api_client(),
         }
     }
+}
 
-    /// Who decides, for the journal: `--by`, or the user of this machine.
-    pub(crate) fn by(&self, given: Option<String>) -> Option<String> {
-        given
-            .or_else(|| ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()))
-            .filter(|by| !by.is_empty())
-    }
+/// Who decides, for the journal: `--by`, or the user of this machine.
+pub(crate) fn by(given: Option<String>) -> Option<String> {
+    given.or_else(|| ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok())).filter(|by| !by.is_empty())
 }

@@ -28,6 +28,6 @@ pub(crate) async fn client(context: &Context, url: &str) -> Result<Client, Comma
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let scheduler = bind(context, store, Arc::new(config), listen).await?;
     let client = Client::new(&format!("http://{}", scheduler.local_addr()), None)?;
-    tokio::spawn(scheduler.run(Shutdown::new()));
+    tokio::spawn(scheduler.serve(Shutdown::new()));
     Ok(client)
 }

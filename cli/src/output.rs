@@ -36,6 +36,7 @@ pub(crate) enum Tone {
     Bad,
 }
 
+#[expect(clippy::unused_self, reason = "all printing goes through the value that says how to print")]
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
         let terminal = io::stdout().is_terminal();
@@ -45,7 +46,7 @@ impl Output {
     }
 
     /// Paints a text, where colours are wanted.
-    pub(crate) fn paint(&self, tone: Tone, text: &str) -> String {
+    pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
         let code = match tone {
             _ if !self.colour => return text.to_owned(),
             Tone::Plain => return text.to_owned(),
@@ -59,24 +60,24 @@ impl Output {
     }
 
     /// A line.
-    pub(crate) fn line(&self, text: impl AsRef<str>) -> io::Result<()> {
+    pub(crate) fn line(self, text: impl AsRef<str>) -> io::Result<()> {
         writeln!(io::stdout().lock(), "{}", text.as_ref())
     }
 
     /// A line for people only; nothing with `--json`.
-    pub(crate) fn say(&self, text: impl AsRef<str>) -> io::Result<()> {
+    pub(crate) fn say(self, text: impl AsRef<str>) -> io::Result<()> {
         if self.json { Ok(()) } else { self.line(text) }
     }
 
     /// A document, indented.
-    pub(crate) fn document(&self, value: &impl Serialize) -> io::Result<()> {
+    pub(crate) fn document(self, value: &impl Serialize) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         serde_json::to_writer_pretty(&mut stdout, value)?;
         writeln!(stdout)
     }
 
     /// One of many documents, on one line.
-    pub(crate) fn record(&self, value: &impl Serialize) -> io::Result<()> {
+    pub(crate) fn record(self, value: &impl Serialize) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         serde_json::to_writer(&mut stdout, value)?;
         writeln!(stdout)?;
@@ -84,7 +85,7 @@ impl Output {
     }
 
     /// Rows under headings: drawn on a terminal, tab-separated in a pipe.
-    pub(crate) fn table(&self, headings: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
+    pub(crate) fn table(self, headings: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         if !self.terminal {
             writeln!(stdout, "{}", headings.join("\t"))?;

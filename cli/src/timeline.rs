@@ -7,6 +7,7 @@ use common::journal::{CallResult, Effect, Event, ModelCall, Recorded, StepOutcom
 use common::task::{Outcome, StateName, Wait, WaitOn};
 use scheduler::api::wire::TaskSummary;
 use serde_json::Value;
+use std::fmt::Write;
 use std::time::Duration;
 
 use crate::output::{Tone, count, cut, dollars, duration};
@@ -62,10 +63,10 @@ fn describe(event: &Event) -> (Tone, String) {
                 submitted.digest.short()
             );
             if let Some(batch) = &submitted.batch {
-                text.push_str(&format!(", batch {batch}"));
+                let _ = write!(text, ", batch {batch}");
             }
             if let Some(at) = submitted.run_at {
-                text.push_str(&format!(", not before {at}"));
+                let _ = write!(text, ", not before {at}");
             }
             (Tone::Plain, text)
         }
@@ -87,7 +88,7 @@ fn describe(event: &Event) -> (Tone, String) {
             (Tone::Bad, format!("dead ({reason}){place}: {}", failure(error)))
         }
         Event::Replayed { by, reset, input } => {
-            let steps: Vec<&str> = reset.iter().map(|step| step.as_str()).collect();
+            let steps: Vec<&str> = reset.iter().map(common::id::StepId::as_str).collect();
             let from = if steps.is_empty() { String::new() } else { format!(", anew: {}", steps.join(", ")) };
             let input = if input.is_some() { ", with a corrected input" } else { "" };
             (Tone::Bold, format!("replayed by {}{from}{input}", cut(by, 80)))

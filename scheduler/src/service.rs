@@ -94,22 +94,32 @@ impl Scheduler {
     /// Serves, and moves on what is due, until `shutdown` is requested; then
     /// lets open requests end, within a bound, or at once if asked twice.
     pub async fn run(self, shutdown: Shutdown) {
+        let app = self.app.clone();
+        tracing::info!(address = %app.address(), "the scheduler listens");
+        let all = async { tokio::join!(self.serve(shutdown.clone()), sweeping(&app), scheduling(&app)) };
+        tokio::select! {
+            _ = all => {}
+            () = shutdown.stopping() => app.closing().cancel(),
+        }
+        tracing::info!("the scheduler has ended");
+    }
+
+    /// Serves the API alone: neither timers nor schedules are looked after, so
+    /// that looking into a store starts nothing. Ends as [`Scheduler::run`] does.
+    pub async fn serve(self, shutdown: Shutdown) {
         let Self { app, listener } = self;
         let closing = app.closing().clone();
         let limits = *app.http();
-        tracing::info!(address = %app.address(), "the scheduler listens");
-        let router = api::router(app.clone());
-        let serving = serve::serve(listener, router, limits, &closing);
+        let serving = serve::serve(listener, api::router(app.clone()), limits, &closing);
         let ending = async {
             shutdown.draining().await;
             closing.cancel();
         };
-        let all = async { tokio::join!(serving, ending, sweeping(&app), scheduling(&app)) };
+        let all = async { tokio::join!(serving, ending) };
         tokio::select! {
             _ = all => {}
             () = shutdown.stopping() => closing.cancel(),
         }
-        tracing::info!("the scheduler has ended");
     }
 }
 

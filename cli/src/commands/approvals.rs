@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::tasks::signalled;
 use super::value::json_argument;
-use crate::context::Context;
+use crate::context::{Context, by};
 use crate::error::CommandError;
 use crate::output::{cut, duration, note};
 
@@ -68,12 +68,12 @@ pub(crate) async fn run(command: ApprovalsCommand, context: &Context) -> Result<
         ApprovalsCommand::List(args) => list(&args, context).await,
         ApprovalsCommand::Approve(args) => {
             let edits: Option<Value> = args.edits.as_deref().map(|text| json_argument("--edits", text)).transpose()?;
-            let by = context.by(args.by);
+            let by = by(args.by);
             let body = Decide { decision: Decision::Approve, comment: args.comment, edits, by };
             decide(args.id, &body, context).await
         }
         ApprovalsCommand::Reject(args) => {
-            let by = context.by(args.by);
+            let by = by(args.by);
             let body = Decide { decision: Decision::Reject, comment: args.comment, edits: None, by };
             decide(args.id, &body, context).await
         }
@@ -118,5 +118,5 @@ async fn list(args: &ListArgs, context: &Context) -> Result<(), CommandError> {
 async fn decide(id: ApprovalId, body: &Decide, context: &Context) -> Result<(), CommandError> {
     let client = context.client().await?;
     let done = if body.decision == Decision::Approve { "approved" } else { "rejected" };
-    signalled(client.post(&format!("/v1/approvals/{id}"), body).await?, done, context.output)
+    signalled(&client.post(&format!("/v1/approvals/{id}"), body).await?, done, context.output)
 }

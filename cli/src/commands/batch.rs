@@ -61,7 +61,7 @@ pub(crate) async fn run(args: BatchArgs, context: &Context) -> Result<(), Comman
         if output.json {
             output.document(&receipt)?;
         } else {
-            output.line(receipt.id.to_string())?;
+            output.line(&receipt.id)?;
         }
         return refused_rows(receipt.rejected);
     }

@@ -3,13 +3,13 @@
 use clap::{Args, Subcommand};
 use common::id::{PipelineName, QueueName, StepId, TaskId};
 use reqwest::Method;
-use scheduler::api::wire::{DeadLetterPage, Replay, ReplayMany, ReplayedMany};
+use scheduler::api::wire::{DeadLetterPage, Replay, ReplayMany, ReplayedMany, Signalled};
 use serde_json::{Value, json};
 
 use super::tasks::{self, TasksCommand, signalled};
 use super::value::json_argument;
 use crate::client::Client;
-use crate::context::Context;
+use crate::context::{Context, by};
 use crate::error::{CommandError, Exit};
 use crate::output::{cut, duration, note};
 
@@ -126,14 +126,14 @@ async fn list(args: ListArgs, context: &Context) -> Result<(), CommandError> {
 
 async fn replay(args: ReplayArgs, context: &Context) -> Result<(), CommandError> {
     let client = context.client().await?;
-    let by = context.by(args.by);
+    let by = by(args.by);
     let Some(id) = args.id else {
         return replay_all(&client, context, args.pipeline, args.queue, args.reason, by).await;
     };
     let input: Option<Value> = args.input.as_deref().map(|text| json_argument("--input", text)).transpose()?;
     let body = Replay { from: args.from, input, by };
-    let answer = client.post(&format!("/v1/dead-letters/{id}/replay"), &body).await?;
-    signalled(answer, "replayed", context.output)
+    let answer: Signalled = client.post(&format!("/v1/dead-letters/{id}/replay"), &body).await?;
+    signalled(&answer, "replayed", context.output)
 }
 
 async fn replay_all(

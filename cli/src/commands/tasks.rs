@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::value::{Label, json_argument};
 use crate::client::Client;
-use crate::context::Context;
+use crate::context::{Context, by};
 use crate::error::{CommandError, Exit};
 use crate::output::{Output, Tone, count, cut, dollars, duration, note};
 use crate::timeline::{Entry, next_commands, timeline};
@@ -146,12 +146,12 @@ pub(crate) async fn run(command: TasksCommand, context: &Context) -> Result<(), 
         TasksCommand::Show(args) => show(&args, &client, context).await,
         TasksCommand::Watch(args) => watch(args.id, &client, context.output).await,
         TasksCommand::Cancel(args) => {
-            let body = Cancel { reason: args.reason, by: context.by(args.by) };
-            signalled(client.post(&format!("/v1/tasks/{}/cancel", args.id), &body).await?, "cancelled", context.output)
+            let body = Cancel { reason: args.reason, by: by(args.by) };
+            signalled(&client.post(&format!("/v1/tasks/{}/cancel", args.id), &body).await?, "cancelled", context.output)
         }
         TasksCommand::Retry(args) => {
-            let body = Replay { by: context.by(args.by), ..Replay::default() };
-            signalled(client.post(&format!("/v1/tasks/{}/retry", args.id), &body).await?, "replayed", context.output)
+            let body = Replay { by: by(args.by), ..Replay::default() };
+            signalled(&client.post(&format!("/v1/tasks/{}/retry", args.id), &body).await?, "replayed", context.output)
         }
         TasksCommand::Resolve(args) => resolve(args, &client, context).await,
     }
@@ -432,9 +432,9 @@ pub(super) async fn wait(client: &Client, task: TaskId) -> Result<Task, CommandE
     }
 }
 
-pub(super) fn signalled(answer: Signalled, done: &str, output: Output) -> Result<(), CommandError> {
+pub(super) fn signalled(answer: &Signalled, done: &str, output: Output) -> Result<(), CommandError> {
     if output.json {
-        return Ok(output.document(&answer)?);
+        return Ok(output.document(answer)?);
     }
     let text = if answer.applied {
         format!("{} {done}; it is {} now", answer.id, answer.state)
@@ -458,6 +458,6 @@ async fn resolve(args: ResolveArgs, client: &Client, context: &Context) -> Resul
         (Happened::Yes, Some(_)) => true,
         (Happened::No, None) => false,
     };
-    let body = Resolve { call: args.call, step: args.step, happened, result, by: context.by(args.by) };
-    signalled(client.post(&format!("/v1/tasks/{}/resolve", args.id), &body).await?, "resolved", context.output)
+    let body = Resolve { call: args.call, step: args.step, happened, result, by: by(args.by) };
+    signalled(&client.post(&format!("/v1/tasks/{}/resolve", args.id), &body).await?, "resolved", context.output)
 }

@@ -62,6 +62,7 @@ fn read(option: &str, source: impl Read) -> Result<String, CommandError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used)]
     use super::*;
 
     #[test]

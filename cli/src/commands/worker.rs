@@ -92,9 +92,8 @@ pub(crate) async fn run(args: WorkerArgs, context: &Context) -> Result<(), Comma
     let serving = tokio::spawn(health);
     worker.run(shutdown.clone()).await;
     shutdown.stop_now();
-    match serving.await {
-        Ok(Err(error)) => tracing::warn!(%error, "the health endpoint failed"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = serving.await {
+        tracing::warn!(%error, "the health endpoint failed");
     }
     Ok(())
 }
