@@ -58,6 +58,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Sends a signal to a task: applied now, or kept for the worker that holds it.
     async fn signal(&self, task: TaskId, signal: Signal) -> Result<Signalled, SignalError>;
 
+    /// Removes a dead letter with its journal and its idempotency key; false if
+    /// there is no such task, or it is not dead (any more).
+    async fn forget(&self, task: TaskId) -> Result<bool, StoreError>;
+
     /// Moves up to `limit` tasks whose time has come: timers, expired leases,
     /// retention. O(due), never O(tasks).
     async fn due(&self, limit: usize) -> Result<Due, StoreError>;
@@ -77,10 +81,6 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Tasks that match, newest first, at most `limit` (up to 1,000).
     async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError>;
-
-    /// Removes a dead letter with its journal and its idempotency key; false if
-    /// there is no such task, or it is not dead (any more).
-    async fn forget(&self, task: TaskId) -> Result<bool, StoreError>;
 
     // ---- queues ---------------------------------------------------------------
 

@@ -1,70 +1,133 @@
-//! Making a task of an input: pure, and the same for the API, webhooks,
-//! batches, schedules and child tasks.
+//! From an input to a submission: pure, and the same for the API, webhooks,
+//! batches, schedules and child tasks. Checks the input, renders the labels,
+//! and decides nothing else; ids, time and the store are the caller's.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::clock::Timestamp;
+use crate::id::{BatchId, GroupKey, IdempotencyKey, QueueName, TaskId};
 use crate::journal::Submitted;
 use crate::pipeline::model::{Pipeline, SchemaIssue};
 use crate::pipeline::template::Scope;
+use crate::store::Submission;
+use crate::task::Parent;
 
-/// The most labels of a task, given and rendered together.
-pub const LABELS: usize = 32;
-/// The longest key or value of a label, in bytes.
-pub const LABEL_BYTES: usize = 256;
+/// At most so many labels on one task.
+const LABELS: usize = 32;
+/// The longest name of a label, in bytes.
+const LABEL_NAME: usize = 64;
+/// The longest value of a label, in bytes.
+const LABEL_VALUE: usize = 256;
 
-/// Why an input makes no task.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum InputRefused {
-    /// It does not fit the pipeline's schema.
-    #[error("the input does not fit its schema: {}", list(.0))]
-    Schema(Vec<SchemaIssue>),
-    /// A label of the pipeline cannot be rendered from it.
-    #[error("a label cannot be rendered: {0}")]
-    Label(Failure),
-    /// There are too many labels, or one is too long.
-    #[error("a task may have {LABELS} labels of at most {LABEL_BYTES} bytes")]
-    LabelLimit,
+/// A task that someone wants. Everything but the input has a default.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NewTask {
+    /// What it works on.
+    pub input: Value,
+    /// The key under which the submit is idempotent.
+    pub key: Option<IdempotencyKey>,
+    /// Where it queues; by default as the pipeline says.
+    pub queue: Option<QueueName>,
+    /// 0 (last) to 9 (first); by default as the pipeline says.
+    pub priority: Option<u8>,
+    /// Not before this time.
+    pub run_at: Option<Timestamp>,
+    /// They win over the labels that the pipeline gives.
+    pub labels: BTreeMap<String, String>,
+    /// The batch and the line in it.
+    pub batch: Option<(BatchId, u64)>,
+    /// The group of which only the newest task is wanted.
+    pub supersede: Option<GroupKey>,
+    /// The task and step that want it.
+    pub parent: Option<Parent>,
+    /// The W3C `traceparent` that came in with it.
+    pub traceparent: Option<String>,
 }
 
-fn list(issues: &[SchemaIssue]) -> String {
-    issues.iter().take(10).map(ToString::to_string).collect::<Vec<_>>().join("; ")
+/// Something that is wrong with a task that someone wants.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{pointer}: {message}")]
+pub struct Complaint {
+    /// Where: a JSON pointer into the body of `POST /v1/tasks`.
+    pub pointer: String,
+    /// What is wrong there.
+    pub message: String,
 }
 
-/// A task for an input, by the pipeline's definition; without key, parent,
-/// batch, time or trace, which are the caller's to add.
-pub fn submitted(
-    pipeline: &Pipeline,
-    input: Value,
-    given: &BTreeMap<String, String>,
-) -> Result<Submitted, InputRefused> {
-    if let Some(schema) = &pipeline.input {
-        schema.validate(&input).map_err(InputRefused::Schema)?;
+impl Complaint {
+    fn new(pointer: &str, message: String) -> Self {
+        Self { pointer: pointer.to_owned(), message }
     }
-    let mut labels = BTreeMap::new();
-    if !pipeline.labels.is_empty() {
-        let scope = Scope::of_input(&input);
-        for (name, template) in &pipeline.labels {
-            labels.insert(name.clone(), template.render_text(&scope).map_err(InputRefused::Label)?);
-        }
+}
+
+/// The submission of a task, or all that is wrong with it.
+pub fn submission(pipeline: &Pipeline, new: NewTask, id: TaskId) -> Result<Submission, Vec<Complaint>> {
+    let mut complaints = input_complaints(pipeline, &new.input);
+    if let Some(priority @ 10..) = new.priority {
+        let message = format!("{priority} is not a priority; use 0 (last) to 9 (first)");
+        complaints.push(Complaint::new("/priority", message));
     }
-    labels.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
-    if labels.len() > LABELS || labels.iter().any(|(name, value)| name.len().max(value.len()) > LABEL_BYTES) {
-        return Err(InputRefused::LabelLimit);
+    if !complaints.is_empty() {
+        return Err(complaints);
     }
-    Ok(Submitted {
+    let labels = labels(pipeline, &new).map_err(|why| vec![Complaint::new("/labels", why)])?;
+    let (batch, line) = new.batch.map_or((None, None), |(batch, line)| (Some(batch), Some(line)));
+    let task = Submitted {
         pipeline: pipeline.name.clone(),
         digest: pipeline.digest.clone(),
-        queue: pipeline.queue.clone(),
-        priority: pipeline.priority,
-        input,
-        run_at: None,
+        queue: new.queue.unwrap_or_else(|| pipeline.queue.clone()),
+        priority: new.priority.unwrap_or(pipeline.priority),
+        input: new.input,
+        run_at: new.run_at,
         labels,
-        key: None,
-        parent: None,
-        batch: None,
-        traceparent: None,
-    })
+        key: new.key,
+        parent: new.parent,
+        batch,
+        traceparent: new.traceparent,
+    };
+    Ok(Submission { id, task, supersede: new.supersede, line })
+}
+
+/// What of an input does not fit the pipeline's schema.
+pub fn input_complaints(pipeline: &Pipeline, input: &Value) -> Vec<Complaint> {
+    let issues = pipeline.input.as_ref().and_then(|schema| schema.validate(input).err()).unwrap_or_default();
+    let complaint = |issue: SchemaIssue| Complaint::new(&format!("/input{}", issue.pointer), issue.message);
+    issues.into_iter().map(complaint).collect()
+}
+
+fn labels(pipeline: &Pipeline, new: &NewTask) -> Result<BTreeMap<String, String>, String> {
+    let mut labels = BTreeMap::new();
+    if !pipeline.labels.is_empty() {
+        let scope = Scope::of_input(&new.input);
+        for (name, template) in &pipeline.labels {
+            let value = template.render_text(&scope).map_err(|failure| failure.message)?;
+            // What the pipeline makes of an input is cut; what a person says is refused.
+            labels.insert(name.clone(), cut(value, LABEL_VALUE));
+        }
+    }
+    for (name, value) in &new.labels {
+        if name.is_empty() || name.len() > LABEL_NAME || value.len() > LABEL_VALUE {
+            return Err(format!(
+                "a label's name has 1 to {LABEL_NAME} bytes and its value at most {LABEL_VALUE}; {:?} breaks that",
+                cut(name.clone(), LABEL_NAME)
+            ));
+        }
+        labels.insert(name.clone(), value.clone());
+    }
+    if labels.len() > LABELS {
+        return Err(format!("a task has at most {LABELS} labels, not {}", labels.len()));
+    }
+    Ok(labels)
+}
+
+/// A text of at most `limit` bytes, cut at a character.
+fn cut(mut text: String, limit: usize) -> String {
+    if text.len() > limit {
+        let end = (0..=limit.saturating_sub('…'.len_utf8())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }

@@ -17,6 +17,7 @@ pub(crate) mod problem;
 mod query;
 mod queues;
 mod tasks;
+mod trace;
 pub mod wire;
 
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use crate::api::problem::{Kind, Problem};
 use crate::api::wire::Complaint;
 use crate::catalog::Catalog;
 use crate::settings::Settings;
-use crate::submit::{NewTask, submission};
+use common::submission::{self, NewTask};
 
 /// What an HTTP client may take of this process. The defaults serve a fleet;
 /// tests shorten the times.
@@ -158,7 +158,8 @@ impl App {
 
     /// The submission of a new task, or what is wrong with it.
     pub(crate) fn submission(&self, pipeline: &Pipeline, new: NewTask) -> Result<Submission, Vec<Complaint>> {
-        submission(pipeline, new, self.task_id())
+        submission::submission(pipeline, new, self.task_id())
+            .map_err(|complaints| complaints.into_iter().map(Complaint::from).collect())
     }
 
     /// Sets memory aside for a body of so many bytes.

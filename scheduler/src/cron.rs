@@ -14,7 +14,7 @@ use croner::parser::{CronParser, Seconds};
 use jiff::tz::TimeZone;
 
 use crate::app::App;
-use crate::submit::NewTask;
+use common::submission::NewTask;
 
 /// A time that passed longer ago than this has been missed: shorter pauses (a
 /// restart, a slow store) only make it late.

@@ -14,7 +14,6 @@ pub mod ingress;
 mod serve;
 pub mod service;
 mod settings;
-pub mod submit;
 pub mod sweep;
 
 pub use app::HttpLimits;

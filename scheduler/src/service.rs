@@ -66,7 +66,7 @@ pub struct Scheduler {
 #[derive(Debug, Clone)]
 pub struct SchedulerHandle(App);
 
-/// The shortest and the longest pause between two looks at the schedules.
+/// The pause between two looks at the schedules.
 const CRON: Duration = Duration::from_millis(500);
 
 impl Scheduler {

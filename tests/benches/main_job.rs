@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use common::clock::SystemClock;
 use common::config::Config;
+use common::entropy::Entropy;
 use common::id::TaskId;
 use common::pipeline::model::Pipeline;
 use common::store::sqlite::SqliteStore;
 use common::store::{Filter, Receipt, Store, StoreOptions, Submission};
+use common::submission::{NewTask, submission};
 use common::task::StateName;
 use serde_json::{Value, json};
 use suite::fixtures::worker::{RunningWorker, entropy};
@@ -31,6 +33,7 @@ struct Bench {
     project: ProjectDir,
     store: Arc<dyn Store>,
     pipeline: Arc<Pipeline>,
+    entropy: Arc<dyn Entropy>,
 }
 
 impl Bench {
@@ -38,15 +41,16 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let project = ProjectDir::new(&[("pipelines/p.yaml", source)]);
         let mut loaded = project.load();
-        let store: Arc<dyn Store> = SqliteStore::open(&dir.path().join("bench.db"), StoreOptions::new(entropy())).unwrap();
+        let store: Arc<dyn Store> =
+            SqliteStore::open(&dir.path().join("bench.db"), StoreOptions::new(entropy())).unwrap();
         store.apply(loaded.definitions.clone()).await.unwrap();
-        Self { _dir: dir, project, store, pipeline: Arc::new(loaded.pipelines.remove(0)) }
+        Self { _dir: dir, project, store, pipeline: Arc::new(loaded.pipelines.remove(0)), entropy: entropy() }
     }
 
     fn submission(&self, input: Value) -> Submission {
         use common::clock::Clock;
-        let task = common::submission::submitted(&self.pipeline, input, &BTreeMap::new()).unwrap();
-        Submission { id: TaskId::new(SystemClock.now(), entropy().bytes()), task, supersede: None, line: None }
+        let new = NewTask { input, ..NewTask::default() };
+        submission(&self.pipeline, new, TaskId::new(SystemClock.now(), self.entropy.bytes())).unwrap()
     }
 
     async fn submit(&self, count: usize, input: impl Fn(usize) -> Value) -> Duration {
@@ -73,7 +77,8 @@ impl Bench {
     async fn until_done(&self) {
         loop {
             let queues = self.store.queues().await.unwrap();
-            let open = |name: StateName| queues.iter().map(|queue| queue.depth.get(&name).copied().unwrap_or(0)).sum::<u64>();
+            let open =
+                |name: StateName| queues.iter().map(|queue| queue.depth.get(&name).copied().unwrap_or(0)).sum::<u64>();
             if open(StateName::Ready) + open(StateName::Running) == 0 {
                 break;
             }

@@ -4,8 +4,8 @@
 //! the durability that users get. Prints a table, and one line of JSON for scripts.
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -191,9 +191,10 @@ async fn latency(bench: &Bench) -> Result<(Duration, Duration)> {
     Ok((at(50)?, at(99)?))
 }
 
+/// Since the benchmark began.
 fn micros() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(0)
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_micros()).unwrap_or(0)
 }
 
 #[tokio::main(worker_threads = 2)]

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use suite::fixtures::scheduler::RunningScheduler;
-use suite::fixtures::worker::RunningWorker;
 
 fn greet(company: &str) -> Value {
     json!({"pipeline": "greet", "input": {"company": company}})
@@ -49,7 +48,7 @@ async fn a_repeated_key_is_answered_with_the_same_task() {
 #[tokio::test]
 async fn a_worker_finishes_what_was_submitted_and_the_task_shows_its_steps() {
     let api = RunningScheduler::start(&[]).await;
-    let worker = RunningWorker::start(api.store.clone(), api.project.load().config, api.project.path());
+    let worker = api.worker();
     let id = api.submit(&greet("Acme")).await;
     let seen = api.watch(&id, None, "end").await;
     assert_eq!(seen.last().unwrap().1, "end");
@@ -161,7 +160,7 @@ async fn a_dead_letter_is_listed_replayed_and_dropped() {
     const FAILS: &str =
         "name: fails\nsteps:\n  - { id: no, run: { command: ['false'], effect: read }, retry: { attempts: 1 } }\n";
     let api = RunningScheduler::start(&[("pipelines/fails.yaml", FAILS)]).await;
-    let worker = RunningWorker::start(api.store.clone(), api.project.load().config, api.project.path());
+    let worker = api.worker();
     let (first, second) =
         (api.submit(&json!({"pipeline": "fails"})).await, api.submit(&json!({"pipeline": "fails"})).await);
     for id in [&first, &second] {

@@ -2,7 +2,6 @@
 
 use serde_json::json;
 use suite::fixtures::scheduler::RunningScheduler;
-use suite::fixtures::worker::RunningWorker;
 
 const ASKS: &str = "name: asks\nsteps:\n  - { id: draft, set: { text: hello } }\n  \
     - { id: review, approval: { title: 'Send to {{ input.company }}?', show: steps.draft.output, expires: 1h } }\n\
@@ -11,7 +10,7 @@ const ASKS: &str = "name: asks\nsteps:\n  - { id: draft, set: { text: hello } }\
 #[tokio::test]
 async fn an_approval_is_listed_decided_once_and_carried_out() {
     let api = RunningScheduler::start(&[("pipelines/asks.yaml", ASKS)]).await;
-    let worker = RunningWorker::start(api.store.clone(), api.project.load().config, api.project.path());
+    let worker = api.worker();
     let id = api.submit(&json!({"pipeline": "asks", "input": {"company": "Acme"}})).await;
     api.watch(&id, None, "parked").await;
     assert_eq!(api.get(&format!("/v1/tasks/{id}")).await.json()["waiting_on"], json!(["approval"]));

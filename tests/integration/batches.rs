@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use suite::fixtures::scheduler::RunningScheduler;
-use suite::fixtures::worker::RunningWorker;
 
 const JSONL: &str = "application/x-ndjson";
 const CSV: &str = "text/csv";
@@ -53,7 +52,7 @@ async fn bad_rows_are_listed_with_their_lines_and_a_repost_makes_no_second_task(
 #[tokio::test]
 async fn a_csv_file_makes_typed_inputs_and_shows_its_results() {
     let api = RunningScheduler::start(&[]).await;
-    let worker = RunningWorker::start(api.store.clone(), api.project.load().config, api.project.path());
+    let worker = api.worker();
     let file = "\u{feff}company,score\r\n\"Acme, Inc.\nBerlin\",7\r\nBolt,\r\n,3\r\nCog,high\r\n";
     let receipt =
         api.post_bytes("/v1/batches?pipeline=greet&id=leads&label=from:csv&priority=9", CSV, file).await.json();

@@ -28,7 +28,8 @@ struct Script {
 
 impl Script {
     async fn new() -> Self {
-        let config = Config { effects: [("Bash".to_owned(), common::journal::Effect::Once)].into(), ..Config::default() };
+        let config =
+            Config { effects: [("Bash".to_owned(), common::journal::Effect::Once)].into(), ..Config::default() };
         let tools = Tools::new(&config).unwrap();
         let filter = ToolFilter::rules(&["Read", "Glob", "Bash"]).unwrap();
         Self {
@@ -75,7 +76,9 @@ impl World for Script {
                 let answer = content.map(|content| ToolAnswer { content, is_error: false });
                 Performed::Call { call: call.clone(), answer, duration_ms: 3 }
             }
-            Action::SubmitChild { .. } => Performed::Child(Err(Failure::new(FailureClass::Configuration, "no children here"))),
+            Action::SubmitChild { .. } => {
+                Performed::Child(Err(Failure::new(FailureClass::Configuration, "no children here")))
+            }
         }
     }
 
@@ -222,7 +225,9 @@ async fn a_once_call_that_was_cut_short_is_never_repeated_by_itself() {
     let mut whole = Drive::submit(&pipeline, input()).unwrap();
     whole.finish(&mut world).unwrap();
     let intents = whole.journal.iter().enumerate().filter_map(|(index, recorded)| match &recorded.event {
-        Event::CallIntended { step, call } if call.effect == common::journal::Effect::Once => Some((index, step.clone(), call.call.clone())),
+        Event::CallIntended { step, call } if call.effect == common::journal::Effect::Once => {
+            Some((index, step.clone(), call.call.clone()))
+        }
         _ => None,
     });
     let mut seen = 0;
@@ -252,7 +257,8 @@ async fn a_resumed_conversation_sends_the_request_that_would_have_been_sent() {
     let mut whole = Drive::submit(&pipeline, input()).unwrap();
     whole.finish(&mut world).unwrap();
     let think = StepKey::of("think".parse().unwrap());
-    let messages = |run: &Run| serde_json::to_vec(&run.step(&think).unwrap().conversation.as_ref().unwrap().messages()).unwrap();
+    let messages =
+        |run: &Run| serde_json::to_vec(&run.step(&think).unwrap().conversation.as_ref().unwrap().messages()).unwrap();
     let last = messages(&whole.run);
     for end in 1..=whole.journal.len() {
         let journal: Vec<_> = whole.journal[..end]
@@ -265,7 +271,10 @@ async fn a_resumed_conversation_sends_the_request_that_would_have_been_sent() {
             continue; // no request is made before all results are there
         }
         let now = messages(&run);
-        assert!(last.starts_with(&now[..now.len() - 1]) || now == last, "after event {end} the conversation is another one");
+        assert!(
+            last.starts_with(&now[..now.len() - 1]) || now == last,
+            "after event {end} the conversation is another one"
+        );
     }
 }
 
@@ -291,13 +300,16 @@ async fn a_lost_once_request_waits_for_a_person_and_a_lost_keyed_one_is_repeated
         _ => Ok(json!("ok")),
     };
     for (effect, asked) in [("once", 1), ("keyed", 0)] {
-        let source = format!("name: p\nsteps: [{{ id: put, http: {{ method: POST, url: 'http://x.example', effect: {effect} }} }}]\n");
+        let source = format!(
+            "name: p\nsteps: [{{ id: put, http: {{ method: POST, url: 'http://x.example', effect: {effect} }} }}]\n"
+        );
         let pipeline = pipeline(&source, &[]);
         let mut world = Script { answers: lost, ..Script::new().await };
         let mut drive = Drive::submit(&pipeline, json!({})).unwrap();
         let state = drive.finish(&mut world).unwrap();
         assert!(matches!(state, State::Succeeded { .. }), "{effect}: {state:?}");
-        let unknown = drive.journal.iter().filter(|recorded| matches!(recorded.event, Event::OutcomeUnknown { .. })).count();
+        let unknown =
+            drive.journal.iter().filter(|recorded| matches!(recorded.event, Event::OutcomeUnknown { .. })).count();
         assert_eq!(unknown, asked, "{effect}");
         let keys: Vec<_> = drive
             .journal

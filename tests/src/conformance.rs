@@ -72,7 +72,7 @@ macro_rules! conformance {
                 grandchildren_stop_too, a_done_parent_gets_no_child, an_unknown_parent_gets_no_child,
                 a_running_child_is_asked_to_stop, a_cancelled_child_is_told_as_cancelled;
             dead_letter: a_failed_task_is_a_dead_letter, replay_makes_it_ready, a_cancelled_task_is_replayed,
-                what_lives_is_not_replayed;
+                what_lives_is_not_replayed, a_dropped_one_is_gone;
             list: newest_first_in_pages, filters_match, all_conditions_must_hold, waiting_for_a_person,
                 an_empty_answer_has_no_next_page, queues_show_depth_and_age;
             limit: too_many_submissions, too_large_an_input, a_full_queue, a_full_journal, too_large_a_signal;

@@ -12,6 +12,7 @@ use common::id::{StepKey, TaskId, WorkerId};
 use common::journal::{ApprovalDecision, Event, Recorded, Run};
 use common::pipeline::model::Pipeline;
 use common::store::{Next, ledger};
+use common::submission::{NewTask, submission};
 use common::task::{Signal, State, WaitOn};
 use serde_json::Value;
 use worker::decide::{Action, ActionKey, Given, Performed, Rest, conclude, decide};
@@ -55,9 +56,11 @@ pub struct Drive<'a> {
 impl<'a> Drive<'a> {
     /// A task that was just accepted.
     pub fn submit(pipeline: &'a Pipeline, input: Value) -> anyhow::Result<Self> {
-        let submitted = common::submission::submitted(pipeline, input, &BTreeMap::new())?;
         let now = Timestamp::from_millis(1_800_000_000_000);
-        let (_, first) = ledger::open(TaskId::new(now, [7; 10]), submitted, now);
+        let new = NewTask { input, ..NewTask::default() };
+        let submission =
+            submission(pipeline, new, TaskId::new(now, [7; 10])).map_err(|all| anyhow::anyhow!("{all:?}"))?;
+        let (_, first) = ledger::open(submission.id, submission.task, now);
         Self::resume(pipeline, vec![first])
     }
 
@@ -128,7 +131,7 @@ impl<'a> Drive<'a> {
                 },
                 _ => continue,
             };
-            return self.write(|head, at| Ok(ledger::signal(head, &[], &signal, at)?.context("nobody holds the task")?));
+            return self.write(|head, at| ledger::signal(head, &[], &signal, at)?.context("nobody holds the task"));
         }
         self.wake_at(until.context("the task waits for what no test brings")?)
     }

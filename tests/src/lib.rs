@@ -1,6 +1,6 @@
 //! What the integration tests share: the conformance suite of stores, fakes
 //! that speak real wires, and fixtures.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc, missing_docs)]
 
 pub mod binary;
 pub mod conformance;

@@ -24,7 +24,7 @@ use reqwest::{Client, Method, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use crate::tools::ToolError;
+use crate::answer::ToolError;
 
 /// Redirects that are followed, of GET and HEAD, within the same origin.
 const REDIRECTS: usize = 5;

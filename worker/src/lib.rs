@@ -4,6 +4,7 @@
 //! [`decide`] is pure; [`execute`] performs what it says; [`service`] is the
 //! process around it. `models` and `tools` are the ways to the outside world.
 
+pub mod answer;
 pub mod decide;
 pub mod definitions;
 pub mod execute;

@@ -29,6 +29,8 @@ use common::id::TaskId;
 use common::journal::Effect;
 use serde_json::Value;
 
+pub use crate::answer::{ToolAnswer, ToolError};
+
 /// What a model is told of a tool.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolSpec {
@@ -77,27 +79,6 @@ pub struct CallContext {
     pub traceparent: Option<String>,
 }
 
-/// What a tool answered.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ToolAnswer {
-    /// A text, or a list of content blocks in the form of the Messages API.
-    pub content: Value,
-    /// Whether the tool itself says that this is an error.
-    pub is_error: bool,
-}
-
-impl ToolAnswer {
-    /// A text.
-    pub fn text(text: impl Into<String>) -> Self {
-        Self { content: Value::String(text.into()), is_error: false }
-    }
-
-    /// What the tool has to say against the call; the model sees it and can do better.
-    pub fn error(text: impl Into<String>) -> Self {
-        Self { content: Value::String(text.into()), is_error: true }
-    }
-}
-
 /// Cuts a text to `limit` bytes at the end of a character, and says so.
 pub(crate) fn cut(mut text: String, limit: usize) -> String {
     if text.len() <= limit {
@@ -122,18 +103,6 @@ pub(crate) fn arguments<T: serde::de::DeserializeOwned>(call: &ToolCall) -> Resu
             format!("the arguments of {} are not valid: {error}", call.name),
         ))
     })
-}
-
-/// Why a tool did not answer, by what may be done next.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ToolError {
-    /// It did not happen, or it was answered in a way that cannot be used: repeating it is a decision like any other.
-    #[error(transparent)]
-    Failed(Failure),
-    /// Nobody knows whether it happened (it broke off, it timed out): only a call
-    /// that may be repeated is repeated (invariant I5).
-    #[error(transparent)]
-    Lost(Failure),
 }
 
 /// Something that agents and `tool` steps can call.

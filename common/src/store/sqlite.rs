@@ -16,6 +16,7 @@ mod connection;
 mod due;
 mod lease;
 mod read;
+mod row;
 mod schema;
 mod signal;
 mod submit;
@@ -153,6 +154,10 @@ impl Store for SqliteStore {
         self.writer.write(2, move |tx| signal::signal(tx, task, &signal)).await
     }
 
+    async fn forget(&self, task: TaskId) -> Result<bool, StoreError> {
+        self.writer.write(1, move |tx| due::forget(tx, task)).await
+    }
+
     async fn due(&self, limit: usize) -> Result<Due, StoreError> {
         self.writer.write(limit, move |tx| due::due(tx, limit)).await
     }
@@ -181,18 +186,13 @@ impl Store for SqliteStore {
     async fn journal(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Recorded>, StoreError> {
         let limit = limit.min(MOST) as u64;
         let read = move |db: &rusqlite::Connection| {
-            transaction::read_events(db, task, after.saturating_add(1), u64::MAX, limit)
-                .map_err(Stop::<StoreError>::from)
+            row::read_events(db, task, after.saturating_add(1), u64::MAX, limit).map_err(Stop::<StoreError>::from)
         };
         self.readers.read(read).await
     }
 
     async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         self.readers.read(move |db| read::list(db, &filter, after, limit)).await
-    }
-
-    async fn forget(&self, task: TaskId) -> Result<bool, StoreError> {
-        self.writer.write(1, move |tx| due::forget(tx, task)).await
     }
 
     async fn queues(&self) -> Result<Vec<Queue>, StoreError> {

@@ -101,13 +101,13 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8], depth: usize) -> Result<T,
     let mut reader = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let pointer = pointer(error.path());
-        refused(error.into_inner(), pointer)
+        refused(error.inner(), pointer)
     })?;
-    reader.end().map_err(|error| refused(error, String::new()))?;
+    reader.end().map_err(|error| refused(&error, String::new()))?;
     Ok(value)
 }
 
-fn refused(error: serde_json::Error, mut pointer: String) -> Problem {
+fn refused(error: &serde_json::Error, mut pointer: String) -> Problem {
     if !error.is_data() {
         return Problem::new(Kind::Malformed, format!("the body is not JSON: {error}"));
     }
@@ -131,7 +131,10 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     let mut text = String::new();
     for segment in path {
         match segment {
-            Segment::Seq { index } => text.push_str(&format!("/{index}")),
+            Segment::Seq { index } => {
+                text.push('/');
+                text.push_str(&index.to_string());
+            }
             Segment::Map { key } => {
                 text.push('/');
                 text.push_str(&escape(key));

@@ -10,11 +10,12 @@ use serde_json::Value;
 
 use super::body::{media_type, parse, read, wrong_type};
 use super::problem::{Kind, Problem};
+use super::trace::traceparent;
 use super::wire::{self, Complaint};
 use crate::app::App;
 use crate::ingress::sender::{Delivery, Raw, sender};
 use crate::ingress::trigger;
-use crate::submit::{NewTask, traceparent};
+use common::submission::NewTask;
 
 /// Takes a delivery. Every pipeline that wants the event gets one task of it,
 /// however often it is delivered.
@@ -62,7 +63,7 @@ pub(crate) async fn receive(
     }
     let visible = visible(&headers);
     let scope = Scope::of_event(&delivery.payload, &visible, &settings.env);
-    let trace = headers.get("traceparent").and_then(|value| traceparent(value.to_str().ok()?));
+    let trace = traceparent(&headers);
     deliver(&app, &name, &delivery, &scope, trace).await
 }
 
@@ -87,7 +88,7 @@ async fn deliver(
             Ok(Some(new)) => match app.submission(pipeline, NewTask { traceparent: traceparent.clone(), ..new }) {
                 Ok(submission) => submissions.push(submission),
                 Err(found) => {
-                    complaints.extend(found.into_iter().map(|c| refuse(format!("{}: {}", c.pointer, c.message))))
+                    complaints.extend(found.into_iter().map(|c| refuse(format!("{}: {}", c.pointer, c.message))));
                 }
             },
             Err(message) => complaints.push(refuse(message)),

@@ -224,8 +224,7 @@ impl From<CatalogError> for Problem {
 impl From<SignalError> for Problem {
     fn from(error: SignalError) -> Self {
         match error {
-            SignalError::NotFound(_) => Self::not_found(error.to_string()),
-            SignalError::Refused(Refusal::Unknown(_)) => Self::not_found(error.to_string()),
+            SignalError::NotFound(_) | SignalError::Refused(Refusal::Unknown(_)) => Self::not_found(error.to_string()),
             SignalError::Refused(_) => Self::new(Kind::Conflict, error.to_string()),
             SignalError::Store(error) => error.into(),
         }

@@ -11,9 +11,11 @@ use common::task::{Head, Signal, StateName};
 use super::body::{Json, OptionalJson};
 use super::problem::{Kind, Problem};
 use super::query::{Query, write_cursor};
+use super::trace::traceparent;
 use super::wire;
+use crate::api::wire::Complaint;
 use crate::app::App;
-use crate::submit::{NewTask, input_complaints, traceparent};
+use common::submission::{NewTask, input_complaints};
 
 /// Events that are read from the store at once.
 pub(crate) const PAGE: usize = 1_000;
@@ -118,7 +120,8 @@ pub(crate) async fn submit(
         labels: request.labels,
         batch: None,
         supersede: None,
-        traceparent: headers.get("traceparent").and_then(|value| traceparent(value.to_str().ok()?)),
+        parent: None,
+        traceparent: traceparent(&headers),
     };
     let submission = app.submission(&pipeline, new).map_err(|complaints| {
         Problem::complaints(&format!("pipeline {} does not accept this task", request.pipeline), complaints)
@@ -244,6 +247,7 @@ pub(crate) async fn replay(app: &App, head: &Head, request: wire::Replay) -> Res
     let pipeline = app.catalog().pinned(&head.pipeline, &head.digest).await?;
     let reset = reset(&pipeline, request.from.as_ref()).map_err(|unknown| Problem::at("/from", unknown.to_string()))?;
     let complaints = request.input.as_ref().map(|input| input_complaints(&pipeline, input)).unwrap_or_default();
+    let complaints: Vec<Complaint> = complaints.into_iter().map(Complaint::from).collect();
     if !complaints.is_empty() {
         let what = format!("pipeline {} does not accept this input", head.pipeline);
         return Err(Problem::complaints(&what, complaints));

@@ -50,13 +50,18 @@ struct Columns {
 /// What the schema says of the top-level keys of an input.
 struct Types(Map<String, Value>);
 
-/// What the texts of a column may become.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Cell {
-    integer: bool,
-    number: bool,
-    boolean: bool,
-    json: bool,
+/// What the texts of a column may become, tried in this order; a text where nothing fits.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Cell(Vec<Kind>);
+
+/// A type of JSON that is no text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Integer,
+    Number,
+    Boolean,
+    /// An object or a list, written as JSON.
+    Json,
 }
 
 impl Csv {
@@ -138,13 +143,11 @@ impl Csv {
                 "the record (lines {} to {}) has more than {} bytes or {COLUMNS} cells; is a quote left open?",
                 self.began, self.line, self.limits.bytes
             );
-            return match &self.columns.names {
-                None => Err(format!("line {}: {reason}", self.began)),
-                Some(_) => {
-                    rows.push(Row { line: self.began, input: Err(reason) });
-                    Ok(())
-                }
-            };
+            if self.columns.names.is_none() {
+                return Err(format!("line {}: {reason}", self.began));
+            }
+            rows.push(Row { line: self.began, input: Err(reason) });
+            return Ok(());
         }
         let cells = Cells { bytes: &self.cells[..self.filled], ends: &self.ends[..self.ended] };
         match &self.columns.names {
@@ -216,58 +219,48 @@ impl Types {
     }
 
     fn cell(&self, name: &str) -> Cell {
-        let mut cell = Cell::default();
-        let mut text = false;
         let types = self.0.get(name).and_then(|property| property.get("type"));
         let named: Vec<&str> = match types {
             Some(Value::String(one)) => vec![one],
             Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
         };
-        for name in named {
-            match name {
-                "integer" => cell.integer = true,
-                "number" => cell.number = true,
-                "boolean" => cell.boolean = true,
-                "object" | "array" => cell.json = true,
-                "string" => text = true,
-                _ => {}
-            }
-        }
         // Where a text will do, a text it stays: "007" must not become 7.
-        if text { Cell::default() } else { cell }
+        if named.contains(&"string") {
+            return Cell::default();
+        }
+        let kind = |name: &&str| match *name {
+            "integer" => Some(Kind::Integer),
+            "number" => Some(Kind::Number),
+            "boolean" => Some(Kind::Boolean),
+            "object" | "array" => Some(Kind::Json),
+            _ => None,
+        };
+        Cell(named.iter().filter_map(kind).collect())
     }
 }
 
 impl Cell {
     /// What a text becomes; one that does not fit stays a text, and the schema says so.
-    fn value(self, text: &str, depth: usize) -> Value {
-        let number = || serde_json::from_str::<Value>(text).ok().filter(Value::is_number);
+    fn value(&self, text: &str, depth: usize) -> Value {
+        self.0.iter().find_map(|kind| kind.value(text, depth)).unwrap_or_else(|| text.into())
+    }
+}
+
+impl Kind {
+    fn value(self, text: &str, depth: usize) -> Option<Value> {
         let trimmed = text.trim();
-        if self.integer
-            && let Ok(whole) = trimmed.parse::<i64>()
-        {
-            return whole.into();
-        }
-        if self.number
-            && let Some(number) = number()
-        {
-            return number;
-        }
-        if self.boolean {
-            match trimmed.to_ascii_lowercase().as_str() {
-                "true" => return true.into(),
-                "false" => return false.into(),
-                _ => {}
+        match self {
+            Self::Integer => trimmed.parse::<i64>().ok().map(Value::from),
+            Self::Number => serde_json::from_str(trimmed).ok().filter(Value::is_number),
+            Self::Boolean if trimmed.eq_ignore_ascii_case("true") => Some(true.into()),
+            Self::Boolean if trimmed.eq_ignore_ascii_case("false") => Some(false.into()),
+            Self::Boolean => None,
+            Self::Json => {
+                check_text(text.as_bytes(), depth).ok()?;
+                serde_json::from_str(text).ok().filter(|value: &Value| value.is_object() || value.is_array())
             }
         }
-        if self.json
-            && check_text(text.as_bytes(), depth).is_ok()
-            && let Ok(value @ (Value::Array(_) | Value::Object(_))) = serde_json::from_str(text)
-        {
-            return value;
-        }
-        text.into()
     }
 }
 

@@ -17,7 +17,7 @@ pub const ROWS: u64 = 10_000_000;
 #[derive(Debug)]
 pub enum Keys {
     /// From what the row says.
-    Content(Content),
+    Content(Box<Content>),
     /// From one of its columns.
     Column(String),
 }
@@ -36,7 +36,7 @@ impl Keys {
         let mut base = blake3::Hasher::new();
         let scope = Value::from(vec![Some(pipeline.as_str()), run]);
         base.update(scope.to_string().as_bytes());
-        Self::Content(Content { base, seen: HashSet::new(), again: HashMap::new() })
+        Self::Content(Box::new(Content { base, seen: HashSet::new(), again: HashMap::new() }))
     }
 
     /// The key of the next row; `canonical` is its [`canonical`] text.

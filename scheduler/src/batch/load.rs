@@ -13,7 +13,7 @@ use super::Row;
 use super::key::{Keys, ROWS, canonical};
 use crate::api::wire::{BatchReceipt, Complaint};
 use crate::app::App;
-use crate::submit::NewTask;
+use common::submission::NewTask;
 
 /// Rows that are submitted in one transaction.
 const GROUP: usize = 500;

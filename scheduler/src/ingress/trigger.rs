@@ -6,7 +6,7 @@ use common::pipeline::model::{Pipeline, Trigger, WebhookTrigger};
 use common::pipeline::template::Scope;
 
 use super::sender::Delivery;
-use crate::submit::NewTask;
+use common::submission::NewTask;
 
 /// The task that a pipeline makes of a delivery of this webhook; none if it
 /// does not want it. The first trigger that fits decides. An error names the

@@ -3,12 +3,12 @@
 use anyhow::{Result, ensure};
 use common::id::StepId;
 use common::journal::Run;
-use common::store::{Filter, Next, SignalError, Signalled};
+use common::store::{Filter, Next, SignalError, Signalled, Submission};
 use common::task::{DeadReason, Signal, State, StateName};
 use serde_json::json;
 
 use super::Place;
-use super::bench::{Bench, die, finished, step, valid};
+use super::bench::{Bench, die, finished, key, step, valid};
 
 fn replay(reset: &[&str]) -> Signal {
     let reset = reset.iter().map(|name| valid(StepId::new(*name))).collect();
@@ -68,5 +68,22 @@ pub async fn what_lives_is_not_replayed(place: Place) -> Result<()> {
     bench.succeed(&mut held).await?;
     let refused = bench.store.signal(ready, replay(&[])).await;
     ensure!(matches!(refused, Err(SignalError::Refused(_))), "{refused:?}");
+    bench.verify().await
+}
+
+/// A dead letter can be dropped, with its key; nothing else can.
+pub async fn a_dropped_one_is_gone(place: Place) -> Result<()> {
+    let bench = Bench::open(place).await?;
+    let submission = bench.task_with(|task| task.task.key = Some(key("once")));
+    let id = bench.submit(submission.clone()).await?.id;
+    ensure!(!bench.store.forget(id).await?, "it is not dead");
+    let mut held = bench.claimed(id).await?;
+    ensure!(!bench.store.forget(id).await?, "it is running");
+    bench.die(&mut held).await?;
+    ensure!(bench.store.forget(id).await?);
+    ensure!(!bench.store.forget(id).await?, "it is gone");
+    ensure!(bench.store.head(id).await?.is_none() && bench.journal(id).await?.is_empty());
+    let again = bench.submit(Submission { id: bench.id(), ..submission }).await?;
+    ensure!(again.created && again.id != id);
     bench.verify().await
 }

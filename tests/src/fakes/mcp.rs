@@ -35,7 +35,7 @@ pub fn from_npm(package: &str, arguments: &[&str]) -> McpServer {
     server(&command)
 }
 
-/// A real server from PyPI, by the name of its program.
+/// A real server from `PyPI`, by the name of its program.
 pub fn from_pypi(program: &str, arguments: &[&str]) -> McpServer {
     let program = installed().join("python/bin").join(program);
     assert!(program.is_file(), "{} is missing: run tests/install-servers", program.display());

@@ -9,6 +9,7 @@ use common::id::{IdempotencyKey, PipelineName, StepKey, TaskId};
 use common::journal::{Event, Run};
 use common::pipeline::model::{Pipeline, StepKind};
 use common::store::{StoreError, Submission};
+use common::submission::{self, NewTask};
 use common::task::Parent;
 use serde_json::Value;
 
@@ -69,16 +70,20 @@ impl Executor {
         })?;
         let pipeline = self.definitions.compile(&definition)?;
         let key = IdempotencyKey::new(child.key).map_err(|error| internal(error.to_string()))?;
-        let mut submitted = common::submission::submitted(&pipeline, child.input, &std::collections::BTreeMap::new())
-            .map_err(|refused| {
-            Failure::new(FailureClass::InvalidRequest, format!("pipeline {name} does not take the input: {refused}"))
-        })?;
-        submitted.key = Some(key);
-        submitted.parent = Some(child.parent);
-        submitted.priority = child.priority;
-        submitted.traceparent = child.traceparent;
+        let new = NewTask {
+            input: child.input,
+            key: Some(key),
+            priority: Some(child.priority),
+            parent: Some(child.parent),
+            traceparent: child.traceparent,
+            ..NewTask::default()
+        };
         let id = TaskId::new(self.clock.now(), self.entropy.bytes());
-        Ok(Submission { id, task: submitted, supersede: None, line: None })
+        submission::submission(&pipeline, new, id).map_err(|complaints| {
+            let list: Vec<String> = complaints.iter().map(ToString::to_string).collect();
+            let message = format!("pipeline {name} does not take the input: {}", list.join("; "));
+            Failure::new(FailureClass::InvalidRequest, message)
+        })
     }
 }
 

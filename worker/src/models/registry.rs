@@ -21,14 +21,6 @@ use super::rehearsal::Rehearsal;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 const TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Models that agents can name without configuration, as Claude Code's agent files do.
-const SHORT_NAMES: [(&str, &str); 3] =
-    [("opus", "claude-opus-5"), ("sonnet", "claude-sonnet-4-6"), ("haiku", "claude-haiku-4-5")];
-
-/// The name of the provider and model that need no network.
-const REHEARSAL: &str = "rehearsal";
-const ANTHROPIC: &str = "anthropic";
-
 /// A model as an agent step uses it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResolvedModel {
@@ -47,9 +39,7 @@ pub struct ResolvedModel {
 /// The models and providers of an installation.
 #[derive(Debug)]
 pub struct Models {
-    default: Option<String>,
-    by_alias: BTreeMap<String, config::Model>,
-    providers: BTreeMap<String, config::Provider>,
+    config: Config,
     prices: Arc<Prices>,
     clock: Arc<dyn Clock>,
     built: Mutex<BTreeMap<String, Arc<dyn Provider>>>,
@@ -64,25 +54,19 @@ impl Models {
     pub fn from_config(config: &Config) -> Result<Self, Failure> {
         let prices = Prices::shipped()?
             .with_overrides(config.models.iter().filter_map(|(alias, model)| Some((alias.clone(), model.price?))));
-        let mut providers = config.providers.clone();
-        for name in [ANTHROPIC, REHEARSAL] {
-            providers.entry(name.to_owned()).or_insert_with(unconfigured);
-        }
         let models = Self {
-            default: config.default_model.clone(),
-            by_alias: config.models.clone(),
-            providers,
+            config: config.clone(),
             prices: Arc::new(prices),
             clock: Arc::new(SystemClock),
             built: Mutex::default(),
         };
-        for name in models.providers.keys() {
+        for name in config.providers.keys() {
             models.kind(name)?;
         }
-        for (alias, model) in &models.by_alias {
+        for (alias, model) in &config.models {
             models.kind(&model.provider).map_err(|e| Failure::new(e.class, format!("model {alias}: {}", e.message)))?;
         }
-        if models.default.is_some() {
+        if config.default_model.is_some() {
             models.resolve(None)?;
         }
         Ok(models)
@@ -97,11 +81,7 @@ impl Models {
     /// # Errors
     /// `Configuration`, when there is no such model.
     pub fn resolve(&self, alias: Option<&str>) -> Result<ResolvedModel, Failure> {
-        let alias = match alias {
-            Some(alias) if alias != "inherit" => alias,
-            _ => self.default_alias(),
-        };
-        let (provider, model, options) = self.find(alias)?;
+        let (alias, config::Model { provider, model, options, .. }) = self.config.model(alias)?;
         let price = if self.kind(&provider)? == ProviderKind::Rehearsal {
             Some(Price { input: 0.0, output: 0.0, cache_read: None, cache_write: None })
         } else {
@@ -129,57 +109,20 @@ impl Models {
         Ok(provider)
     }
 
-    fn default_alias(&self) -> &str {
-        match &self.default {
-            Some(alias) => alias,
-            None if self.by_alias.len() == 1 => self.by_alias.keys().next().map_or("sonnet", String::as_str),
-            None => "sonnet",
-        }
-    }
-
-    fn find(&self, alias: &str) -> Result<(String, String, Map<String, Value>), Failure> {
-        if let Some(model) = self.by_alias.get(alias) {
-            return Ok((model.provider.clone(), model.model.clone(), model.options.clone()));
-        }
-        let known = |provider: &str, model: &str| Ok((provider.to_owned(), model.to_owned(), Map::new()));
-        if alias == REHEARSAL {
-            return known(REHEARSAL, REHEARSAL);
-        }
-        if let Some((_, model)) = SHORT_NAMES.iter().find(|(short, _)| *short == alias) {
-            return known(ANTHROPIC, model);
-        }
-        if alias.starts_with("claude-") {
-            return known(ANTHROPIC, alias);
-        }
-        let mut names: Vec<&str> = self.by_alias.keys().map(String::as_str).collect();
-        names.extend(SHORT_NAMES.map(|(short, _)| short));
-        names.push(REHEARSAL);
-        let text = format!(
-            "there is no model {alias:?}; add it under models: in teamster.yaml, or use one of {}",
-            names.join(", ")
-        );
-        Err(Failure::new(FailureClass::Configuration, text))
-    }
-
     fn kind(&self, name: &str) -> Result<ProviderKind, Failure> {
-        match self.providers.get(name).map(|provider| (provider.kind, name)) {
-            Some((Some(kind), _)) => Ok(kind),
-            Some((None, ANTHROPIC)) => Ok(ProviderKind::Anthropic),
-            Some((None, REHEARSAL)) => Ok(ProviderKind::Rehearsal),
-            Some((None, _)) => {
-                let text = format!("provider {name}: say what it speaks, kind: anthropic or kind: rehearsal");
-                Err(Failure::new(FailureClass::Configuration, text))
-            }
-            None => {
-                let names: Vec<&str> = self.providers.keys().map(String::as_str).collect();
-                let text = format!("there is no provider {name:?}; there are {}", names.join(", "));
-                Err(Failure::new(FailureClass::Configuration, text))
-            }
-        }
+        self.config.provider_kind(name).ok_or_else(|| {
+            let text = if self.config.providers.contains_key(name) {
+                format!("provider {name}: say what it speaks, kind: anthropic or kind: rehearsal")
+            } else {
+                let names: Vec<&str> = self.config.providers.keys().map(String::as_str).collect();
+                format!("there is no provider {name:?}; there are anthropic, rehearsal {}", names.join(", "))
+            };
+            Failure::new(FailureClass::Configuration, text)
+        })
     }
 
     fn anthropic(&self, name: &str) -> Result<Anthropic, Failure> {
-        let settings = self.providers.get(name).cloned().unwrap_or_else(unconfigured);
+        let settings = self.config.providers.get(name).cloned().unwrap_or_else(unconfigured);
         let key = settings.key.unwrap_or_else(|| SecretRef::Env("ANTHROPIC_API_KEY".to_owned()));
         let key_origin = match &key {
             SecretRef::Env(variable) => variable.clone(),

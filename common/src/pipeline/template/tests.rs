@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -258,22 +257,6 @@ fn references_are_listed_with_their_places() {
     let found = inspect_text(text).unwrap();
     let found: Vec<(&str, usize)> = found.iter().map(|r| (r.written.last().unwrap().as_str(), r.offset)).collect();
     assert_eq!(found, [("input.a", 6), ("steps.x.output[0]", 23), ("env.Z", text.find("env").unwrap())]);
-}
-
-#[test]
-#[ignore = "a measurement, to be run by hand"]
-fn how_long_a_rendering_takes() {
-    let (pipeline, mut run, env) = (pipeline(), run(), env());
-    run.input = json!({"text": "x".repeat(1024)});
-    let scope = Scope::of_run(&pipeline, &run, &env);
-    for text in ["{{ input.text }}", "{{ input.text }} {{ steps.research.output.score }}", "{{ input.text ~ 'y' }}"] {
-        let template = Template::new(json!({ "value": text }), "x").unwrap();
-        let start = Instant::now();
-        for _ in 0..100_000 {
-            template.render(&scope).unwrap();
-        }
-        println!("{text}: {:?} each", start.elapsed() / 100_000);
-    }
 }
 
 proptest! {

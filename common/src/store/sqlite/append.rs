@@ -2,7 +2,8 @@
 
 use super::connection::{Stop, unencodable};
 use super::lease::holds;
-use super::transaction::{Aside, Found, Stored, Transaction, lost_child};
+use super::row::{Found, Stored, lost_child};
+use super::transaction::{Aside, Transaction};
 use crate::id::TaskId;
 use crate::journal::Event;
 use crate::store::{Append, AppendError, Appended, Next, ledger};

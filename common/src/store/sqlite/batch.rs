@@ -7,7 +7,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::connection::Stop;
 use super::read::head_of;
-use super::transaction::{Transaction, integer, natural};
+use super::row::{integer, natural};
+use super::transaction::Transaction;
 use crate::clock::Timestamp;
 use crate::id::{BatchId, PipelineName};
 use crate::store::{BatchRow, BatchRowState, BatchStatus, OpenBatch, RejectedRow, StoreError};

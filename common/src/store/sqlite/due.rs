@@ -7,8 +7,9 @@ use rusqlite::{OptionalExtension, params};
 
 use super::batch;
 use super::connection::Stop;
+use super::row::{Found, Stored, integer};
 use super::tally::Class;
-use super::transaction::{Aside, Found, Stored, Transaction, integer};
+use super::transaction::{Aside, Transaction};
 use crate::clock::Timestamp;
 use crate::id::TaskId;
 use crate::store::{Due, Keep, StoreError, ledger};

@@ -5,7 +5,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::connection::Stop;
-use super::transaction::{Aside, Found, Lease, Stored, Transaction, integer, read_events, unreadable_failure};
+use super::row::{Found, Lease, Stored, integer, read_events, unreadable_failure};
+use super::transaction::{Aside, Transaction};
 use crate::clock::Timestamp;
 use crate::id::{LeaseToken, QueueName, TaskId, WorkerId};
 use crate::store::{Claim, ClaimTasks, Renew, Renewal, StoreError, Take, ledger};

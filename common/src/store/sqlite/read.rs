@@ -7,7 +7,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
 use super::connection::Stop;
-use super::transaction::{integer, natural, unreadable_failure};
+use super::row::{integer, natural, unreadable_failure};
 use crate::clock::Timestamp;
 use crate::id::{Digest, PipelineName, QueueName, TaskId};
 use crate::journal::Usage;

@@ -204,12 +204,7 @@ fn note_row(tx: &Transaction<'_>, submission: &Submission, receipt: &Receipt) ->
         .prepare_cached(
             "INSERT INTO batch_rows (batch, line, task, duplicate) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
         )?
-        .execute(params![
-            batch.as_str(),
-            super::transaction::integer(line),
-            receipt.id.to_string(),
-            !receipt.created
-        ])?;
+        .execute(params![batch.as_str(), super::row::integer(line), receipt.id.to_string(), !receipt.created])?;
     if added > 0 && !receipt.created {
         tx.db
             .prepare_cached("UPDATE batches SET duplicates = duplicates + 1 WHERE id = ?1")?

@@ -64,7 +64,7 @@ async fn a_bad_operation_does_not_fail_its_neighbours() {
     let (db, path) = opened(&directory);
     let store = SqliteStore::start(db, path, options()).unwrap();
     // The writer is kept busy, so that the others meet in one group.
-    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let (release, blocked) = std::sync::mpsc::sync_channel::<()>(1);
     let busy = store.writer.write::<_, StoreError, _>(1, move |_| {
         let _ = blocked.recv_timeout(Duration::from_secs(10));
         Ok(())

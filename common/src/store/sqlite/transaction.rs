@@ -3,16 +3,19 @@
 //! so. Whoever must hear of a change (parent, children) hears of it in the same
 //! transaction.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
-use super::connection::{undecodable, unencodable};
+use super::connection::unencodable;
+use super::row::{
+    COLUMNS, Found, LastAppend, Lease, Stored, Unreadable, encode_head, integer, lost_child, read_events, ready_since,
+    stored, unreadable_failure,
+};
 use super::tally::{Place, Tally};
 use crate::clock::Timestamp;
-use crate::failure::{Failure, FailureClass};
-use crate::id::{AppendId, LeaseToken, TaskId};
+use crate::id::{AppendId, TaskId};
 use crate::journal::Recorded;
-use crate::store::{StoreError, StoreOptions, ledger};
-use crate::task::{Head, Outcome, Refusal, Signal, State, StateName};
+use crate::store::{StoreOptions, ledger};
+use crate::task::{Head, Refusal, Signal, State, StateName};
 
 /// One transaction of the writer, shared by the operations of a group.
 pub(super) struct Transaction<'c> {
@@ -22,60 +25,6 @@ pub(super) struct Transaction<'c> {
     /// The store's time, the same for all of one operation.
     pub(super) now: Timestamp,
     rings: bool,
-}
-
-/// A task as it is stored.
-#[derive(Debug)]
-pub(super) struct Stored {
-    pub(super) n: i64,
-    pub(super) head: Head,
-    /// The state that it counts under. Differs from the head's only if an older
-    /// version could not read the head and set the task aside.
-    state: StateName,
-    pub(super) lease: Option<Lease>,
-    pub(super) kept: u64,
-    pub(super) journal_bytes: u64,
-    pub(super) last_append: Option<LastAppend>,
-    /// The batch of which a row made it.
-    batch: Option<String>,
-}
-
-/// A lease as it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Lease {
-    pub(super) token: LeaseToken,
-    pub(super) expires: Timestamp,
-}
-
-/// The newest append, and the events that it added: from, and up to but without.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LastAppend {
-    pub(super) id: AppendId,
-    pub(super) from: u64,
-    pub(super) to: u64,
-}
-
-/// A task whose head this version cannot read.
-#[derive(Debug)]
-pub(super) struct Unreadable {
-    pub(super) n: i64,
-    pub(super) id: String,
-    pub(super) why: serde_json::Error,
-}
-
-impl Unreadable {
-    /// What a caller is told who wants to change it.
-    pub(super) fn damage(&self) -> StoreError {
-        StoreError::Damaged(format!("task {} cannot be read by this version: {}", self.id, self.why))
-    }
-}
-
-/// What a task id leads to.
-#[derive(Debug)]
-pub(super) enum Found {
-    Missing,
-    Readable(Box<Stored>),
-    Unreadable(Unreadable),
 }
 
 /// A task after a change.
@@ -106,9 +55,6 @@ pub(super) enum Told {
     Missing,
     Unreadable(Unreadable),
 }
-
-const COLUMNS: &str = "n, id, head, token, due_at, kept, journal_bytes, last_append, last_from, last_to, batch, \
-                       state";
 
 impl<'c> Transaction<'c> {
     pub(super) fn new(db: &'c Connection, options: &'c StoreOptions, tally: Tally) -> Self {
@@ -475,93 +421,4 @@ impl<'c> Transaction<'c> {
     pub(super) fn events(&self, task: TaskId, from: u64, to: u64) -> rusqlite::Result<Vec<Recorded>> {
         read_events(self.db, task, from, to, u64::MAX)
     }
-}
-
-/// Events of a journal, from a number up to but without another, and at most so many.
-pub(super) fn read_events(
-    db: &Connection,
-    task: TaskId,
-    from: u64,
-    to: u64,
-    limit: u64,
-) -> rusqlite::Result<Vec<Recorded>> {
-    let mut statement = db.prepare_cached(
-        "SELECT seq, at, event FROM journal WHERE task = ?1 AND seq >= ?2 AND seq < ?3 ORDER BY seq LIMIT ?4",
-    )?;
-    let mut rows = statement.query(params![task.to_string(), integer(from), integer(to), integer(limit)])?;
-    let mut events = Vec::new();
-    while let Some(row) = rows.next()? {
-        let seq: i64 = row.get(0)?;
-        let encoded = row.get_ref(2)?.as_str()?;
-        let event = serde_json::from_str(encoded)
-            .map_err(|error| undecodable(&format!("event {seq} of task {task}"), &error))?;
-        events.push(Recorded { seq: natural(seq), at: Timestamp::from_millis(row.get(1)?), event });
-    }
-    Ok(events)
-}
-
-/// What a parent is told of a child that cannot be read.
-pub(super) fn lost_child(child: TaskId, why: &str) -> Signal {
-    let result = serde_json::json!({"reason": "unreadable", "class": FailureClass::Internal, "message": why});
-    Signal::ChildFinished { child, outcome: Outcome::Dead, result }
-}
-
-/// The failure of a task whose journal cannot be read.
-pub(super) fn unreadable_failure(why: impl std::fmt::Display) -> Failure {
-    Failure::new(
-        FailureClass::Internal,
-        format!("{why}; its journal is kept as it is: replay the task with a version that can read it"),
-    )
-}
-
-fn stored(row: &Row<'_>) -> rusqlite::Result<Found> {
-    let n = row.get(0)?;
-    let head: Head = match serde_json::from_str(row.get_ref(2)?.as_str()?) {
-        Ok(head) => head,
-        Err(why) => return Ok(Found::Unreadable(Unreadable { n, id: row.get(1)?, why })),
-    };
-    let token: Option<[u8; 16]> = row.get(3)?;
-    let due_at: Option<i64> = row.get(4)?;
-    let lease = token
-        .zip(due_at)
-        .map(|(token, expires)| Lease { token: LeaseToken::new(token), expires: Timestamp::from_millis(expires) });
-    let append: (Option<[u8; 16]>, Option<i64>, Option<i64>) = (row.get(7)?, row.get(8)?, row.get(9)?);
-    let last_append = match append {
-        (Some(id), Some(from), Some(to)) => {
-            Some(LastAppend { id: AppendId::new(id), from: natural(from), to: natural(to) })
-        }
-        _ => None,
-    };
-    let state = row.get_ref(11)?.as_str()?.parse().unwrap_or(head.state.name());
-    Ok(Found::Readable(Box::new(Stored {
-        n,
-        head,
-        lease,
-        kept: natural(row.get(5)?),
-        journal_bytes: natural(row.get(6)?),
-        last_append,
-        batch: row.get(10)?,
-        state,
-    })))
-}
-
-const fn ready_since(head: &Head) -> Option<Timestamp> {
-    match &head.state {
-        State::Ready { since } => Some(*since),
-        _ => None,
-    }
-}
-
-fn encode_head(head: &Head) -> rusqlite::Result<String> {
-    serde_json::to_string(head).map_err(unencodable)
-}
-
-/// `SQLite`'s integers are signed; ours never come near the limit.
-pub(super) fn integer(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// The reverse of [`integer`].
-pub(super) fn natural(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
 }
