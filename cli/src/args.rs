@@ -96,7 +96,7 @@ pub(crate) struct Rehearsal {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show the main job on real input: batch, webhook, a killed worker, approvals (about a minute)
+    /// Show the main job on real input: batch, webhook, killed workers, approvals (about a minute)
     Demo(commands::demo::DemoArgs),
     /// Run everything in one process and reload pipelines when their files change
     Dev(commands::dev::DevArgs),

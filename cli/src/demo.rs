@@ -1,4 +1,4 @@
-//! The demo: a story with real processes, real input and a real kill, told as
+//! The demo: a story with real processes, real input and real kills, told as
 //! it happens.
 
 mod crm;
@@ -10,14 +10,13 @@ mod repository;
 mod webhook;
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use common::id::{PipelineName, TaskId};
 use common::task::StateName;
-use scheduler::api::wire::{Batch, Task, TaskPage};
+use scheduler::api::wire::{Batch, Task, TaskPage, TaskSummary};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::Client;
@@ -35,8 +34,8 @@ use webhook::Delivery;
 
 /// With a real model, so many leads cost cents and not dollars.
 const LEADS_WITH_REAL_MODEL: usize = 24;
-/// The worker is killed when so many requests to the CRM are open: then model calls are open too.
-const OPEN_AT_KILL: RangeInclusive<usize> = 3..=7;
+/// The second worker is killed when so many requests to the CRM are open.
+const OPEN_AT_KILL: usize = 5;
 /// How often is looked at how far things are.
 const LOOK: Duration = Duration::from_millis(200);
 /// After this long something is wrong.
@@ -62,10 +61,12 @@ struct Demo {
     workers: Vec<Process>,
 }
 
-/// A worker that was killed.
-#[derive(Debug)]
-struct Kill {
-    /// The tasks that it held.
+/// The workers that were killed: the oldest ones.
+#[derive(Debug, Default)]
+struct Kills {
+    /// How many.
+    workers: usize,
+    /// The tasks that they held.
     held: Vec<TaskId>,
 }
 
@@ -117,8 +118,8 @@ async fn tell(plan: &Plan, output: Output, dir: &Path) -> Result<()> {
     heading(output, "2. A batch")?;
     let limit = plan.leads.or((!plan.models.is_rehearsal()).then_some(LEADS_WITH_REAL_MODEL));
     let receipt = demo.batch(limit).await?;
-    heading(output, "3. Work, a kill, and a person")?;
-    let (kill, person) = demo.work(&receipt, review).await?;
+    heading(output, "3. Work, two kills, and a person")?;
+    let (kills, person) = demo.work(&receipt, review).await?;
     let crm = demo.crm.book();
 
     let facts = report::Facts::gather(&demo.client).await?;
@@ -132,7 +133,7 @@ async fn tell(plan: &Plan, output: Output, dir: &Path) -> Result<()> {
         calls,
         twice: crm.doubles(&files::addresses()?),
         crm,
-        held: kill.held,
+        held: kills.held,
         review,
         person,
         took: started.elapsed(),
@@ -233,11 +234,12 @@ impl Demo {
         Ok(receipt)
     }
 
-    /// Looks on until everything is done; kills a worker on the way.
-    async fn work(&mut self, receipt: &scheduler::api::wire::BatchReceipt, review: TaskId) -> Result<(Kill, Person)> {
+    /// Looks on until everything is done; kills two workers on the way, one
+    /// among model calls and one among writes to the CRM.
+    async fn work(&mut self, receipt: &scheduler::api::wire::BatchReceipt, review: TaskId) -> Result<(Kills, Person)> {
         let begun = Instant::now();
         let mut person = Person::default();
-        let mut kill = None;
+        let mut kills = Kills::default();
         let mut progress = Progress::new("leads", receipt.accepted, self.output.json);
         loop {
             person.tick(&self.client).await?;
@@ -245,17 +247,16 @@ impl Demo {
             let done: u64 = batch.tasks.iter().filter(|(state, _)| state.is_terminal()).map(|(_, n)| n).sum();
             let message = format!("{} approved, {} rejected", person.approved, person.rejected);
             progress.set(done, &message);
-            if kill.is_none()
-                && done * 3 >= batch.total
-                && (OPEN_AT_KILL.contains(&self.crm.book().open) || done * 2 >= batch.total)
-            {
-                kill = self.kill_a_worker(&progress).await?;
+            let calling = kills.workers == 0 && done * 5 >= batch.total;
+            let writing = kills.workers == 1 && self.crm.book().open >= OPEN_AT_KILL;
+            if calling || writing {
+                self.kill_a_worker(&mut kills, &progress).await?;
             }
             if batch.done && self.is_done(review).await? {
                 break;
             }
             self.scheduler.check()?;
-            for worker in self.workers.iter_mut().skip(usize::from(kill.is_some())) {
+            for worker in self.workers.iter_mut().skip(kills.workers) {
                 worker.check()?;
             }
             ensure!(begun.elapsed() < PATIENCE, "{} of {} leads are done after {PATIENCE:?}", done, batch.total);
@@ -264,8 +265,8 @@ impl Demo {
         progress.finish();
         let words = format!("{} approvals given, {} refused", person.approved, person.rejected);
         self.output.say(format!("Everything is done after {}; {words}", duration(begun.elapsed())))?;
-        let Some(kill) = kill else { bail!("the leads were done before a worker could be killed in the middle") };
-        Ok((kill, person))
+        ensure!(kills.workers > 0, "the leads were done before a worker could be killed in the middle");
+        Ok((kills, person))
     }
 
     async fn is_done(&self, task: TaskId) -> Result<bool> {
@@ -273,25 +274,28 @@ impl Demo {
         Ok(task.summary.state.is_terminal())
     }
 
-    /// Kills the first worker if it holds tasks now, and starts another one.
-    async fn kill_a_worker(&mut self, progress: &Progress) -> Result<Option<Kill>> {
-        let Some(pid) = self.workers.first().and_then(Process::id) else { bail!("the first worker is gone") };
+    /// Kills the oldest worker if it holds tasks now, and starts another one.
+    async fn kill_a_worker(&mut self, kills: &mut Kills, progress: &Progress) -> Result<()> {
+        let number = kills.workers + 1;
+        let victim = &mut self.workers[kills.workers];
+        let Some(pid) = victim.id() else { bail!("worker {number} is gone") };
         let mark = format!("-{pid}-");
         let query = [("state", StateName::Running.to_string()), ("limit", "1000".to_owned())];
         let page: TaskPage = self.client.get("/v1/tasks", &query).await?;
-        let is_held =
-            |worker: &Option<common::id::WorkerId>| worker.as_ref().is_some_and(|w| w.as_str().contains(&mark));
-        let held: Vec<TaskId> = page.tasks.iter().filter(|task| is_held(&task.worker)).map(|task| task.id).collect();
+        let is_held = |task: &&TaskSummary| task.worker.as_ref().is_some_and(|worker| worker.as_str().contains(&mark));
+        let held: Vec<TaskId> = page.tasks.iter().filter(is_held).map(|task| task.id).collect();
         if held.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
-        let status = self.workers[0].kill().await?;
-        let tasks = plural(held.len(), "task");
-        let line = format!("worker 1 (process {pid}) was killed while it held {} {tasks}: {status}", held.len());
-        self.tell(progress, &line);
+        let status = victim.kill().await?;
+        let tasks = number_of(held.len() as u64, "task");
+        self.tell(progress, &format!("worker {number} (process {pid}) was killed while it held {tasks}: {status}"));
+        kills.workers += 1;
+        kills.held.extend(held);
         self.start_worker().await?;
-        self.tell(progress, "worker 3 was started; it takes the tasks over when their leases run out");
-        Ok(Some(Kill { held }))
+        let next = self.workers.len();
+        self.tell(progress, &format!("worker {next} was started; the leases of the lost one run out within 4 s"));
+        Ok(())
     }
 
     fn tell(&self, progress: &Progress, text: &str) {

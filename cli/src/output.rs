@@ -5,8 +5,11 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use serde::Serialize;
+
+/// One line below the headings, and no other.
+const LINES: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// How to print.
 #[derive(Debug, Clone, Copy)]
@@ -96,9 +99,7 @@ impl Output {
             return Ok(());
         }
         let mut table = Table::new();
-        table
-            .load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY)
-            .set_content_arrangement(ContentArrangement::Dynamic);
+        table.load_style(LINES).set_content_arrangement(ContentArrangement::Dynamic);
         if let Some((width, _)) = terminal_size::terminal_size_of(io::stdout()) {
             table.set_width(width.0);
         }

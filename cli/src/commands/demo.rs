@@ -15,7 +15,7 @@ use crate::installation::ModelChoice;
 temporary folder, and ends by itself:
   1. a batch of leads from a CSV file, some of its rows bad
   2. a signed GitHub webhook, whose pipeline reviews a real git diff
-  3. a worker is killed (SIGKILL) in the middle and another one started
+  3. two workers are killed (SIGKILL) in the middle and others started
   4. somebody approves or rejects what waits for a person
   5. a table of what came of it, and commands to look further
 With ANTHROPIC_API_KEY set it calls the real API (ANTHROPIC_BASE_URL is honoured)

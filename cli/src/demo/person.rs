@@ -9,6 +9,9 @@ use crate::error::Exit;
 /// Every so many leads is turned down.
 const REJECTED_EVERY: usize = 9;
 
+/// How many are decided at one look.
+const AT_ONCE: usize = 4;
+
 /// Somebody who reads quickly.
 #[derive(Debug, Default)]
 pub(super) struct Person {
@@ -19,7 +22,7 @@ pub(super) struct Person {
 impl Person {
     /// Decides what is open now.
     pub(super) async fn tick(&mut self, client: &Client) -> Result<()> {
-        let page: ApprovalPage = client.get("/v1/approvals", &[("limit", "100".to_owned())]).await?;
+        let page: ApprovalPage = client.get("/v1/approvals", &[("limit", AT_ONCE.to_string())]).await?;
         for approval in page.approvals {
             let body = self.decide(&approval);
             let approved = body.decision == Decision::Approve;

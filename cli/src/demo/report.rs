@@ -32,6 +32,8 @@ pub(super) struct Facts {
     usage: Usage,
     /// Model calls with an answer.
     answers: u64,
+    /// Tries of agent steps that ended without an answer: the API was overloaded, the connection broke.
+    failed_calls: u64,
     /// Tries of steps that were followed by another one, by the class of the failure.
     retries: BTreeMap<String, u64>,
     /// Tasks that lost their worker and went on with another one.
@@ -47,12 +49,12 @@ pub(super) struct Facts {
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) facts: Facts,
-    /// Model calls that workers started, the killed one included.
+    /// Model calls that workers started, the killed ones included.
     pub(super) calls: u64,
     pub(super) crm: Book,
     /// Contacts that the CRM has more often than the file.
     pub(super) twice: usize,
-    /// The tasks that the killed worker held.
+    /// The tasks that the killed workers held.
     pub(super) held: Vec<TaskId>,
     pub(super) review: TaskId,
     pub(super) person: Person,
@@ -93,9 +95,21 @@ impl Facts {
             self.resumed.push(id);
         }
         let mut finished = BTreeSet::new();
+        let mut agents = BTreeSet::new();
         for (index, recorded) in journal.iter().enumerate() {
             let kept = lost.is_some_and(|lost| index < lost);
+            let failed = match &recorded.event {
+                Event::StepRetrying { step, error, .. }
+                | Event::StepFinished { step, outcome: StepOutcome::Failed { error } } => {
+                    agents.contains(step) && error.class.is_transient()
+                }
+                _ => false,
+            };
+            self.failed_calls += u64::from(failed);
             match &recorded.event {
+                Event::AgentStarted { step, .. } => {
+                    agents.insert(step.clone());
+                }
                 Event::TurnFinished { .. } => {
                     self.answers += 1;
                     self.kept_answers += u64::from(kept);
@@ -131,16 +145,16 @@ pub(super) fn model_calls_started(logs: &[PathBuf]) -> Result<u64> {
 }
 
 impl Report {
-    /// Model calls whose answer no journal has.
+    /// Model calls of which no journal knows what came of them.
     fn unanswered(&self) -> u64 {
-        self.calls.saturating_sub(self.facts.answers)
+        self.calls.saturating_sub(self.facts.answers + self.facts.failed_calls)
     }
 
     /// For people.
     pub(super) fn print(&self, output: Output) -> Result<()> {
         let facts = &self.facts;
         let heading = |text: &str| output.line(format!("\n{}", output.paint(Tone::Bold, text)));
-        heading("4. What the kill cost")?;
+        heading("4. What the kills cost")?;
         let resumed = number_of(facts.resumed.len() as u64, "task");
         let steps = number_of(facts.kept_steps, "finished step");
         let answers = number_of(facts.kept_answers, "answered model call");
@@ -148,10 +162,11 @@ impl Report {
         output
             .line(format!("Their journals held {steps} and {answers}: all kept, {} done again.", facts.done_again))?;
         output.line(format!(
-            "Model calls in all: {} started (workers' logs), {} answered (journals). The difference, {}, was under \
-             way at the kill; such calls are made, and with a real model paid, once more.",
+            "Model calls: {} started (logs of the workers), {} answered and {} failed (journals). The other {} were \
+             under way at a kill and were made, and with a real model paid, once more.",
             count(self.calls),
             count(facts.answers),
+            count(facts.failed_calls),
             count(self.unanswered()),
         ))?;
         output.line(format!(
@@ -256,7 +271,7 @@ impl Report {
         let facts = &self.facts;
         let open = facts.tasks.iter().find(|task| !task.state.is_terminal());
         ensure!(open.is_none(), "task {} is not done", open.map(|task| task.id.to_string()).unwrap_or_default());
-        ensure!(!facts.resumed.is_empty(), "no task was resumed after the kill");
+        ensure!(!facts.resumed.is_empty(), "no task was resumed after a kill");
         ensure!(facts.done_again == 0, "{} finished steps were done again", facts.done_again);
         ensure!(self.twice == 0, "{} contacts were written twice", self.twice);
         let lost = self.held.len() as u64;
