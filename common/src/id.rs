@@ -41,6 +41,22 @@ impl TaskId {
         Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
+    /// The id of a task that is made after another one by the same maker: it
+    /// sorts behind it also within one millisecond, and when the clock went back,
+    /// so that tasks stay in the order in which they came.
+    #[must_use]
+    pub fn following(previous: Option<Self>, at: Timestamp, random: [u8; 10]) -> Self {
+        /// The bits below the variant of a version 7 UUID (RFC 9562, section 5.7).
+        const COUNTED: u128 = (1 << 62) - 1;
+        let fresh = Self::new(at, random);
+        match previous {
+            Some(Self(before)) if before >= fresh.0 && before.as_u128() & COUNTED != COUNTED => {
+                Self(Uuid::from_u128(before.as_u128() + 1))
+            }
+            _ => fresh,
+        }
+    }
+
     /// The id as a UUID.
     pub fn as_uuid(self) -> Uuid {
         self.0
@@ -395,6 +411,17 @@ mod tests {
         let late = TaskId::new(Timestamp::from_millis(1_001), [0; 10]);
         assert!(early < late);
         assert!(early.to_string() < late.to_string());
+    }
+
+    #[test]
+    fn ids_of_one_maker_stay_in_order_within_a_millisecond_and_when_the_clock_goes_back() {
+        let mut last = None;
+        for (at, random) in [(5, 9), (5, 0), (5, 200), (4, 255), (6, 0)] {
+            let next = TaskId::following(last, Timestamp::from_millis(at), [random; 10]);
+            assert!(last.is_none_or(|last| last < next));
+            assert_eq!((next.as_uuid().get_version_num(), next.as_uuid().get_variant()), (7, uuid::Variant::RFC4122));
+            last = Some(next);
+        }
     }
 
     #[test]

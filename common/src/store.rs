@@ -39,7 +39,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// same step. A child of a task that is done is refused.
     async fn submit(&self, submissions: Vec<Submission>) -> Result<Vec<Receipt>, StoreError>;
 
-    /// Takes up to `max` ready tasks of unpaused queues and leases them: highest
+    /// Takes up to `max` ready tasks of unpaused queues (of all, if none is named) and leases them: highest
     /// priority first, then oldest; fair among the queues named.
     async fn take(&self, request: Take) -> Result<Vec<Claim>, StoreError>;
 

@@ -1,7 +1,7 @@
 //! What the handlers and the loops of one scheduler share.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use common::clock::{Clock, Timestamp};
@@ -71,6 +71,7 @@ struct Shared {
     catalog: Catalog,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    last_id: Mutex<Option<TaskId>>,
     http: HttpLimits,
     address: SocketAddr,
     settings: watch::Sender<Arc<Settings>>,
@@ -98,6 +99,7 @@ impl App {
             store,
             clock,
             entropy,
+            last_id: Mutex::new(None),
             http,
             address,
             settings: watch::Sender::new(Arc::new(settings)),
@@ -145,9 +147,13 @@ impl App {
         &self.0.closing
     }
 
-    /// An id for a task that is accepted now.
+    /// An id for a task that is accepted now: behind all that this scheduler gave before.
     pub(crate) fn task_id(&self) -> TaskId {
-        TaskId::new(self.now(), self.0.entropy.bytes())
+        // Nothing that can panic runs under this lock.
+        let mut last = self.0.last_id.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = TaskId::following(*last, self.now(), self.0.entropy.bytes());
+        *last = Some(next);
+        next
     }
 
     /// Submits one task for the current definition of its pipeline.

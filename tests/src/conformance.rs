@@ -50,7 +50,7 @@ macro_rules! conformance {
                 equal_keys_in_one_call_make_one_task, keys_belong_to_their_pipeline, a_repeated_call_makes_no_second_task,
                 a_refused_call_leaves_nothing, supersede_cancels_the_older_of_the_group, supersede_asks_a_running_one,
                 supersede_within_one_call_leaves_the_newest, a_repeated_key_supersedes_nothing;
-            take: highest_priority_first_then_oldest, at_most_as_many_as_asked, only_from_the_queues_named,
+            take: highest_priority_first_then_oldest, at_most_as_many_as_asked, only_from_the_queues_named, from_every_queue_when_none_is_named,
                 a_paused_queue_gives_nothing, queues_take_turns, a_rush_in_one_queue_starves_no_other,
                 claim_takes_the_named_if_ready, two_stores_never_take_the_same_task, a_claim_carries_the_whole_journal;
             lease: a_lease_ends_exactly_at_its_time, renewal_extends, a_lost_lease_is_not_renewed,

@@ -65,7 +65,16 @@ pub async fn only_from_the_queues_named(place: Place) -> Result<()> {
     for claim in claims {
         ensure!(bench.head(claim.task).await?.queue != queue("b"));
     }
-    ensure!(bench.store.take(from(&[], 10)).await?.is_empty());
+    bench.verify().await
+}
+
+/// Who names no queue takes from all of them.
+pub async fn from_every_queue_when_none_is_named(place: Place) -> Result<()> {
+    let bench = Bench::open(place).await?;
+    for name in ["a", "b", "c"] {
+        fill(&bench, name, 2).await?;
+    }
+    ensure!(bench.store.take(from(&[], 10)).await?.len() == 6);
     bench.verify().await
 }
 
