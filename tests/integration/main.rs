@@ -7,6 +7,8 @@ mod bad_input;
 mod batches;
 mod cli;
 mod conformance_sqlite;
+mod crash;
+mod crash_mcp;
 mod decide;
 mod models;
 mod schedules;

@@ -70,7 +70,11 @@ impl Deciding<'_> {
         }
         match (&call.state, &call.record) {
             (CallState::Unknown { .. }, _) => self.wait(WaitOn::Outcome { step: key.clone(), call: id.clone() }, None),
-            (CallState::Cleared, Some(record)) => self.begin(key, record.clone()),
+            (CallState::Cleared, Some(record)) => {
+                if self.may_call(key, record) {
+                    self.begin(key, record.clone());
+                }
+            }
             (CallState::Intended { .. }, Some(record)) if record.effect == Effect::Once => {
                 let error = Failure::new(
                     FailureClass::Crash,

@@ -1,0 +1,341 @@
+//! The real program, killed by `SIGKILL` at each journal append in turn: every
+//! accepted task comes to its end, no answered model call is made again, and no
+//! effect of class `once` happens twice.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Path as UrlPath, State as Shared};
+use axum::http::HeaderMap;
+use axum::routing::post;
+use common::id::TaskId;
+use common::journal::{Event, Run};
+use common::store::Store;
+use common::task::{State, WaitOn};
+use futures::StreamExt;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use suite::binary;
+use suite::fakes::model::{FakeModel, Message, Reply, Request};
+use suite::fixtures::process::{PATIENCE, SchedulerProcess, WorkerProcess, until};
+use suite::fixtures::scheduler::RunningScheduler;
+
+/// Runs at once.
+const PARALLEL: usize = 3;
+
+const PIPELINE: &str = r#"
+name: crash
+retry: { attempts: 3, backoff: { initial: 10ms, jitter: none } }
+steps:
+  - id: note
+    run: { command: [sh, -c, 'echo note >> "$1"; echo noted', sh, "{{ input.log }}"], effect: once }
+  - id: think
+    agent: thinker
+    prompt: "log={{ input.log }}"
+    output: { type: object, required: [score] }
+  - id: nap
+    sleep: 10ms
+  - id: crm
+    http: { method: POST, url: "{{ input.crm }}", json: "{{ steps.think.output }}", effect: keyed }
+  - id: last
+    set: "{{ steps.crm.output.status }}"
+"#;
+const THINKER: &str = "---\nname: thinker\ndescription: thinks\ntools: Glob, Bash\nmodel: fake\n---\nThink.\n";
+
+fn config(model: &FakeModel) -> String {
+    format!(
+        "models:\n  fake: {{ provider: fake, model: claude-sonnet-4-6 }}\n\
+         providers:\n  fake: {{ kind: anthropic, base_url: \"{}\", key: env:FAKE_KEY }}\n\
+         effects: {{ Bash: once }}\nworker: {{ lease: 1s, slots: 4 }}\n",
+        model.base_url()
+    )
+}
+
+/// A model that looks around, runs a command with a side effect, and answers.
+fn answer(request: &Request) -> Reply {
+    let message = match request.turn() {
+        0 => Message::new().text("let me look").tool_use("toolu_a", "Glob", &json!({"pattern": "*"})),
+        1 => {
+            let command = format!("echo bash >> '{}'", log_of(request));
+            Message::new().tool_use("toolu_b", "Bash", &json!({"command": command}))
+        }
+        _ => Message::of_text("{\"score\": 7}"),
+    };
+    message.into()
+}
+
+/// The log that the prompt names: it tells one run from another.
+fn log_of(request: &Request) -> String {
+    let prompt = &request.messages()[0]["content"];
+    let text = prompt.as_str().or_else(|| prompt[0]["text"].as_str()).unwrap();
+    text.strip_prefix("log=").unwrap().to_owned()
+}
+
+/// How often each idempotency key was seen, by run.
+type Contacts = Arc<Mutex<BTreeMap<String, BTreeMap<String, u32>>>>;
+
+async fn crm() -> (String, Contacts) {
+    let contacts = Contacts::default();
+    let write = |Shared(contacts): Shared<Contacts>, UrlPath(run): UrlPath<String>, headers: HeaderMap| async move {
+        let key = headers["idempotency-key"].to_str().unwrap().to_owned();
+        *contacts.lock().unwrap().entry(run).or_default().entry(key).or_default() += 1;
+        "{}"
+    };
+    let app = Router::new().route("/{run}", post(write)).with_state(Arc::clone(&contacts));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (format!("http://{address}"), contacts)
+}
+
+fn lines(log: &Path) -> Vec<String> {
+    std::fs::read_to_string(log).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+async fn fold(store: &dyn Store, task: TaskId) -> Run {
+    Run::fold(task, &store.journal(task, 0, 100_000).await.unwrap()).unwrap()
+}
+
+/// Says what became of a call of unknown outcome, as a person would who looks at the log.
+async fn resolve(scheduler: &RunningScheduler, task: TaskId, run: &Run, log: &Path) {
+    for (step, call) in &run.head.unknown_outcomes {
+        let written = lines(log).contains(&if step.step.as_str() == "note" { "note" } else { "bash" }.to_owned());
+        let (happened, result) = if written { ("yes", "\"told by a person\"") } else { ("no", "null") };
+        let (id, api) = (task.to_string(), format!("http://{}", scheduler.address));
+        let mut arguments = vec!["tasks", "resolve", &id, "--call", call.as_str(), "--happened", happened];
+        if written {
+            arguments.extend(["--result", result]);
+        }
+        let arguments: Vec<String> = arguments.into_iter().chain(["--api", &api]).map(str::to_owned).collect();
+        let output = tokio::task::spawn_blocking(move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            binary::run(&arguments).unwrap()
+        });
+        let output = output.await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// What one run with one fault came to.
+struct Survived {
+    fired: bool,
+    asked: bool,
+}
+
+async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts) -> Survived {
+    let config = config(model);
+    let files =
+        [("teamster.yaml", config.as_str()), ("pipelines/crash.yaml", PIPELINE), ("agents/thinker.md", THINKER)];
+    let scheduler = RunningScheduler::start(&files).await;
+    let log: PathBuf = scheduler.project.path().join("effects.log");
+    let name = fault.replace(':', "-");
+    let input = json!({"log": log, "crm": format!("{crm}/{name}")});
+    let task: TaskId = scheduler.submit(&json!({"pipeline": "crash", "input": input})).await.parse().unwrap();
+    let mut workers = vec![WorkerProcess::start(&scheduler, Some(fault))];
+    let started = Instant::now();
+    let mut asked = false;
+    let run = loop {
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{fault}: the task does not end: {:?}",
+            fold(&*scheduler.store, task).await.head
+        );
+        if workers.len() == 1 && workers[0].ended().is_some() {
+            workers.push(WorkerProcess::start(&scheduler, None));
+        }
+        let run = fold(&*scheduler.store, task).await;
+        match &run.head.state {
+            state if state.is_terminal() => break run,
+            State::Waiting { wait, .. } if wait.on.iter().any(|on| matches!(on, WaitOn::Outcome { .. })) => {
+                asked = true;
+                resolve(&scheduler, task, &run, &log).await;
+            }
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    assert!(matches!(run.head.state, State::Succeeded { .. }), "{fault}: {:?}", run.head.state);
+    assert_eq!(run.output, Some(json!(200)), "{fault}");
+    assert_eq!(lines(&log), ["note", "bash"], "{fault}: an effect of class once happened twice or never");
+
+    let journal = scheduler.store.journal(task, 0, 100_000).await.unwrap();
+    let turns = journal.iter().filter(|recorded| matches!(recorded.event, Event::TurnFinished { .. })).count();
+    assert_eq!(turns, 3, "{fault}");
+    let log_name = log.display().to_string();
+    let requests: Vec<Request> = model.requests().into_iter().filter(|request| log_of(request) == log_name).collect();
+    assert!(requests.len() <= turns + 1, "{fault}: only the call that was under way may be made again");
+    for turn in 0..turns {
+        let bodies: Vec<_> =
+            requests.iter().filter(|request| request.turn() == turn).map(|request| &request.body).collect();
+        assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "{fault}: turn {turn} was asked in another way");
+    }
+    let contacts = contacts.lock().unwrap().get(&name).cloned().unwrap_or_default();
+    assert_eq!(contacts.len(), 1, "{fault}: a repeated request carries the same key: {contacts:?}");
+    let (fired, again) = (workers.len() > 1, contacts.values().sum::<u32>() - 1);
+    println!(
+        "{fault}: killed: {fired}, model calls: {}, repeated keyed requests: {again}, a person asked: {asked}",
+        requests.len()
+    );
+    Survived { fired, asked }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_killed_at_any_append_loses_nothing_and_repeats_nothing() {
+    let model = FakeModel::answering(answer).await.unwrap();
+    let (crm, contacts) = crm().await;
+    let mut kills = 0;
+    let mut asked = 0;
+    for place in ["before_append", "after_append"] {
+        let runs = futures::stream::iter(1..).map(|number| {
+            let (model, crm, contacts) = (&model, &crm, &contacts);
+            async move { run_with(&format!("{place}:{number}"), model, crm, contacts).await }
+        });
+        let mut runs = std::pin::pin!(runs.buffered(PARALLEL));
+        let mut fired = 0;
+        // Each append in turn, until a run comes to its end before the fault does.
+        while let Some(run) = runs.next().await {
+            if !run.fired {
+                break;
+            }
+            asked += u32::from(run.asked);
+            fired += 1;
+        }
+        assert!(fired >= 12, "{place}: the task has more appends than {fired}");
+        kills += fired;
+    }
+    assert!(asked >= 2, "calls of class once were cut short, and a person was asked");
+    assert_eq!(model.violations(), Vec::<String>::new());
+    println!("{kills} kills, {asked} times a person was asked");
+}
+
+/// A pipeline of many short steps with an effect each.
+fn long_pipeline() -> String {
+    let steps: String = (0..12)
+        .map(|n| format!("  - {{ id: s{n}, run: {{ command: [sh, -c, 'sleep 0.1; echo {n} >> \"$1\"', sh, '{{{{ input.log }}}}'], effect: once }} }}\n"))
+        .collect();
+    format!("name: long\nsteps:\n{steps}")
+}
+
+async fn long_task(lease: &str) -> (RunningScheduler, PathBuf, TaskId) {
+    let (config, pipeline) = (format!("worker: {{ lease: {lease} }}\n"), long_pipeline());
+    let files = [("teamster.yaml", config.as_str()), ("pipelines/long.yaml", pipeline.as_str())];
+    let scheduler = RunningScheduler::start(&files).await;
+    let log = scheduler.project.path().join("effects.log");
+    let task = scheduler.submit(&json!({"pipeline": "long", "input": {"log": log}})).await.parse().unwrap();
+    (scheduler, log, task)
+}
+
+fn whole_log() -> Vec<String> {
+    (0..12).map(|n| n.to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_worker_hands_its_task_over_at_the_next_checkpoint() {
+    let (scheduler, log, task) = long_task("8s").await;
+    let mut first = WorkerProcess::start(&scheduler, None);
+    until("three steps are done", async || lines(&log).len() >= 3).await;
+    first.signal(Signal::TERM);
+    assert!(first.until_ended().await.success(), "a drained worker ends well");
+    let run = fold(&*scheduler.store, task).await;
+    assert!(matches!(run.head.state, State::Ready { .. }), "{:?}", run.head.state);
+    let _second = WorkerProcess::start(&scheduler, None);
+    until("the task is done", async || fold(&*scheduler.store, task).await.head.state.is_terminal()).await;
+    let journal = scheduler.store.journal(task, 0, 10_000).await.unwrap();
+    assert!(journal.iter().any(|recorded| matches!(recorded.event, Event::Released { .. })));
+    assert!(!journal.iter().any(|recorded| matches!(recorded.event, Event::LeaseExpired { .. })));
+    assert_eq!(lines(&log), whole_log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_sigterm_stops_at_once() {
+    let files =
+        [("pipelines/nap.yaml", "name: nap\nsteps:\n  - { id: a, run: { command: [sleep, '60'], effect: read } }\n")];
+    let scheduler = RunningScheduler::start(&files).await;
+    let task: TaskId = scheduler.submit(&json!({"pipeline": "nap", "input": {}})).await.parse().unwrap();
+    let mut worker = WorkerProcess::start(&scheduler, None);
+    until("the task runs", async || matches!(fold(&*scheduler.store, task).await.head.state, State::Running { .. }))
+        .await;
+    worker.signal(Signal::TERM);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(worker.ended().is_none(), "a drain waits for what is under way");
+    let asked = Instant::now();
+    worker.signal(Signal::TERM);
+    worker.until_ended().await;
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_slept_past_its_lease_writes_nothing_more() {
+    let (scheduler, log, task) = long_task("1s").await;
+    let sleeper = WorkerProcess::start(&scheduler, None);
+    until("two steps are done", async || lines(&log).len() >= 2).await;
+    sleeper.signal(Signal::STOP);
+    until("its lease is over", async || {
+        let journal = scheduler.store.journal(task, 0, 10_000).await.unwrap();
+        journal.iter().any(|recorded| matches!(recorded.event, Event::LeaseExpired { .. }))
+    })
+    .await;
+    let _second = WorkerProcess::start(&scheduler, None);
+    let mut woken = false;
+    until("the task is done", async || {
+        let run = fold(&*scheduler.store, task).await;
+        if !woken && run.head.attempts > 1 {
+            // The zombie wakes while another worker holds its task.
+            sleeper.signal(Signal::CONT);
+            woken = true;
+        }
+        if !run.head.unknown_outcomes.is_empty() && matches!(run.head.state, State::Waiting { .. }) {
+            for (step, call) in &run.head.unknown_outcomes {
+                let number = step.to_string().trim_start_matches('s').to_owned();
+                let happened = lines(&log).contains(&number);
+                let body = json!({"call": call, "happened": happened, "result": happened.then_some("told")});
+                scheduler.post(&format!("/v1/tasks/{task}/resolve"), &body).await;
+            }
+        }
+        run.head.state.is_terminal()
+    })
+    .await;
+    assert!(woken);
+    let run = fold(&*scheduler.store, task).await;
+    assert!(matches!(run.head.state, State::Succeeded { .. }), "{:?}", run.head.state);
+    assert_eq!(lines(&log), whole_log(), "nothing is done twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_cut_short_by_a_kill_of_the_scheduler_can_be_posted_again_without_duplicates() {
+    const ROWS: usize = 3_000;
+    let project = suite::project::ProjectDir::new(&[(
+        "pipelines/row.yaml",
+        "name: row\nsteps:\n  - { id: a, set: '{{ input.n }}' }\n",
+    )]);
+    let rows: Vec<String> = (0..ROWS).map(|n| format!("{{\"n\": {n}}}\n")).collect();
+    let client = reqwest::Client::new();
+    let post = |address: &str, body: reqwest::Body| {
+        let url = format!("{address}/v1/batches?pipeline=row");
+        client.post(url).header("content-type", "application/x-ndjson").body(body).send()
+    };
+    let mut scheduler = SchedulerProcess::start(project.path());
+    // The second half of the body never comes: the scheduler is killed while it waits for it.
+    let (half, rest) = (rows[..ROWS / 2].concat(), futures::stream::pending::<Result<String, std::io::Error>>());
+    let body = futures::stream::once(async move { Ok(half) }).chain(rest);
+    let posting = tokio::spawn(post(&scheduler.address, reqwest::Body::wrap_stream(body)));
+    let some = format!("{}/v1/tasks?limit=1000", scheduler.address);
+    until("some rows are tasks", async || {
+        let answer = client.get(&some).send().await.unwrap().text().await.unwrap();
+        serde_json::from_str::<Value>(&answer).unwrap()["tasks"].as_array().is_some_and(|tasks| tasks.len() >= 500)
+    })
+    .await;
+    scheduler.kill();
+    assert!(posting.await.unwrap().is_err(), "nobody was told that the batch is accepted");
+    let scheduler = SchedulerProcess::start(project.path());
+    let answer = post(&scheduler.address, rows.concat().into()).await.unwrap();
+    let report: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    let number = |key: &str| usize::try_from(report[key].as_u64().unwrap()).unwrap();
+    assert_eq!(number("accepted") + number("duplicates"), ROWS, "{report}");
+    assert!(number("duplicates") >= 500, "{report}");
+    let again = post(&scheduler.address, rows.concat().into()).await.unwrap();
+    let report: Value = serde_json::from_str(&again.text().await.unwrap()).unwrap();
+    assert_eq!((report["accepted"].as_u64(), report["duplicates"].as_u64()), (Some(0), Some(ROWS as u64)), "{report}");
+}
