@@ -2,11 +2,14 @@
 //! durable (`synchronous=FULL`), no broker and no network.
 //!
 //! `cargo bench -p teamster-tests --bench main_job [-- WORKLOAD…]`, with the
-//! workloads `drain`, `steps`, `latency`; all of them without a name. Prints a
-//! table, and JSON with `--json`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
+//! workloads `drain`, `steps`, `latency`, `memory`; all of them without a name.
+//! `memory` measures the program itself (`cargo build --release` first). Prints
+//! a table, and JSON with `--json`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::format_collect, missing_docs)]
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,6 +23,7 @@ use common::store::{Filter, Receipt, Store, StoreOptions, Submission};
 use common::submission::{NewTask, submission};
 use common::task::StateName;
 use serde_json::{Value, json};
+use suite::binary;
 use suite::fixtures::worker::{RunningWorker, entropy};
 use suite::project::ProjectDir;
 use tracing_subscriber::layer::SubscriberExt;
@@ -161,6 +165,51 @@ async fn latency(starts: Starts) -> Value {
     json!({"tasks_per_s": 200, "p50_ms": quantile(500), "p99_ms": quantile(990), "max_ms": quantile(1000)})
 }
 
+/// What an all-in-one process holds: idle, and with 500 tasks inside `run` steps.
+fn memory() -> Value {
+    let project = ProjectDir::new(&[(
+        "pipelines/nap.yaml",
+        "name: nap\nsteps:\n  - { id: a, run: { command: [sleep, '30'], effect: read } }\n",
+    )]);
+    let dir = project.path().display().to_string();
+    let mut dev = binary::command(&["dev", "--json", "--listen", "127.0.0.1:0", "--slots", "600", "--dir", &dir])
+        .unwrap()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(dev.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let said: Value = serde_json::from_str(&line).unwrap();
+    let api = said["listening"].as_str().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let idle = resident(dev.id());
+    let rows = project.path().join("rows.jsonl");
+    std::fs::write(&rows, (0..500).map(|n| format!("{{\"n\": {n}}}\n")).collect::<String>()).unwrap();
+    let rows = rows.display().to_string();
+    assert!(binary::run(&["batch", "nap", &rows, "--api", api]).unwrap().status.success());
+    let running = || {
+        let queues = binary::run(&["queues", "list", "--json", "--api", api]).unwrap().stdout;
+        let queues: Value = serde_json::from_slice(&queues).unwrap();
+        queues["queues"][0]["depth"]["running"] == 500
+    };
+    let started = Instant::now();
+    while !running() {
+        assert!(started.elapsed() < Duration::from_secs(25), "500 tasks do not come to run");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let busy = resident(dev.id());
+    dev.kill().unwrap();
+    dev.wait().unwrap();
+    json!({"idle_kib": idle, "with_500_in_run_kib": busy})
+}
+
+fn resident(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 fn rate(count: usize, took: Duration) -> u64 {
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let rate = (count as f64 / took.as_secs_f64()).round() as u64;
@@ -183,6 +232,9 @@ async fn main() {
     if wants("latency") {
         tracing_subscriber::registry().with(starts.clone()).with(level).init();
         results.insert("latency", latency(starts).await);
+    }
+    if wants("memory") {
+        results.insert("memory", tokio::task::spawn_blocking(memory).await.unwrap());
     }
     if std::env::args().any(|arg| arg == "--json") {
         println!("{}", serde_json::to_string_pretty(&results).unwrap());

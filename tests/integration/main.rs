@@ -1,5 +1,7 @@
 //! Everything that needs more than pure code: one binary, one module a subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+// Tests say what they counted.
+#![allow(clippy::print_stdout, clippy::format_collect)]
 
 mod api;
 mod approvals;
