@@ -16,4 +16,5 @@ mod structure;
 mod tools;
 mod tools_http;
 mod tools_mcp;
+mod truncation;
 mod webhooks;
