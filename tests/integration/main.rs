@@ -20,4 +20,5 @@ mod structure;
 mod tools;
 mod tools_http;
 mod tools_mcp;
+mod truncation;
 mod webhooks;
