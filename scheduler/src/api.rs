@@ -2,7 +2,7 @@
 //!
 //! One module a resource. A handler reads a request, asks the store, and
 //! answers with a type of [`wire`] or with a problem; it decides nothing that
-//! `common` or [`crate::submit`] can decide.
+//! `common` or [`common::submission`] can decide.
 
 mod approvals;
 mod auth;

@@ -2,7 +2,7 @@
 //!
 //! The readers ([`jsonl`], [`csv`]) are fed bytes as they arrive and give rows
 //! with their lines; [`key`] says which rows are the same; all three are pure.
-//! [`load`] is the shell that submits rows in groups while it reads on.
+//! `load` is the shell that submits rows in groups while it reads on.
 
 pub mod csv;
 pub mod jsonl;

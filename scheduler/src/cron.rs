@@ -1,6 +1,6 @@
 //! Schedules: which times of a schedule have come, and the tasks for them.
 //!
-//! [`ticks`] is pure. [`tick`] is the shell: it may run in any number of
+//! [`ticks`] is pure. `tick` is the shell: it may run in any number of
 //! schedulers at once, because the key of each task names its schedule and time.
 
 use std::time::Duration;

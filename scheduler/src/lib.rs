@@ -2,7 +2,7 @@
 //! stores it durably, and moves on what time has come for.
 //!
 //! It runs no pipeline and keeps nothing of its own: several schedulers may
-//! serve one store. [`service`] wires the parts; [`submit`], [`cron::ticks`],
+//! serve one store. [`service`] wires the parts; [`cron::ticks`],
 //! the readers of [`batch`] and the senders of [`ingress`] are pure.
 
 pub mod api;

@@ -5,7 +5,14 @@
 //! workloads `drain`, `steps`, `latency`, `memory`; all of them without a name.
 //! `memory` measures the program itself (`cargo build --release` first). Prints
 //! a table, and JSON with `--json`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::format_collect, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::format_collect,
+    missing_docs
+)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader};

@@ -1,10 +1,10 @@
 //! The `SQLite` store: the truth in one file, no server, users can look into it
 //! with the `sqlite3` shell.
 //!
-//! One [`writer`] thread in each process group-commits what its callers want
-//! written, with `synchronous=FULL`: what was answered is on disk. [`connection`]
+//! One `writer` thread in each process group-commits what its callers want
+//! written, with `synchronous=FULL`: what was answered is on disk. `connection`
 //! has the readers beside it, which never wait for the writer. Several processes
-//! may share the file: a transaction takes the lock when it begins, and a [`bell`]
+//! may share the file: a transaction takes the lock when it begins, and a `bell`
 //! notices what others committed. The modules named after operations hold the
 //! SQL; every decision is made by the pure functions that they call.
 

@@ -1,8 +1,8 @@
 //! The Anthropic Messages API, streaming: a thin typed client of our own.
 //!
 //! One call is one request; what it may cost in time and memory is bounded. What
-//! is sent ([`request`]), how the stream is read ([`sse`], [`reply`]) and how
-//! failures are classed ([`errors`]) is pure; only this file touches the network.
+//! is sent (`request`), how the stream is read (`sse`, `reply`) and how
+//! failures are classed (`errors`) is pure; only this file touches the network.
 
 mod block;
 mod errors;
