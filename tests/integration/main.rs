@@ -1,6 +1,7 @@
 //! Everything that needs more than pure code: one binary, one module a subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod agents;
 mod api;
 mod approvals;
 mod bad_input;
