@@ -3,6 +3,7 @@
 // Tests say what they counted.
 #![allow(clippy::print_stdout, clippy::format_collect)]
 
+mod agents;
 mod api;
 mod approvals;
 mod bad_input;
