@@ -7,11 +7,12 @@
 
 mod conversation;
 mod event;
+mod record;
 mod run;
 
 pub use conversation::{Conversation, Prompted, ToolUse, Turn};
-pub use event::{
-    ApprovalDecision, CallRecord, CallResult, Effect, Event, ModelCall, Recorded, RequestHead, StepOutcome, Submitted,
-    Usage, WakeCause,
+pub use event::{Event, Recorded, Submitted};
+pub use record::{
+    ApprovalDecision, CallRecord, CallResult, Effect, ModelCall, RequestHead, StepOutcome, Usage, WakeCause,
 };
 pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Run, StepRun, StepStatus};

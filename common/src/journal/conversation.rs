@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::event::{CallResult, ModelCall, RequestHead, Usage};
+use super::record::{CallResult, ModelCall, RequestHead, Usage};
 use crate::id::CallId;
 
 /// A tool call that the model asked for.

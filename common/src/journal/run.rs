@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::conversation::Conversation;
 use super::conversation::Prompted;
-use super::event::{ApprovalDecision, CallRecord, CallResult, Event, Recorded, StepOutcome, Submitted};
+use super::event::{Event, Recorded, Submitted};
+use super::record::{ApprovalDecision, CallRecord, CallResult, StepOutcome};
 use crate::clock::Timestamp;
 use crate::failure::Failure;
 use crate::id::{ApprovalId, CallId, StepKey, TaskId};

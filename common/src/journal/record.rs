@@ -1,0 +1,179 @@
+//! What events carry: model calls, tool calls, outcomes, decisions.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::id::CallId;
+
+/// What repeating a call may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Changes nothing: may be repeated at will.
+    Read,
+    /// The other side recognises the idempotency key: may be repeated with the same key.
+    Keyed,
+    /// Must not be repeated: found intended but not done, a person decides.
+    Once,
+}
+
+/// What a model call cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Tokens read at full price.
+    pub input_tokens: u64,
+    /// Tokens written.
+    pub output_tokens: u64,
+    /// Tokens read from the provider's prompt cache.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache_read_tokens: u64,
+    /// Tokens written to the provider's prompt cache.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cache_write_tokens: u64,
+    /// Dollars, by the price table in force.
+    pub cost_usd: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Usage {
+    /// Adds another call's usage.
+    pub fn add(&mut self, other: &Self) {
+        self.input_tokens += other.input_tokens;
+        self.output_tokens += other.output_tokens;
+        self.cache_read_tokens += other.cache_read_tokens;
+        self.cache_write_tokens += other.cache_write_tokens;
+        self.cost_usd += other.cost_usd;
+    }
+
+    /// All tokens, in and out.
+    pub fn tokens(&self) -> u64 {
+        self.input_tokens + self.output_tokens + self.cache_read_tokens + self.cache_write_tokens
+    }
+}
+
+/// What stays the same in every request of one agent step. Journaled whole when
+/// the step starts, so that a changed deploy or a changed tool list of an MCP
+/// server cannot change a conversation that is under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RequestHead {
+    /// The model's name in `teamster.yaml`.
+    pub alias: String,
+    /// The provider's name in `teamster.yaml`.
+    pub provider: String,
+    /// The model's name at the provider.
+    pub model: String,
+    /// The most tokens that one reply may have.
+    pub max_tokens: u32,
+    /// The system prompt; empty for none.
+    pub system: String,
+    /// The tools offered: `{name, description, input_schema}` each, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Value>,
+    /// The JSON Schema that the final output must fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<Value>,
+    /// Provider options that the agent or pipeline set (`effort`, `temperature`, …).
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub options: serde_json::Map<String, Value>,
+}
+
+/// An answered model call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelCall {
+    /// The reply's content blocks, verbatim and in order, unknown ones included.
+    pub content: Vec<Value>,
+    /// Why the model stopped, in the words of the Messages API.
+    pub stop_reason: String,
+    /// The model that answered, as the provider names it.
+    pub model: String,
+    /// The provider's id of the reply.
+    pub response_id: String,
+    /// What it cost.
+    pub usage: Usage,
+    /// How long it took, in milliseconds, the last try only.
+    pub duration_ms: u64,
+}
+
+/// A tool call, `http` request or program that is about to start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CallRecord {
+    /// The id of the call within its step.
+    pub call: CallId,
+    /// The tool's name; `http` and `run` for steps of that kind.
+    pub tool: String,
+    /// What it is called with. Repeating a `keyed` call uses exactly these.
+    pub arguments: Value,
+    /// What repeating it may do.
+    pub effect: Effect,
+    /// The idempotency key that goes out with it.
+    pub key: String,
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum CallResult {
+    /// It was answered; for an agent, `content` is what the model sees: a text or a list of content blocks.
+    Done {
+        /// The answer.
+        content: Value,
+        /// Whether the tool itself says that this is an error (an exit code, MCP's `isError`).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_error: bool,
+    },
+    /// It was not answered, or not in a way that can be used: an agent's model
+    /// sees the failure's message as an error result.
+    Failed {
+        /// The failure.
+        error: Failure,
+    },
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum StepOutcome {
+    /// With an output.
+    Succeeded {
+        /// The output.
+        output: Value,
+    },
+    /// For good, after its retries.
+    Failed {
+        /// The last failure.
+        error: Failure,
+    },
+    /// Its condition was false, or a step that it needs was skipped.
+    Skipped,
+}
+
+/// Why a task that waited goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WakeCause {
+    /// Its time has come.
+    Timer,
+    /// Someone asked.
+    Operator,
+}
+
+/// A person's decision on an approval.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ApprovalDecision {
+    /// Yes or no.
+    pub approved: bool,
+    /// Who decided, as the API knows them.
+    pub by: String,
+    /// In their words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// What they changed of the thing shown; replaces it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edits: Option<Value>,
+}
