@@ -343,6 +343,20 @@ async fn an_agent_that_repeats_itself_is_nudged_and_then_stopped() {
 }
 
 #[tokio::test]
+async fn a_task_that_has_spent_its_budget_asks_no_model() {
+    let pipeline = pipeline(
+        "name: p\nbudget: { usd: 0.01 }\nsteps: [{ id: think, agent: thinker, prompt: go }]\n",
+        &[("thinker", THINKER)],
+    );
+    let mut world = Script { replies: read_then_run, ..Script::new().await };
+    let mut drive = Drive::submit(&pipeline, json!({})).unwrap();
+    let state = drive.finish(&mut world).unwrap();
+    assert!(matches!(state, State::Dead { reason: DeadReason::Budget, .. }), "{state:?}");
+    let turns = world.done.keys().filter(|what| what.contains("turn")).count();
+    assert_eq!(turns, 1, "the first call cost the whole budget: {:?}", world.done);
+}
+
+#[tokio::test]
 async fn an_output_that_does_not_fit_is_repaired_once_and_then_fails_with_both_texts() {
     let pipeline = pipeline(
         "name: p\nsteps: [{ id: think, agent: thinker, prompt: go, output: { type: object, required: [score] } }]\n",

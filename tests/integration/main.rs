@@ -14,6 +14,7 @@ mod crash;
 mod crash_mcp;
 mod decide;
 mod models;
+mod pipelines;
 mod schedules;
 mod slow_clients;
 mod sqlite;
