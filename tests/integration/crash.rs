@@ -3,6 +3,7 @@
 //! effect of class `once` happens twice.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -99,6 +100,12 @@ async fn fold(store: &dyn Store, task: TaskId) -> Run {
     Run::fold(task, &store.journal(task, 0, 100_000).await.unwrap()).unwrap()
 }
 
+/// How many answers of the model are durable.
+async fn turns(store: &dyn Store, task: TaskId) -> usize {
+    let journal = store.journal(task, 0, 100_000).await.unwrap();
+    journal.iter().filter(|recorded| matches!(recorded.event, Event::TurnFinished { .. })).count()
+}
+
 /// Says what became of a call of unknown outcome, as a person would who looks at the log.
 async fn resolve(scheduler: &RunningScheduler, task: TaskId, run: &Run, log: &Path) {
     for (step, call) in &run.head.unknown_outcomes {
@@ -137,13 +144,23 @@ async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts
     let mut workers = vec![WorkerProcess::start(&scheduler, Some(fault))];
     let started = Instant::now();
     let mut asked = false;
+    let asked_for = || -> Vec<Request> {
+        let log = log.display().to_string();
+        model.requests().into_iter().filter(|request| log_of(request) == log).collect()
+    };
+    // What was asked for, and what of it is durable, when the first worker died.
+    let (mut requests_before, mut turns_before) = (0, 0);
     let run = loop {
         assert!(
             started.elapsed() < PATIENCE,
             "{fault}: the task does not end: {:?}",
             fold(&*scheduler.store, task).await.head
         );
-        if workers.len() == 1 && workers[0].ended().is_some() {
+        if workers.len() == 1
+            && let Some(status) = workers[0].ended()
+        {
+            assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{fault}: {status}");
+            (requests_before, turns_before) = (asked_for().len(), turns(&*scheduler.store, task).await);
             workers.push(WorkerProcess::start(&scheduler, None));
         }
         let run = fold(&*scheduler.store, task).await;
@@ -160,12 +177,14 @@ async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts
     assert_eq!(run.output, Some(json!(200)), "{fault}");
     assert_eq!(lines(&log), ["note", "bash"], "{fault}: an effect of class once happened twice or never");
 
-    let journal = scheduler.store.journal(task, 0, 100_000).await.unwrap();
-    let turns = journal.iter().filter(|recorded| matches!(recorded.event, Event::TurnFinished { .. })).count();
+    assert_eq!(Some(run.head), scheduler.store.head(task).await.unwrap(), "{fault}: the head is not the fold");
+
+    let turns = turns(&*scheduler.store, task).await;
     assert_eq!(turns, 3, "{fault}");
-    let log_name = log.display().to_string();
-    let requests: Vec<Request> = model.requests().into_iter().filter(|request| log_of(request) == log_name).collect();
+    let requests = asked_for();
     assert!(requests.len() <= turns + 1, "{fault}: only the call that was under way may be made again");
+    let again = requests[requests_before..].iter().find(|request| request.turn() < turns_before);
+    assert!(again.is_none(), "{fault}: a turn was asked for again whose answer was durable");
     for turn in 0..turns {
         let bodies: Vec<_> =
             requests.iter().filter(|request| request.turn() == turn).map(|request| &request.body).collect();
@@ -301,6 +320,43 @@ async fn a_worker_that_slept_past_its_lease_writes_nothing_more() {
     let run = fold(&*scheduler.store, task).await;
     assert!(matches!(run.head.state, State::Succeeded { .. }), "{:?}", run.head.state);
     assert_eq!(lines(&log), whole_log(), "nothing is done twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_comes_after_the_lease_is_written_by_nobody() {
+    let answer = Arc::new(tokio::sync::Notify::new());
+    let held = Arc::clone(&answer);
+    let model = FakeModel::answering(move |request| match request.number {
+        0 => Reply::Held(Message::of_text("too late"), Arc::clone(&held)),
+        _ => Message::of_text("in time").into(),
+    });
+    let model = model.await.unwrap();
+    // One slot: who does another task has let go of this one.
+    let config = config(&model).replace("slots: 4", "slots: 1");
+    let pipeline = "name: think\nsteps:\n  - { id: think, agent: thinker, prompt: go }\n";
+    let files = [("teamster.yaml", &*config), ("pipelines/think.yaml", pipeline), ("agents/thinker.md", THINKER)];
+    let scheduler = RunningScheduler::start(&files).await;
+    let submission = json!({"pipeline": "think", "input": {}});
+    let done = async |task: TaskId| {
+        until("the task is done", async || fold(&*scheduler.store, task).await.head.state.is_terminal()).await;
+        fold(&*scheduler.store, task).await.output
+    };
+    let task: TaskId = scheduler.submit(&submission).await.parse().unwrap();
+    let zombie = WorkerProcess::start(&scheduler, None);
+    model.received(1).await.unwrap();
+    zombie.signal(Signal::STOP);
+    let mut other = WorkerProcess::start(&scheduler, None);
+    assert_eq!(done(task).await, Some(json!("in time")));
+    let journal = scheduler.store.journal(task, 0, 10_000).await.unwrap();
+    other.signal(Signal::TERM);
+    other.until_ended().await;
+    answer.notify_one();
+    zombie.signal(Signal::CONT);
+    let next: TaskId = scheduler.submit(&submission).await.parse().unwrap();
+    assert_eq!(done(next).await, Some(json!("in time")), "the zombie goes on with other tasks");
+    assert_eq!(scheduler.store.journal(task, 0, 10_000).await.unwrap(), journal, "the zombie wrote");
+    let bodies: Vec<_> = model.requests().into_iter().map(|request| request.body).collect();
+    assert_eq!((bodies.len(), &bodies[0]), (3, &bodies[1]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
