@@ -277,7 +277,7 @@ async fn a_second_sigterm_stops_at_once() {
     until("the task runs", async || matches!(fold(&*scheduler.store, task).await.head.state, State::Running { .. }))
         .await;
     worker.signal(Signal::TERM);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until("it drains", async || worker.said("drains")).await;
     assert!(worker.ended().is_none(), "a drain waits for what is under way");
     let asked = Instant::now();
     worker.signal(Signal::TERM);
