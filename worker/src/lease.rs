@@ -14,6 +14,9 @@ use common::store::{Renew, Renewal, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+/// Leases are renewed so many times before they would end.
+pub const RENEWALS_PER_LEASE: u32 = 4;
+
 /// A lease as its holder sees it.
 #[derive(Debug, Clone)]
 pub struct Hold {
@@ -43,17 +46,23 @@ impl Leases {
         Self { duration, held: Mutex::default() }
     }
 
-    /// Adds a lease that was asked for at `asked`.
+    /// Adds a lease that was asked for at `asked`. An older one on the same task
+    /// is over: its holder, this same worker, was too slow.
     pub fn add(&self, task: TaskId, token: LeaseToken, asked: Instant) -> Hold {
         let hold = Hold { lost: CancellationToken::new(), signals: Arc::new(Notify::new()) };
         let held = Held { token, deadline: asked + self.duration, hold: hold.clone() };
-        self.lock().insert(task, held);
+        if let Some(older) = self.lock().insert(task, held) {
+            older.hold.lost.cancel();
+        }
         hold
     }
 
-    /// Forgets a lease that has ended.
-    pub fn remove(&self, task: TaskId) {
-        self.lock().remove(&task);
+    /// Forgets a lease that has ended; a newer one on the same task stays.
+    pub fn remove(&self, task: TaskId, token: LeaseToken) {
+        let mut held = self.lock();
+        if held.get(&task).is_some_and(|lease| lease.token == token) {
+            held.remove(&task);
+        }
     }
 
     /// How many are held.
@@ -74,8 +83,8 @@ impl Leases {
         }
         let asked = Instant::now();
         let renew = Renew { leases: leases.clone(), lease: self.duration };
-        // The answer is worth nothing once the leases may be over.
-        let answer = tokio::time::timeout(self.duration / 2, store.renew(renew)).await;
+        // A store that hangs must not keep this from seeing that a lease may be over.
+        let answer = tokio::time::timeout(self.duration / RENEWALS_PER_LEASE, store.renew(renew)).await;
         let renewals = match answer {
             Ok(Ok(renewals)) => renewals,
             Ok(Err(error)) => {
@@ -121,4 +130,25 @@ fn expire(held: &mut HashMap<TaskId, Held>, now: Instant) -> usize {
         lease.hold.lost.cancel();
     }
     lost
+}
+
+#[cfg(test)]
+mod tests {
+    use common::clock::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_task_that_this_worker_takes_anew_is_lost_to_its_older_execution() {
+        let leases = Leases::new(Duration::from_secs(8));
+        let task = TaskId::new(Timestamp::from_millis(1), [1; 10]);
+        let (older, newer) = (LeaseToken::new([1; 16]), LeaseToken::new([2; 16]));
+        let first = leases.add(task, older, Instant::now());
+        let second = leases.add(task, newer, Instant::now());
+        assert!(first.lost.is_cancelled() && !second.lost.is_cancelled());
+        leases.remove(task, older);
+        assert_eq!(leases.len(), 1, "the older execution ends, and the newer lease is still renewed");
+        leases.remove(task, newer);
+        assert!(leases.is_empty());
+    }
 }

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use crate::definitions::Definitions;
 use crate::execute::Executor;
 use crate::fault::{Fault, InvalidPoint};
-use crate::lease::Leases;
+use crate::lease::{Leases, RENEWALS_PER_LEASE};
 use crate::models::registry::Models;
 use crate::tools::registry::Tools;
 
@@ -28,8 +28,6 @@ use crate::tools::registry::Tools;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The longest wait between two tries of a take that failed.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
-/// Leases are renewed so many times before they would end.
-const RENEWALS_PER_LEASE: u32 = 4;
 
 /// What a worker is started with.
 #[derive(Debug, Clone)]
@@ -217,11 +215,11 @@ impl Worker {
         shutdown: Shutdown,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (executor, leases) = (Arc::clone(&self.executor), Arc::clone(&self.leases));
-        let task = claim.task;
-        let hold = leases.add(task, claim.token, asked);
+        let (task, token) = (claim.task, claim.token);
+        let hold = leases.add(task, token, asked);
         async move {
             executor.execute(claim, &hold, &shutdown).await;
-            leases.remove(task);
+            leases.remove(task, token);
             drop(permit);
         }
     }
