@@ -12,6 +12,10 @@ use suite::fixtures::scheduler::RunningScheduler;
 const THINKER: &str = "---\nname: thinker\ndescription: thinks\ntools: Read, Glob\nmodel: m\n---\nThink.\n";
 /// More events than any journal here has.
 const ALL: usize = 1_000;
+/// A wait for the next bytes that no answer outlasts, however busy the machine.
+const PATIENT: &str = "10s";
+/// One that a silent provider soon outlasts.
+const IMPATIENT: &str = "500ms";
 
 /// A task that has ended, and what was asked of the model meanwhile.
 struct Ended {
@@ -70,9 +74,14 @@ impl Ended {
 
 /// Runs a task whose only step is an agent, with what else the step says.
 async fn run(fake: &FakeModel, settings: &str) -> Ended {
+    run_waiting(fake, settings, PATIENT).await
+}
+
+/// The same, where the provider may be silent for so long.
+async fn run_waiting(fake: &FakeModel, settings: &str, idle_timeout: &str) -> Ended {
     let config = format!(
         "models:\n  m: {{ provider: fake, model: claude-sonnet-4-6 }}\nproviders:\n  fake: {{ kind: anthropic, \
-         base_url: '{}', key: 'env:PATH', idle_timeout: 300ms, timeout: 10s }}\n",
+         base_url: '{}', key: 'env:PATH', idle_timeout: {idle_timeout}, timeout: 15s }}\n",
         fake.base_url()
     );
     let pipeline = format!(
@@ -115,8 +124,12 @@ fn look(id: &str) -> Message {
 
 /// The fault comes in the second turn, once: the task goes on as if nothing had been.
 async fn passes(fault: Reply, class: FailureClass) -> Ended {
+    passes_waiting(fault, class, PATIENT).await
+}
+
+async fn passes_waiting(fault: Reply, class: FailureClass, idle_timeout: &str) -> Ended {
     let fake = FakeModel::scripted([look("toolu_1").into(), fault, done().into()]).await.unwrap();
-    let ended = run(&fake, "").await;
+    let ended = run_waiting(&fake, "", idle_timeout).await;
     ended.succeeded(&done().content()[0]["text"]);
     assert_eq!(ended.retries(), [class]);
     assert_eq!(ended.asked, [0, 1, 1], "the answered turn is not asked again, the other one once more");
@@ -191,12 +204,12 @@ async fn an_error_within_a_stream_is_retried_by_its_own_class() {
 
 #[tokio::test]
 async fn a_provider_that_says_nothing_is_asked_again() {
-    passes(Reply::Silence, FailureClass::Timeout).await;
+    passes_waiting(Reply::Silence, FailureClass::Timeout, IMPATIENT).await;
 }
 
 #[tokio::test]
 async fn a_reply_that_stalls_is_asked_for_again() {
-    passes(Reply::Broken(done(), Break::Stall), FailureClass::Timeout).await;
+    passes_waiting(Reply::Broken(done(), Break::Stall), FailureClass::Timeout, IMPATIENT).await;
 }
 
 #[tokio::test]
@@ -320,4 +333,33 @@ async fn a_loop_of_ever_new_calls_ends_at_the_limit_of_turns() {
     let ended = run(&fake, "limits: { turns: 4 }").await;
     assert!(ended.died(FailureClass::Limit).contains("limits.turns"));
     assert_eq!(ended.asked, [0, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_reply_that_was_cut_off_before_its_answer_began_is_continued() {
+    let cut_call =
+        Message::new().text("I look.").tool_use("toolu_1", "Glob", &json!({"pattern": "*"})).stop("max_tokens");
+    for cut_off in [
+        Message::new().thinking("Let me see", "EqQBCkYIBRgCKkA/+==").stop("max_tokens"),
+        Message::new().stop("max_tokens"),
+        Message::of_text("\n").stop("max_tokens"),
+        cut_call,
+    ] {
+        let fake = FakeModel::scripted([cut_off.clone(), done()]).await.unwrap();
+        let ended = run(&fake, "").await;
+        assert!(matches!(ended.state, State::Succeeded { .. }), "{cut_off:?}: {:?}", ended.state);
+        let output = ended.output.as_ref().and_then(Value::as_str).unwrap_or_default();
+        assert!(output.ends_with(done().content()[0]["text"].as_str().unwrap()), "{cut_off:?}: {output:?}");
+        assert_eq!(ended.bodies.len(), 2, "{cut_off:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_answer_is_repaired_where_a_schema_asks_for_one() {
+    for empty in [Message::new(), Message::of_text(" "), Message::new().thinking("Hm", "EqQBCkYIBRgCKkA/+==")] {
+        let fake = FakeModel::scripted([empty, Message::of_text("{\"score\": 7}")]).await.unwrap();
+        let ended = run(&fake, "output: { type: object, required: [score] }").await;
+        ended.succeeded(&json!({"score": 7}));
+        assert_eq!((ended.retries(), ended.bodies.len()), (vec![], 2));
+    }
 }
