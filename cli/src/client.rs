@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use scheduler::api::wire::Problem;
+use scheduler::wire::Problem;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

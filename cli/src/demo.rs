@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use common::id::{PipelineName, TaskId};
 use common::task::StateName;
-use scheduler::api::wire::{Batch, Task, TaskPage, TaskSummary};
+use scheduler::wire::{Batch, Task, TaskPage, TaskSummary};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::Client;
@@ -222,7 +222,7 @@ impl Demo {
         Ok(task)
     }
 
-    async fn batch(&self, limit: Option<usize>) -> Result<scheduler::api::wire::BatchReceipt> {
+    async fn batch(&self, limit: Option<usize>) -> Result<scheduler::wire::BatchReceipt> {
         let path = self.dir.join("leads.csv");
         files::write_leads(&path, limit)?;
         let pipeline = PipelineName::new("lead-intake")?;
@@ -236,7 +236,7 @@ impl Demo {
 
     /// Looks on until everything is done; kills two workers on the way, one
     /// among model calls and one among writes to the CRM.
-    async fn work(&mut self, receipt: &scheduler::api::wire::BatchReceipt, review: TaskId) -> Result<(Kills, Person)> {
+    async fn work(&mut self, receipt: &scheduler::wire::BatchReceipt, review: TaskId) -> Result<(Kills, Person)> {
         let begun = Instant::now();
         let mut person = Person::default();
         let mut kills = Kills::default();

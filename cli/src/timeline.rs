@@ -5,7 +5,7 @@ use common::clock::Timestamp;
 use common::failure::Failure;
 use common::journal::{CallResult, Effect, Event, ModelCall, Recorded, StepOutcome, WakeCause};
 use common::task::{Outcome, StateName, Wait, WaitOn};
-use scheduler::api::wire::TaskSummary;
+use scheduler::wire::TaskSummary;
 use serde_json::Value;
 use std::fmt::Write;
 use std::time::Duration;

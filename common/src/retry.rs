@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Failure, FailureClass};
 use crate::span::Span;
 
-/// How often a step is tried. A pipeline's policy is that of each of its steps
+/// How often a step is tried; of an agent step, each of its model calls. A pipeline's policy is that of each of its steps
 /// that names none: there is one layer of retries, so that none multiply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -1,24 +1,22 @@
 //! The HTTP API: routes, and the layers around all of them.
 //!
 //! One module a resource. A handler reads a request, asks the store, and
-//! answers with a type of [`wire`] or with a problem; it decides nothing that
+//! answers with a type of [`crate::wire`] or with a problem; it decides nothing that
 //! `common` or [`common::submission`] can decide.
 
 mod approvals;
 mod auth;
 mod batches;
-pub(crate) mod body;
+mod body;
 mod dead_letters;
 mod definitions;
 mod health;
 mod hooks;
 mod journal;
-pub(crate) mod problem;
 mod query;
 mod queues;
 mod tasks;
 mod trace;
-pub mod wire;
 
 use std::sync::Arc;
 
@@ -33,8 +31,8 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::problem::{Kind, Problem};
 use crate::app::App;
+use crate::problem::{self, Kind, Problem};
 
 #[derive(OpenApi)]
 #[openapi(info(

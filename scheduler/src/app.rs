@@ -12,10 +12,10 @@ use common::store::{Receipt, Store, StoreError, Submission};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::problem::{Kind, Problem};
-use crate::api::wire::Complaint;
 use crate::catalog::Catalog;
+use crate::problem::{Kind, Problem};
 use crate::settings::Settings;
+use crate::wire::Complaint;
 use common::submission::{self, NewTask};
 
 /// What an HTTP client may take of this process. The defaults serve a fleet;

@@ -11,10 +11,13 @@ pub mod batch;
 mod catalog;
 pub mod cron;
 pub mod ingress;
+mod problem;
 mod serve;
 pub mod service;
 mod settings;
 pub mod sweep;
+mod text;
+pub mod wire;
 
 pub use app::HttpLimits;
 pub use service::{Scheduler, SchedulerError, SchedulerHandle, SchedulerOptions};

@@ -363,3 +363,13 @@ async fn an_empty_answer_is_repaired_where_a_schema_asks_for_one() {
         assert_eq!((ended.retries(), ended.bodies.len()), (vec![], 2));
     }
 }
+
+#[tokio::test]
+async fn tries_count_for_the_request_that_is_next_and_not_for_the_whole_conversation() {
+    let busy = || Reply::error(529, "overloaded_error", "busy");
+    let script = [busy(), busy(), look("toolu_1").into(), busy(), busy(), done().into()];
+    let fake = FakeModel::scripted(script).await.unwrap();
+    let ended = run(&fake, "").await;
+    assert_eq!(ended.retries(), [FailureClass::Overloaded; 4]);
+    assert_eq!((ended.turns(), fake.violations()), (2, Vec::new()));
+}

@@ -269,13 +269,13 @@ async fn a_drained_worker_hands_its_task_over_at_the_next_checkpoint() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_sigterm_stops_at_once() {
-    let files =
-        [("pipelines/nap.yaml", "name: nap\nsteps:\n  - { id: a, run: { command: [sleep, '60'], effect: read } }\n")];
-    let scheduler = RunningScheduler::start(&files).await;
-    let task: TaskId = scheduler.submit(&json!({"pipeline": "nap", "input": {}})).await.parse().unwrap();
+    let nap = "name: nap\nsteps:\n  \
+               - { id: a, run: { command: [sh, -c, 'echo up > \"$1\"; sleep 60', sh, '{{ input.log }}'], effect: read } }\n";
+    let scheduler = RunningScheduler::start(&[("pipelines/nap.yaml", nap)]).await;
+    let log = scheduler.project.path().join("effects.log");
+    scheduler.submit(&json!({"pipeline": "nap", "input": {"log": log}})).await;
     let mut worker = WorkerProcess::start(&scheduler, None);
-    until("the task runs", async || matches!(fold(&*scheduler.store, task).await.head.state, State::Running { .. }))
-        .await;
+    until("the program runs", async || lines(&log) == ["up"]).await;
     worker.signal(Signal::TERM);
     until("it drains", async || worker.said("drains")).await;
     assert!(worker.ended().is_none(), "a drain waits for what is under way");

@@ -27,6 +27,16 @@ const WORKER: &[&[&str]] = &[
     &["models", "http", "process"],
     &["answer"],
 ];
+const SCHEDULER: &[&[&str]] = &[
+    &["service"],
+    &["serve", "sweep"],
+    &["api"],
+    &["batch", "cron", "ingress"],
+    &["app"],
+    &["problem"],
+    &["catalog", "settings"],
+    &["wire", "text"],
+];
 /// The task and its journal are two views of one thing: each names the other's types.
 const ONE: &[(&str, &str)] = &[("task", "journal"), ("journal", "task")];
 
@@ -101,6 +111,11 @@ fn modules_of_common_depend_downward_only() {
 #[test]
 fn modules_of_the_worker_depend_downward_only() {
     check_layers("worker", WORKER);
+}
+
+#[test]
+fn modules_of_the_scheduler_depend_downward_only() {
+    check_layers("scheduler", SCHEDULER);
 }
 
 #[test]

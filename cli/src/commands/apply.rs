@@ -4,7 +4,7 @@ use clap::Args;
 use common::id::{Digest, PipelineName};
 use common::project::Project;
 use reqwest::Method;
-use scheduler::api::wire::{Applied, AppliedPipeline, Apply, NamedDefinition};
+use scheduler::wire::{Applied, AppliedPipeline, Apply, NamedDefinition};
 
 use crate::context::Context;
 use crate::error::CommandError;

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use common::id::ApprovalId;
-use scheduler::api::wire::{ApprovalPage, Decide, Decision};
+use scheduler::wire::{ApprovalPage, Decide, Decision};
 use serde_json::Value;
 
 use super::tasks::signalled;

@@ -9,7 +9,7 @@ use common::span::Span;
 use common::task::StateName;
 use futures::TryStreamExt;
 use reqwest::{Body, Method};
-use scheduler::api::wire::{Batch, BatchReceipt};
+use scheduler::wire::{Batch, BatchReceipt};
 use tokio_util::io::ReaderStream;
 
 use crate::client::Client;

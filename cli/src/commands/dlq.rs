@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use common::id::{PipelineName, QueueName, StepId, TaskId};
 use reqwest::Method;
-use scheduler::api::wire::{DeadLetterPage, Replay, ReplayMany, ReplayedMany, Signalled};
+use scheduler::wire::{DeadLetterPage, Replay, ReplayMany, ReplayedMany, Signalled};
 use serde_json::{Value, json};
 
 use super::tasks::{self, TasksCommand, signalled};

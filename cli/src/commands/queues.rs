@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use common::id::QueueName;
 use common::task::StateName;
 use reqwest::Method;
-use scheduler::api::wire::{QueueList, QueuePaused};
+use scheduler::wire::{QueueList, QueuePaused};
 
 use crate::context::Context;
 use crate::error::CommandError;

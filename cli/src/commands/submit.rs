@@ -6,7 +6,7 @@ use clap::Args;
 use common::clock::Timestamp;
 use common::id::{IdempotencyKey, PipelineName, QueueName};
 use common::span::Span;
-use scheduler::api::wire::{SubmitTask, Submitted};
+use scheduler::wire::{SubmitTask, Submitted};
 use serde_json::{Value, json};
 
 use super::tasks;

@@ -10,7 +10,7 @@ use common::task::StateName;
 use eventsource_stream::Eventsource;
 use futures::StreamExt;
 use reqwest::Method;
-use scheduler::api::wire::{Cancel, JournalPage, Replay, Resolve, Signalled, StepState, Task, TaskPage, TaskSummary};
+use scheduler::wire::{Cancel, JournalPage, Replay, Resolve, Signalled, StepState, Task, TaskPage, TaskSummary};
 use serde_json::Value;
 
 use super::value::{Label, json_argument};

@@ -1,7 +1,7 @@
 //! The person of the demo, who decides what waits for one.
 
 use anyhow::Result;
-use scheduler::api::wire::{Approval, ApprovalPage, Decide, Decision, Signalled};
+use scheduler::wire::{Approval, ApprovalPage, Decide, Decision, Signalled};
 
 use crate::client::Client;
 use crate::error::Exit;

@@ -10,7 +10,7 @@ use common::id::TaskId;
 use common::journal::{Event, Recorded, StepOutcome, Usage};
 use common::task::StateName;
 use futures::{StreamExt, TryStreamExt, stream};
-use scheduler::api::wire::{TaskPage, TaskSummary};
+use scheduler::wire::{TaskPage, TaskSummary};
 use serde_json::{Value, json};
 
 use super::crm::Book;

@@ -5,7 +5,7 @@
 use anyhow::{Context, Result};
 use hmac::{Hmac, KeyInit, Mac};
 use reqwest::{Method, StatusCode};
-use scheduler::api::wire::Delivered;
+use scheduler::wire::Delivered;
 use serde_json::{Value, json};
 use sha2::Sha256;
 

@@ -36,7 +36,7 @@ pub struct Run {
 pub struct StepRun {
     /// Where it is.
     pub status: StepStatus,
-    /// How many tries have failed since the step was started or replayed.
+    /// How many tries have failed since the step was started or replayed; of an agent, since its last answered turn.
     pub failed_tries: u32,
     /// How often a replay made it start from nothing: part of its idempotency keys.
     pub generation: u32,
@@ -314,6 +314,8 @@ impl Run {
             }
             Event::TurnFinished { call, .. } => {
                 step.busy_ms += call.duration_ms;
+                // What was answered is behind it: tries count for the request that is next.
+                step.failed_tries = 0;
                 if let Some(conversation) = &mut step.conversation {
                     conversation.answered((**call).clone());
                 }

@@ -8,11 +8,11 @@ use common::store::{Filter, SignalError};
 use common::task::{Refusal, Signal};
 
 use super::body::Json;
-use super::problem::{Kind, Problem};
 use super::query::{Query, write_cursor};
 use super::tasks::{by, sent, text};
-use super::wire;
 use crate::app::App;
+use crate::problem::{Kind, Problem};
+use crate::wire;
 
 /// Lists open approvals, those of the newest tasks first.
 #[utoipa::path(

@@ -8,8 +8,8 @@ use axum::http::uri::Authority;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::problem::{Kind, Problem};
 use crate::app::App;
+use crate::problem::{Kind, Problem};
 use crate::settings::Token;
 
 /// Lets pass what may pass. Probes need no token, and deliveries carry a signature.

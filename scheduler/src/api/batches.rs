@@ -15,15 +15,15 @@ use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
 use super::body::{media_type, wrong_type};
-use super::problem::{Kind, Problem};
 use super::query::Query;
-use super::wire;
 use crate::app::App;
 use crate::batch::csv::Csv;
 use crate::batch::jsonl::JsonLines;
 use crate::batch::key::{Keys, ROWS};
 use crate::batch::load::{LoadError, Loader, Plan};
 use crate::batch::{Reader, RowLimits};
+use crate::problem::{Kind, Problem};
+use crate::wire;
 
 /// Bytes a second that a sender must keep up with on average, after the first minute.
 const SLOWEST: u64 = 1_024;

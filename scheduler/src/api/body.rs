@@ -10,9 +10,10 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
-use super::problem::{Kind, Problem};
-use super::wire::Complaint;
 use crate::app::App;
+use crate::problem::{Kind, Problem};
+use crate::text::check_text;
+use crate::wire::Complaint;
 
 /// What a request may carry beside the input of a task.
 const ENVELOPE: usize = 64 << 10;
@@ -149,46 +150,6 @@ fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// Checks what must hold before a parser sees a text: that it is UTF-8, and not nested too deep.
-pub(crate) fn check_text(body: &[u8], depth: usize) -> Result<(), String> {
-    if let Err(error) = std::str::from_utf8(body) {
-        return Err(format!("the body is not UTF-8: byte {} is wrong", error.valid_up_to()));
-    }
-    match deeper_than(body, depth) {
-        None => Ok(()),
-        Some(at) => Err(format!("the body is nested deeper than {depth} levels at byte {at} (limits.json_depth)")),
-    }
-}
-
-/// Where JSON is nested deeper than `limit` for the first time. Sound for any
-/// bytes: what it lets pass never nests deeper, whether it is JSON or not.
-pub(crate) fn deeper_than(json: &[u8], limit: usize) -> Option<usize> {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for (at, byte) in json.iter().enumerate() {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
-            b'[' | b'{' => {
-                depth += 1;
-                if depth > limit {
-                    return Some(at);
-                }
-            }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -197,7 +158,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::api::wire::SubmitTask;
+    use crate::wire::SubmitTask;
 
     fn complaint(body: &str) -> (String, String) {
         let problem = parse::<SubmitTask>(body.as_bytes(), 64).unwrap_err();
@@ -223,8 +184,6 @@ mod tests {
     fn ten_thousand_levels_are_refused_before_they_are_parsed() {
         let deep = "[".repeat(10_000) + &"]".repeat(10_000);
         assert!(parse::<Value>(deep.as_bytes(), 64).is_err());
-        assert_eq!(deeper_than(deep.as_bytes(), 64), Some(64));
-        assert_eq!(deeper_than(br#"{"a":"[[[[\"[[["}"#, 1), None);
     }
 
     #[test]
@@ -234,25 +193,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_parser_panic_or_nest_deeper_than_the_limit(bytes: Vec<u8>, limit in 0_usize..20) {
-            if deeper_than(&bytes, limit).is_none() && let Ok(value) = serde_json::from_slice::<Value>(&bytes) {
-                prop_assert!(depth(&value) <= limit);
-            }
+        fn no_bytes_make_the_parser_panic(bytes: Vec<u8>, limit in 0_usize..20) {
             let _ = parse::<SubmitTask>(&bytes, limit);
-        }
-
-        #[test]
-        fn brackets_within_the_limit_pass(depth in 0_usize..60) {
-            let text = "[".repeat(depth) + "1" + &"]".repeat(depth);
-            prop_assert!(parse::<Value>(text.as_bytes(), 60).is_ok());
-        }
-    }
-
-    fn depth(value: &Value) -> usize {
-        match value {
-            Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-            Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
-            _ => 0,
         }
     }
 }

@@ -8,11 +8,11 @@ use common::store::Filter;
 use common::task::{DeadReason, Head, State as TaskState, StateName};
 
 use super::body::{Json, OptionalJson};
-use super::problem::{Kind, Problem};
 use super::query::{Query, write_cursor};
 use super::tasks::{head, replay, send, task_id};
-use super::wire;
 use crate::app::App;
+use crate::problem::{Kind, Problem};
+use crate::wire;
 
 /// The longest time that a filtered replay may take: its limit over its rate, in seconds.
 const LONGEST: usize = 60;

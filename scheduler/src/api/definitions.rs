@@ -6,10 +6,10 @@ use common::pipeline::model::Trigger;
 use common::store::Definition;
 
 use super::body::{media_type, parse, read, wrong_type};
-use super::problem::Problem;
-use super::wire;
 use crate::app::App;
 use crate::catalog::CatalogError;
+use crate::problem::Problem;
+use crate::wire;
 
 /// All definitions of one request, in bytes.
 const BODY: usize = 16 << 20;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use axum::extract::State;
 
-use super::problem::{Kind, Problem};
-use super::wire;
 use crate::app::App;
+use crate::problem::{Kind, Problem};
+use crate::wire;
 
 /// How long the store may take to show that it can be written to.
 const CHECK: Duration = Duration::from_secs(2);

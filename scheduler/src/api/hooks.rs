@@ -9,12 +9,12 @@ use common::store::Submission;
 use serde_json::Value;
 
 use super::body::{media_type, parse, read, wrong_type};
-use super::problem::{Kind, Problem};
 use super::trace::traceparent;
-use super::wire::{self, Complaint};
 use crate::app::App;
 use crate::ingress::sender::{Delivery, Raw, sender};
 use crate::ingress::trigger;
+use crate::problem::{Kind, Problem};
+use crate::wire::{self, Complaint};
 use common::submission::NewTask;
 
 /// Takes a delivery. Every pipeline that wants the event gets one task of it,

@@ -11,11 +11,11 @@ use common::journal::Recorded;
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::problem::Problem;
 use super::query::Query;
 use super::tasks::{PAGE, head, task_id};
-use super::wire;
 use crate::app::App;
+use crate::problem::Problem;
+use crate::wire;
 
 /// How often the store is asked for news: soon after an event, later when nothing happens.
 const SOON: Duration = Duration::from_millis(50);

@@ -8,7 +8,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use common::store::Cursor;
 
-use super::problem::Problem;
+use crate::problem::Problem;
 
 /// At most so many parameters in one query.
 const PARAMETERS: usize = 100;

@@ -3,9 +3,9 @@
 use axum::extract::{Path, State};
 use common::id::QueueName;
 
-use super::problem::Problem;
-use super::wire;
 use crate::app::App;
+use crate::problem::Problem;
+use crate::wire;
 
 /// Lists the queues that have tasks or are paused.
 #[utoipa::path(

@@ -9,12 +9,12 @@ use common::store::{Filter, Signalled as Sent};
 use common::task::{Head, Signal, StateName};
 
 use super::body::{Json, OptionalJson};
-use super::problem::{Kind, Problem};
 use super::query::{Query, write_cursor};
 use super::trace::traceparent;
-use super::wire;
-use crate::api::wire::Complaint;
 use crate::app::App;
+use crate::problem::{Kind, Problem};
+use crate::wire;
+use crate::wire::Complaint;
 use common::submission::{NewTask, input_complaints};
 
 /// Events that are read from the store at once.

@@ -8,7 +8,7 @@ use csv_core::ReadRecordResult;
 use serde_json::{Map, Value};
 
 use super::{Front, Reader, Row, RowLimits};
-use crate::api::body::check_text;
+use crate::text::check_text;
 
 /// Columns of one file.
 const COLUMNS: usize = 1_000;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Front, Reader, Row, RowLimits};
-use crate::api::body::check_text;
+use crate::text::check_text;
 
 /// Reads JSON Lines.
 #[derive(Debug)]

@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 
 use super::Row;
 use super::key::{Keys, ROWS, canonical};
-use crate::api::wire::{BatchReceipt, Complaint};
 use crate::app::App;
+use crate::wire::{BatchReceipt, Complaint};
 use common::submission::NewTask;
 
 /// Rows that are submitted in one transaction.

@@ -12,8 +12,8 @@ use axum::response::{IntoResponse, Response};
 use common::store::{SignalError, StoreError};
 use common::task::Refusal;
 
-use super::wire::{self, Complaint};
 use crate::catalog::CatalogError;
+use crate::wire::{self, Complaint};
 
 /// At most so many complaints in one answer.
 const COMPLAINTS: usize = 100;
