@@ -84,12 +84,6 @@ impl Prices {
         in_force.dollars_per_million_tokens.get(undated(model)).copied()
     }
 
-    /// Whether a model's calls can be priced: without a price they count as free,
-    /// and a budget in dollars cannot hold.
-    pub fn is_known(&self, alias: &str, model: &str, at: Timestamp) -> bool {
-        self.of(alias, model, at).is_some()
-    }
-
     /// The tokens with their price. A model without one is warned of once.
     pub fn bill(&self, alias: &str, model: &str, tokens: Tokens, at: Timestamp) -> Usage {
         let price = self.of(alias, model, at);
@@ -205,6 +199,6 @@ mod tests {
         let tokens = Tokens { input: 1_000_000, ..Tokens::default() };
         assert!((prices.bill("local", "claude-opus-5", tokens, now).cost_usd - 2.0).abs() < 1e-9);
         assert!(prices.bill("other", "llama", tokens, now).cost_usd.abs() < f64::EPSILON);
-        assert!(!prices.is_known("other", "llama", now) && prices.is_known("local", "llama", now));
+        assert!(prices.of("other", "llama", now).is_none() && prices.of("local", "llama", now).is_some());
     }
 }
