@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::config::Config;
 use common::id::WorkerId;
 use common::project::Project;
-use common::store::{Definition, Limits, Retention, Store, StoreOptions};
+use common::store::{Definition, Store};
 
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
@@ -98,21 +98,9 @@ pub(crate) fn store_url(context: &Context, config: &Config, dir: &Path) -> Strin
 }
 
 /// Opens the store.
-pub(crate) fn open_store(context: &Context, config: &Config, url: &str) -> Result<Arc<dyn Store>, CommandError> {
-    let limits = &config.limits;
-    let options = StoreOptions {
-        clock: Arc::clone(&context.clock),
-        entropy: Arc::clone(&context.entropy),
-        retention: Retention { finished: config.retention.finished, dead: config.retention.dead },
-        limits: Limits {
-            input_bytes: limits.input.bytes(),
-            journal_bytes: limits.journal.0,
-            queue_depth: limits.queue_depth,
-            barren_attempts: limits.barren_attempts,
-            ..Limits::default()
-        },
-    };
-    common::store::open(url, options).map_err(CommandError::from)
+pub(crate) async fn open_store(context: &Context, config: &Config, url: &str) -> Result<Arc<dyn Store>, CommandError> {
+    let options = config.store_options(Arc::clone(&context.entropy));
+    common::store::open(url, options).await.map_err(CommandError::from)
 }
 
 /// Makes definitions the current ones, and says which were not before.

@@ -24,7 +24,7 @@ pub(crate) async fn client(context: &Context, url: &str) -> Result<Client, Comma
     }
     let mut config = Project::load(&context.globals.dir).map_or_else(|_| Config::default(), |project| project.config);
     config.api.token = None;
-    let store = open_store(context, &config, url)?;
+    let store = open_store(context, &config, url).await?;
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let scheduler = bind(context, store, Arc::new(config), listen).await?;
     let client = Client::new(&format!("http://{}", scheduler.local_addr()), None)?;

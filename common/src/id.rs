@@ -46,15 +46,27 @@ impl TaskId {
     /// so that tasks stay in the order in which they came.
     #[must_use]
     pub fn following(previous: Option<Self>, at: Timestamp, random: [u8; 10]) -> Self {
-        /// The bits below the variant of a version 7 UUID (RFC 9562, section 5.7).
-        const COUNTED: u128 = (1 << 62) - 1;
+        /// The bits below the variant of a version 7 UUID (RFC 9562, section 5.7), without those of the shard.
+        const COUNTED: u128 = ((1 << 62) - 1) & !Shard::MASK;
         let fresh = Self::new(at, random);
         match previous {
             Some(Self(before)) if before >= fresh.0 && before.as_u128() & COUNTED != COUNTED => {
-                Self(Uuid::from_u128(before.as_u128() + 1))
+                Self(Uuid::from_u128(before.as_u128() + (1 << Shard::BITS))).in_shard(fresh.shard())
             }
             _ => fresh,
         }
+    }
+
+    /// The shard that the task lies in: part of its id, so that whoever has the id finds the task.
+    pub fn shard(self) -> Shard {
+        // The mask keeps 12 bits.
+        Shard(u16::try_from(self.0.as_u128() & Shard::MASK).unwrap_or(0))
+    }
+
+    /// The same id in another shard.
+    #[must_use]
+    pub fn in_shard(self, shard: Shard) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128() & !Shard::MASK | u128::from(shard.0)))
     }
 
     /// The id as a UUID.
@@ -76,6 +88,38 @@ impl FromStr for TaskId {
         Uuid::try_parse(text).map(Self).map_err(|_| {
             InvalidId::new("task id", text, "a task id is a UUID such as 0198c0de-7b3a-7000-8000-000000000000")
         })
+    }
+}
+
+/// Where a task lies in a store that is spread over several machines: the last
+/// 12 bits of its id. Tasks that change together (a parent and its children, two
+/// submits of one idempotency key) lie in one shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shard(u16);
+
+impl Shard {
+    const BITS: u32 = 12;
+    const MASK: u128 = (1 << Self::BITS) - 1;
+
+    /// The shard of an idempotency key: keys are known by their pipeline.
+    pub fn of_key(pipeline: &PipelineName, key: &IdempotencyKey) -> Self {
+        Self::of_text(&[pipeline.as_str(), key.as_str()])
+    }
+
+    /// The shard of some texts.
+    pub fn of_text(texts: &[&str]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for text in texts {
+            hasher.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        let [first, second, ..] = *hasher.finalize().as_bytes();
+        Self(u16::from_le_bytes([first, second]) & ((1 << Self::BITS) - 1))
+    }
+
+    /// Its number, below 4,096.
+    pub const fn number(self) -> u16 {
+        self.0
     }
 }
 

@@ -7,17 +7,22 @@
 //!
 //! A backend is done when the conformance suite in `tests/` passes on it.
 
+pub mod book;
+pub mod intake;
 pub mod ledger;
 mod model;
 pub mod sqlite;
 pub mod url;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 pub use model::{
-    Append, AppendError, Appended, BatchRow, BatchRowState, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due,
-    Filter, Keep, Limits, Next, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, Retention, SignalError,
-    Signalled, StoreError, StoreOptions, Submission, Take,
+    Append, AppendError, Appended, BatchRow, BatchRowState, BatchStatus, Claim, ClaimTasks, Cursor, Definition,
+    Doorbell, Due, Filter, Finding, Hint, Keep, Limits, Next, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew,
+    Renewal, Retention, Severity, SignalError, Signalled, StoreClock, StoreError, StoreOptions, Submission, Take,
+    Transcript,
 };
 pub use sqlite::SqliteStore;
 pub use url::open;
@@ -129,7 +134,27 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Notes up to when a schedule has been served; never moves backwards.
     async fn serve_schedule(&self, name: &str, until: Timestamp) -> Result<(), StoreError>;
 
+    // ---- hints, where there is a broker ----------------------------------------
+
+    /// Hints of up to `limit` ready tasks that have been kept for at least `age` without
+    /// a word that the broker has them. They are not given again for another
+    /// `age`, so that several relays share the work. Empty without a doorbell.
+    async fn unsent(&self, age: Duration, limit: usize) -> Result<Vec<Hint>, StoreError>;
+
+    /// The broker has these hints: they need not be kept any more.
+    async fn sent(&self, hints: &[Hint]) -> Result<(), StoreError>;
+
+    // ---- moving ---------------------------------------------------------------
+
+    /// Puts tasks here with the journals that they had in another store, all or
+    /// none; false for those that are here already. One that was running there
+    /// is released.
+    async fn restore(&self, tasks: Vec<Transcript>) -> Result<Vec<bool>, StoreError>;
+
     // ---- health ---------------------------------------------------------------
+
+    /// Looks at versions, settings and permissions, and says what they mean for tasks.
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError>;
 
     /// Whether the store can accept work right now: a real, small write.
     async fn check(&self) -> Result<(), StoreError>;

@@ -85,9 +85,11 @@ pub fn submission(pipeline: &Pipeline, new: NewTask, id: TaskId) -> Result<Submi
         key: new.key,
         parent: new.parent,
         batch,
+        line,
+        supersede: new.supersede,
         traceparent: new.traceparent,
     };
-    Ok(Submission { id, task, supersede: new.supersede, line })
+    Ok(Submission::new(id, task))
 }
 
 /// What of an input does not fit the pipeline's schema.

@@ -158,7 +158,7 @@ async fn latency(starts: Starts) -> Value {
     for n in 0..2_000 {
         ticks.tick().await;
         let submission = bench.submission(json!({"n": n}));
-        let task = submission.id.to_string();
+        let task = submission.id().to_string();
         let at = Instant::now();
         bench.store.submit(vec![submission]).await.unwrap();
         submitted.push((task, at));

@@ -49,9 +49,11 @@ impl Bench {
             key: None,
             parent: None,
             batch: None,
+            line: None,
+            supersede: None,
             traceparent: None,
         };
-        Ok(Submission { id: TaskId::new(SystemClock.now(), self.entropy.bytes()), task, supersede: None, line: None })
+        Ok(Submission::new(TaskId::new(SystemClock.now(), self.entropy.bytes()), task))
     }
 
     async fn take(&self, max: usize) -> Result<Vec<Claim>> {

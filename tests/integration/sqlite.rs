@@ -153,8 +153,8 @@ async fn a_task_whose_head_cannot_be_read_is_a_dead_letter_and_stops_no_other() 
     let bench = bench(&path).await?;
     let parent = bench.taken().await?;
     let family = Parent { task: parent.task, step: step("sub"), depth: 1 };
-    let bad = bench.submit(bench.task_with(|s| s.task.parent = Some(family))).await?.id;
-    let late = bench.task_with(|s| s.task.run_at = Some(bench.now().plus(std::time::Duration::from_secs(1))));
+    let bad = bench.submit(bench.task_with(|s| s.parent = Some(family))).await?.id;
+    let late = bench.task_with(|s| s.run_at = Some(bench.now().plus(std::time::Duration::from_secs(1))));
     let late = bench.submit(late).await?.id;
     let good = bench.submitted().await?;
     let db = rusqlite::Connection::open(&path)?;

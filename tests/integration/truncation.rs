@@ -15,7 +15,7 @@ use common::clock::{Clock, ManualClock, SystemClock};
 use common::id::{AppendId, CallId, LeaseToken, StepKey, TaskId};
 use common::journal::{ApprovalDecision, CallRecord, CallResult, Effect, Event, Recorded, WakeCause};
 use common::project::Project;
-use common::store::{Append, Next, Renew, SqliteStore, Store, StoreOptions, Submission, Take};
+use common::store::{Append, Next, Renew, SqliteStore, Store, StoreClock, StoreOptions, Submission, Take};
 use common::submission::{NewTask, submission};
 use common::task::{Head, Signal, State};
 use serde_json::{Value, json};
@@ -217,7 +217,7 @@ fn answer_to(journal: &[Recorded], of: &StepKey, id: &CallId) -> Option<(String,
 /// and leaves it as that worker would have, had it been lost: with a lease that ends.
 async fn write(database: &Path, project: &Project, task: TaskId, journal: &[Recorded]) {
     let clock = ManualClock::at(journal[0].at);
-    let options = StoreOptions { clock: Arc::new(clock.clone()), ..StoreOptions::new(entropy()) };
+    let options = StoreOptions { clock: StoreClock::Given(Arc::new(clock.clone())), ..StoreOptions::new(entropy()) };
     let store = SqliteStore::open(database, options).unwrap();
     store.apply(project.definitions.clone()).await.unwrap();
     let mut token = None;
@@ -228,7 +228,7 @@ async fn write(database: &Path, project: &Project, task: TaskId, journal: &[Reco
         clock.advance(recorded.at.since(clock.now()));
         match recorded.event.clone() {
             Event::Submitted(submitted) => {
-                let submission = Submission { id: task, task: *submitted, supersede: None, line: None };
+                let submission = Submission::new(task, *submitted);
                 store.submit(vec![submission]).await.unwrap();
             }
             Event::Leased { worker, .. } => {
@@ -309,7 +309,7 @@ async fn a_real_journal_cut_off_at_any_event_goes_on_to_the_same_end_and_calls_o
     let store = SqliteStore::open(&database("whole"), StoreOptions::new(entropy())).unwrap();
     store.apply(world.project.definitions.clone()).await.unwrap();
     let submission = world.submission();
-    let task = submission.id;
+    let task = submission.id();
     world.rewind(task, &[]);
     store.submit(vec![submission]).await.unwrap();
     let whole = world.finish(&store, task, &[]).await;

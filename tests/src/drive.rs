@@ -60,7 +60,8 @@ impl<'a> Drive<'a> {
         let new = NewTask { input, ..NewTask::default() };
         let submission =
             submission(pipeline, new, TaskId::new(now, [7; 10])).map_err(|all| anyhow::anyhow!("{all:?}"))?;
-        let (_, first) = ledger::open(submission.id, submission.task, now);
+        let (id, task) = submission.into_parts();
+        let (_, first) = ledger::open(id, task, now);
         Self::resume(pipeline, vec![first])
     }
 

@@ -63,7 +63,7 @@ pub(crate) async fn run(_: ApplyArgs, context: &Context) -> Result<(), CommandEr
 
 async fn into_store(context: &Context, project: &Project) -> Result<(Applied, String), CommandError> {
     let url = store_url(context, &project.config, &project.dir);
-    let store = open_store(context, &project.config, &url)?;
+    let store = open_store(context, &project.config, &url).await?;
     let pipelines = apply(&*store, &project.definitions)
         .await?
         .into_iter()

@@ -50,7 +50,7 @@ pub(crate) async fn run(args: DevArgs, context: &Context) -> Result<(), CommandE
     let mut files = Snapshot::of(&context.globals.dir);
     let mut project = prepared(load(context)?, &args, models);
     let url = store_url(context, &project.config, &project.dir);
-    let store = open_store(context, &project.config, &url)?;
+    let store = open_store(context, &project.config, &url).await?;
     report(&apply(&*store, &project.definitions).await?);
 
     let shutdown = Shutdown::new();

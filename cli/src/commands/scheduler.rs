@@ -37,7 +37,7 @@ pub(crate) struct SchedulerArgs {
 pub(crate) async fn run(args: SchedulerArgs, context: &Context) -> Result<(), CommandError> {
     let project = load(context)?;
     let url = store_url(context, &project.config, &project.dir);
-    let store = open_store(context, &project.config, &url)?;
+    let store = open_store(context, &project.config, &url).await?;
     if args.apply {
         for (definition, changed) in apply(&*store, &project.definitions).await? {
             tracing::info!(pipeline = %definition.name, digest = definition.digest.short(), changed, "applied");

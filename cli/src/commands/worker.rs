@@ -72,7 +72,7 @@ pub(crate) async fn run(args: WorkerArgs, context: &Context) -> Result<(), Comma
         project.config.rehearse();
         tracing::info!("{}", ModelChoice::Asked.sentence());
     }
-    let store = open_store(context, &project.config, &url)?;
+    let store = open_store(context, &project.config, &url).await?;
     let shutdown = Shutdown::new();
     signals::watch(&shutdown)?;
     if args.stop_with_stdin {

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Config, Model, ProviderKind};
-use crate::clock::SystemClock;
 use crate::entropy::Entropy;
 use crate::failure::{Failure, FailureClass};
 use crate::store::{self, StoreOptions};
@@ -47,11 +46,9 @@ impl Config {
         format!("sqlite:{}", dir.join(path).display())
     }
 
-    /// What a store is opened with, on the machine's clock.
+    /// What a store is opened with.
     pub fn store_options(&self, entropy: Arc<dyn Entropy>) -> StoreOptions {
         StoreOptions {
-            clock: Arc::new(SystemClock),
-            entropy,
             retention: store::Retention { finished: self.retention.finished, dead: self.retention.dead },
             limits: store::Limits {
                 input_bytes: self.limits.input.bytes(),
@@ -60,6 +57,7 @@ impl Config {
                 barren_attempts: self.limits.barren_attempts,
                 ..store::Limits::default()
             },
+            ..StoreOptions::new(entropy)
         }
     }
 

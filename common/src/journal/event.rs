@@ -13,7 +13,7 @@ use super::record::{ApprovalDecision, CallRecord, CallResult, ModelCall, Request
 use crate::clock::Timestamp;
 use crate::failure::Failure;
 use crate::id::{
-    ApprovalId, BatchId, CallId, Digest, IdempotencyKey, PipelineName, QueueName, StepKey, TaskId, WorkerId,
+    ApprovalId, BatchId, CallId, Digest, GroupKey, IdempotencyKey, PipelineName, QueueName, StepKey, TaskId, WorkerId,
 };
 use crate::task::{DeadReason, Outcome, Parent, Wait};
 
@@ -56,6 +56,12 @@ pub struct Submitted {
     /// The batch that brought it in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchId>,
+    /// Its line in that batch, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// The group of which only the newest task is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supersede: Option<GroupKey>,
     /// The W3C `traceparent` that came in with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,

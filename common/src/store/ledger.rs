@@ -140,6 +140,31 @@ pub fn set_aside(head: &mut Head, error: Failure, at: Timestamp) -> Result<Vec<R
     add(head, vec![Event::Died { reason: DeadReason::Unreadable, error, step: None }], at)
 }
 
+/// The failure of a task that cannot be read.
+pub fn unreadable(why: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        FailureClass::Internal,
+        format!("{why}; its journal is kept as it is: replay the task with a version that can read it"),
+    )
+}
+
+/// What a parent is told of a child that cannot be read.
+pub fn lost_child(child: TaskId, why: &str) -> Signal {
+    let result = json!({"reason": DeadReason::Unreadable, "class": FailureClass::Internal, "message": why});
+    Signal::ChildFinished { child, outcome: Outcome::Dead, result }
+}
+
+/// A task that comes from another store: its head, and the events that are added
+/// here. Nobody holds it any more.
+pub fn restore(id: TaskId, journal: &[Recorded], at: Timestamp) -> Result<(Head, Vec<Recorded>), IllegalEvent> {
+    let mut head = Head::fold(id, journal)?;
+    let mut added = Vec::new();
+    if matches!(head.state, State::Running { .. }) {
+        added = add(&mut head, vec![Event::Released { reason: "moved to another store".to_owned() }], at)?;
+    }
+    Ok((head, added))
+}
+
 /// The signal for the unfinished children of a task that is done.
 pub fn cancel_child(parent: TaskId) -> Signal {
     Signal::Cancel { by: format!("task {parent}"), reason: "its parent is done".to_owned() }

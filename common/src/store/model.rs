@@ -11,28 +11,113 @@ use serde_json::Value;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::entropy::Entropy;
 use crate::failure::Failure;
-use crate::id::{AppendId, BatchId, Digest, GroupKey, LeaseToken, PipelineName, QueueName, StepKey, TaskId, WorkerId};
+use crate::id::{AppendId, BatchId, Digest, LeaseToken, PipelineName, QueueName, Shard, StepKey, TaskId, WorkerId};
 use crate::journal::{Event, Recorded, Submitted};
 use crate::task::{DeadReason, Head, IllegalEvent, Refusal, StateName, Wait};
 
 /// What every store is opened with.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// The store's clock; leases and timers are judged by it.
-    pub clock: Arc<dyn Clock>,
+    /// Leases and timers are judged by it.
+    pub clock: StoreClock,
     /// Where lease tokens come from.
     pub entropy: Arc<dyn Entropy>,
     /// What is kept of finished tasks.
     pub retention: Retention,
     /// What is refused.
     pub limits: Limits,
+    /// Who passes hints on where there is a broker. With it, a store also keeps
+    /// each hint until [`super::Store::sent`] says that the broker has it.
+    pub doorbell: Option<Arc<dyn Doorbell>>,
 }
 
 impl StoreOptions {
-    /// The machine's clock, and the defaults for everything else.
+    /// The store's own clock, no broker, and the defaults for everything else.
     pub fn new(entropy: Arc<dyn Entropy>) -> Self {
-        Self { clock: Arc::new(SystemClock), entropy, retention: Retention::default(), limits: Limits::default() }
+        Self {
+            clock: StoreClock::Own,
+            entropy,
+            retention: Retention::default(),
+            limits: Limits::default(),
+            doorbell: None,
+        }
     }
+}
+
+/// Whose time a store goes by.
+#[derive(Debug, Clone)]
+pub enum StoreClock {
+    /// Its own: the server's, or the machine's for an embedded store.
+    Own,
+    /// This one: tests and simulation move time by hand.
+    Given(Arc<dyn Clock>),
+}
+
+/// That a task is ready: what a broker carries. It may come late, twice or not
+/// at all; whoever gets it claims the task in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hint {
+    /// The task.
+    pub task: TaskId,
+    /// The number of the event that made it ready.
+    pub version: u64,
+    /// Where it queues.
+    pub queue: QueueName,
+    /// 0 (last) to 9 (first).
+    pub priority: u8,
+}
+
+impl StoreClock {
+    /// The time now, for a store whose own clock is the machine's.
+    pub fn now(&self) -> Timestamp {
+        match self {
+            Self::Own => SystemClock.now(),
+            Self::Given(clock) => clock.now(),
+        }
+    }
+}
+
+/// Hears of tasks that an operation made ready, once that is durable. Must not
+/// block: what it cannot take it drops, and the store gives it again by
+/// [`super::Store::unsent`].
+pub trait Doorbell: Send + Sync + std::fmt::Debug {
+    /// These became ready.
+    fn ring(&self, hints: Vec<Hint>);
+}
+
+/// A task with its whole journal, as it goes from one store to another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transcript {
+    /// The task.
+    pub id: TaskId,
+    /// All of its events.
+    pub journal: Vec<Recorded>,
+}
+
+/// What a look at a server's settings found, in words for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was looked at: a setting's name, or such.
+    pub subject: String,
+    /// What it is, and what that means for tasks.
+    pub said: String,
+    /// What to do about it, where there is something to do.
+    pub advice: Option<String>,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// As it should be.
+    Good,
+    /// It works; in some accident it may lose what was accepted, or stop.
+    Warning,
+    /// Accepted tasks will be lost or the store does not work: do not start.
+    Fatal,
 }
 
 /// The limits of a store. What goes beyond is refused with a clear error (I7).
@@ -92,14 +177,36 @@ impl Default for Keep {
 /// A task to be accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission {
+    id: TaskId,
+    task: Submitted,
+}
+
+impl Submission {
+    /// A task, and the id that it gets if it is new. Its shard is that of its
+    /// parent, else that of its idempotency key, else as the id has it.
+    pub fn new(id: TaskId, task: Submitted) -> Self {
+        let shard = match (&task.parent, &task.key) {
+            (Some(parent), _) => parent.task.shard(),
+            (None, Some(key)) => Shard::of_key(&task.pipeline, key),
+            (None, None) => id.shard(),
+        };
+        Self { id: id.in_shard(shard), task }
+    }
+
     /// The id that it gets, if it is new.
-    pub id: TaskId,
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
     /// The task.
-    pub task: Submitted,
-    /// Cancel older unfinished tasks of the same pipeline and group.
-    pub supersede: Option<GroupKey>,
-    /// Its line in the batch that `task.batch` names, from 1.
-    pub line: Option<u64>,
+    pub fn task(&self) -> &Submitted {
+        &self.task
+    }
+
+    /// The id and the task.
+    pub fn into_parts(self) -> (TaskId, Submitted) {
+        (self.id, self.task)
+    }
 }
 
 /// The answer to a submission.

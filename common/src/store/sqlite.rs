@@ -32,13 +32,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::bell::{Bell, Lookout};
-use self::connection::{Readers, Stop, open_writer, store_error};
+use self::connection::{Readers, Stop, open_writer};
 use self::lease::{Leased, Loaded};
 use self::writer::Writer;
 use super::{
-    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter,
-    OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store, StoreError,
-    StoreOptions, Submission, Take,
+    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
+    Hint, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store, StoreError,
+    StoreOptions, Submission, Take, Transcript, intake,
 };
 use crate::clock::Timestamp;
 use crate::id::{BatchId, Digest, PipelineName, QueueName, TaskId};
@@ -119,7 +119,7 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn submit(&self, submissions: Vec<Submission>) -> Result<Vec<Receipt>, StoreError> {
-        let prepared = submit::prepare(submissions, &self.options.limits)?;
+        let prepared = intake::submissions(submissions, &self.options.limits)?;
         if prepared.is_empty() {
             return Ok(Vec::new());
         }
@@ -138,8 +138,8 @@ impl Store for SqliteStore {
     }
 
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
-        let prepared = append::prepare(append).map_err(|error| store_error(&self.path, &error))?;
-        self.writer.write(2, move |tx| append::append(tx, &prepared)).await
+        let encoded = intake::append(&append)?;
+        self.writer.write(2, move |tx| append::append(tx, &append, &encoded)).await
     }
 
     async fn renew(&self, renew: Renew) -> Result<Vec<Renewal>, StoreError> {
@@ -150,7 +150,7 @@ impl Store for SqliteStore {
     }
 
     async fn signal(&self, task: TaskId, signal: Signal) -> Result<Signalled, SignalError> {
-        signal::check_size(&signal, &self.options.limits)?;
+        intake::signal(&signal, &self.options.limits)?;
         self.writer.write(2, move |tx| signal::signal(tx, task, &signal)).await
     }
 
@@ -253,6 +253,22 @@ impl Store for SqliteStore {
     async fn serve_schedule(&self, name: &str, until: Timestamp) -> Result<(), StoreError> {
         let name = name.to_owned();
         self.writer.write(1, move |tx| catalog::serve_schedule(tx, &name, until)).await
+    }
+
+    async fn unsent(&self, _age: Duration, _limit: usize) -> Result<Vec<Hint>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn sent(&self, _hints: &[Hint]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn restore(&self, _tasks: Vec<Transcript>) -> Result<Vec<bool>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        Ok(Vec::new())
     }
 
     async fn check(&self) -> Result<(), StoreError> {

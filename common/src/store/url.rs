@@ -10,7 +10,7 @@ use super::{Store, StoreError, StoreOptions};
 ///
 /// # Errors
 /// [`StoreError::Refused`] for a URL of another kind, else what opening the store answers.
-pub fn open(url: &str, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+pub async fn open(url: &str, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let path = sqlite_path(url)?;
     Ok(SqliteStore::open(path, options)?)
 }

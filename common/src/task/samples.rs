@@ -58,6 +58,8 @@ pub(crate) fn submitted() -> Submitted {
         key: None,
         parent: None,
         batch: None,
+        line: None,
+        supersede: None,
         traceparent: None,
     }
 }

@@ -94,7 +94,7 @@ async fn deliver(
             Err(message) => complaints.push(refuse(message)),
         }
     }
-    let pipelines: Vec<_> = submissions.iter().map(|submission| submission.task.pipeline.clone()).collect();
+    let pipelines: Vec<_> = submissions.iter().map(|submission| submission.task().pipeline.clone()).collect();
     let receipts = if submissions.is_empty() { Vec::new() } else { app.store().submit(submissions).await? };
     let created = receipts.iter().any(|receipt| receipt.created);
     let tasks: Vec<_> = receipts

@@ -25,8 +25,8 @@ async fn status(bench: &Bench, id: &BatchId) -> Result<BatchStatus> {
 /// A row of a batch with a key of its own.
 fn row(bench: &Bench, id: &BatchId, line: u64, name: &str) -> Submission {
     bench.task_with(|s| {
-        s.task.batch = Some(id.clone());
-        s.task.key = Some(key(name));
+        s.batch = Some(id.clone());
+        s.key = Some(key(name));
         s.line = Some(line);
     })
 }

@@ -15,7 +15,7 @@ use common::id::{
 };
 use common::journal::{Event, Recorded, Run, StepOutcome, Submitted};
 use common::store::{
-    Append, AppendError, Appended, Claim, ClaimTasks, Cursor, Filter, Next, Receipt, Renew, Renewal, Store,
+    Append, AppendError, Appended, Claim, ClaimTasks, Cursor, Filter, Next, Receipt, Renew, Renewal, Store, StoreClock,
     StoreOptions, Submission, Take,
 };
 use common::task::{DeadReason, Head, StateName};
@@ -66,7 +66,7 @@ impl Bench {
     pub async fn tuned(place: Place, tune: impl FnOnce(&mut StoreOptions)) -> Result<Self> {
         let clock = ManualClock::at(Timestamp::from_millis(1_800_000_000_000));
         let mut options = StoreOptions::new(Arc::new(SeededEntropy::new(1)));
-        options.clock = Arc::new(clock.clone());
+        options.clock = StoreClock::Given(Arc::new(clock.clone()));
         tune(&mut options);
         let store = place.open(options.clone()).await?;
         Ok(Self { store, clock, place, options, count: AtomicU64::new(1) })
@@ -123,16 +123,18 @@ impl Bench {
             key: None,
             parent: None,
             batch: None,
+            line: None,
+            supersede: None,
             traceparent: None,
         };
-        Submission { id: self.id(), task, supersede: None, line: None }
+        Submission::new(self.id(), task)
     }
 
     /// A task that differs from the usual one.
-    pub fn task_with(&self, change: impl FnOnce(&mut Submission)) -> Submission {
-        let mut submission = self.task();
-        change(&mut submission);
-        submission
+    pub fn task_with(&self, change: impl FnOnce(&mut Submitted)) -> Submission {
+        let (id, mut task) = self.task().into_parts();
+        change(&mut task);
+        Submission::new(id, task)
     }
 
     /// Submits one task.

@@ -23,7 +23,7 @@ pub async fn a_task_at_rest_is_cancelled_at_once(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let at = bench.now().plus(Duration::from_secs(60));
     let ready = bench.submitted().await?;
-    let scheduled = bench.submit(bench.task_with(|s| s.task.run_at = Some(at))).await?.id;
+    let scheduled = bench.submit(bench.task_with(|s| s.run_at = Some(at))).await?.id;
     let mut waiting = bench.taken().await?;
     let wait = Wait { on: vec![WaitOn::Timer { step: step("s") }], until: Some(at) };
     bench.append(&mut waiting, Vec::new(), Next::Park(wait)).await?;

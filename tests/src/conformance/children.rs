@@ -13,7 +13,7 @@ use super::bench::{Bench, Held, step};
 /// Submits a child of a task.
 async fn child_of(bench: &Bench, parent: TaskId) -> Result<TaskId> {
     let parent = Parent { task: parent, step: step("sub"), depth: 1 };
-    Ok(bench.submit(bench.task_with(|s| s.task.parent = Some(parent))).await?.id)
+    Ok(bench.submit(bench.task_with(|s| s.parent = Some(parent))).await?.id)
 }
 
 fn journaled(child: TaskId) -> Vec<Event> {
@@ -123,8 +123,8 @@ pub async fn a_done_parent_gets_no_child(place: Place) -> Result<()> {
     let mut parent = bench.taken().await?;
     let with_key = |id: TaskId| {
         bench.task_with(|s| {
-            s.task.parent = Some(Parent { task: id, step: step("sub"), depth: 1 });
-            s.task.key = Some(super::bench::key("child"));
+            s.parent = Some(Parent { task: id, step: step("sub"), depth: 1 });
+            s.key = Some(super::bench::key("child"));
         })
     };
     let child = bench.submit(with_key(parent.task)).await?;

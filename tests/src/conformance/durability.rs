@@ -10,7 +10,7 @@ use super::bench::{Bench, LEASE, finished, key, queue};
 /// Tasks in every state, keys, kept signals, paused queues.
 pub async fn everything_is_there_after_reopening(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
-    let keyed = bench.submit(bench.task_with(|s| s.task.key = Some(key("k")))).await?;
+    let keyed = bench.submit(bench.task_with(|s| s.key = Some(key("k")))).await?;
     let (mut done, mut dead) = (bench.taken().await?, bench.taken().await?);
     bench.succeed(&mut done).await?;
     bench.die(&mut dead).await?;
@@ -21,7 +21,7 @@ pub async fn everything_is_there_after_reopening(place: Place) -> Result<()> {
     let before = bench.all(<_>::default()).await?;
     let bench = bench.restart().await?;
     ensure!(bench.all(<_>::default()).await? == before);
-    let again = bench.submit(bench.task_with(|s| s.task.key = Some(key("k")))).await?;
+    let again = bench.submit(bench.task_with(|s| s.key = Some(key("k")))).await?;
     ensure!(again.id == keyed.id && !again.created);
     ensure!(bench.store.queues().await?.iter().any(|q| q.name == queue("paused") && q.paused));
     let appended = bench.append(&mut held, Vec::new(), Next::Continue).await?;

@@ -83,16 +83,16 @@ impl History {
     async fn submit(&mut self) -> Result<()> {
         let parent = self.some_task().filter(|_| self.below(3) == 0);
         let submission = self.bench.task_with(|s| {
-            s.task.parent = parent.map(|task| Parent { task, step: step("sub"), depth: 1 });
-            s.task.priority = u8::try_from(self.below(10)).unwrap_or(0);
+            s.parent = parent.map(|task| Parent { task, step: step("sub"), depth: 1 });
+            s.priority = u8::try_from(self.below(10)).unwrap_or(0);
             if self.below(4) == 0 {
-                s.task.key = Some(key(&format!("k{}", self.below(20))));
+                s.key = Some(key(&format!("k{}", self.below(20))));
             }
             if self.below(5) == 0 {
                 s.supersede = Some(valid(GroupKey::new(format!("g{}", self.below(3)))));
             }
             if self.below(4) == 0 {
-                s.task.run_at = Some(self.bench.now().plus(Duration::from_secs(20)));
+                s.run_at = Some(self.bench.now().plus(Duration::from_secs(20)));
             }
         });
         match self.bench.store.submit(vec![submission]).await {

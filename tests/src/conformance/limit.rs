@@ -26,8 +26,8 @@ pub async fn too_many_submissions(place: Place) -> Result<()> {
 /// The size of an input: at the limit it is accepted, a byte beyond it is not.
 pub async fn too_large_an_input(place: Place) -> Result<()> {
     let bench = Bench::tuned(place, |options| options.limits.input_bytes = 1_000).await?;
-    let fits = bench.task_with(|s| s.task.input = json!("x".repeat(998)));
-    let large = bench.task_with(|s| s.task.input = json!("x".repeat(999)));
+    let fits = bench.task_with(|s| s.input = json!("x".repeat(998)));
+    let large = bench.task_with(|s| s.input = json!("x".repeat(999)));
     ensure!(refused(&bench.store.submit(vec![bench.task(), large]).await, "limits.input"));
     ensure!(bench.all(<_>::default()).await?.is_empty());
     bench.submit(fits).await?;
@@ -39,11 +39,11 @@ pub async fn a_full_queue(place: Place) -> Result<()> {
     let bench = Bench::tuned(place, |options| options.limits.queue_depth = 3).await?;
     bench.submitted().await?;
     let later = bench.now().plus(std::time::Duration::from_secs(60));
-    bench.submit(bench.task_with(|s| s.task.run_at = Some(later))).await?;
+    bench.submit(bench.task_with(|s| s.run_at = Some(later))).await?;
     ensure!(refused(&bench.store.submit(vec![bench.task(), bench.task()]).await, "limits.queue_depth"));
     bench.submitted().await?;
     ensure!(refused(&bench.store.submit(vec![bench.task()]).await, "limits.queue_depth"));
-    bench.submit(bench.task_with(|s| s.task.queue = queue("other"))).await?;
+    bench.submit(bench.task_with(|s| s.queue = queue("other"))).await?;
     bench.take_one().await?;
     bench.submitted().await?;
     bench.verify().await

@@ -46,17 +46,17 @@ async fn count(bench: &Bench, filter: Filter) -> Result<usize> {
 pub async fn filters_match(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let plain = bench.submitted().await?;
-    bench.submit(bench.task_with(|s| s.task.pipeline = pipeline("p2"))).await?;
-    bench.submit(bench.task_with(|s| s.task.queue = queue("q2"))).await?;
+    bench.submit(bench.task_with(|s| s.pipeline = pipeline("p2"))).await?;
+    bench.submit(bench.task_with(|s| s.queue = queue("q2"))).await?;
     let odd = "it's \"odd\".$";
     bench
         .submit(bench.task_with(|s| {
-            s.task.labels.insert("team".to_owned(), "blue".to_owned());
-            s.task.labels.insert(odd.to_owned(), odd.to_owned());
+            s.labels.insert("team".to_owned(), "blue".to_owned());
+            s.labels.insert(odd.to_owned(), odd.to_owned());
         }))
         .await?;
     let parent = Parent { task: plain, step: step("s"), depth: 1 };
-    bench.submit(bench.task_with(|s| s.task.parent = Some(parent))).await?;
+    bench.submit(bench.task_with(|s| s.parent = Some(parent))).await?;
     let mut dead = bench.taken().await?;
     bench.die(&mut dead).await?;
     let mut done = bench.taken().await?;
@@ -91,9 +91,9 @@ pub async fn all_conditions_must_hold(place: Place) -> Result<()> {
     for (name, team, size) in [("p", "a", "s"), ("p", "b", "s"), ("p2", "a", "s"), ("p", "a", "l")] {
         bench
             .submit(bench.task_with(|s| {
-                s.task.pipeline = pipeline(name);
-                s.task.labels.insert("team".to_owned(), team.to_owned());
-                s.task.labels.insert("size".to_owned(), size.to_owned());
+                s.pipeline = pipeline(name);
+                s.labels.insert("team".to_owned(), team.to_owned());
+                s.labels.insert("size".to_owned(), size.to_owned());
             }))
             .await?;
     }
@@ -136,11 +136,11 @@ pub async fn queues_show_depth_and_age(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     ensure!(bench.store.queues().await?.is_empty());
     let first = bench.now();
-    bench.submit(bench.task_with(|s| s.task.priority = 0)).await?;
+    bench.submit(bench.task_with(|s| s.priority = 0)).await?;
     bench.clock.advance(Duration::from_secs(5));
-    bench.submit(bench.task_with(|s| s.task.priority = 9)).await?;
-    bench.submit(bench.task_with(|s| s.task.queue = queue("a"))).await?;
-    bench.submit(bench.task_with(|s| s.task.run_at = Some(first.plus(Duration::from_secs(60))))).await?;
+    bench.submit(bench.task_with(|s| s.priority = 9)).await?;
+    bench.submit(bench.task_with(|s| s.queue = queue("a"))).await?;
+    bench.submit(bench.task_with(|s| s.run_at = Some(first.plus(Duration::from_secs(60))))).await?;
     let queues = bench.store.queues().await?;
     let names: Vec<_> = queues.iter().map(|q| q.name.as_str()).collect();
     ensure!(names == ["a", "q"]);

@@ -96,10 +96,10 @@ pub async fn dead_letters_have_their_own_rule(place: Place) -> Result<()> {
 /// The key of a removed task is free again.
 pub async fn the_key_goes_with_its_task(place: Place) -> Result<()> {
     let bench = Bench::tuned(place, keep(Keep { count: Some(0), ..UNLIMITED }, UNLIMITED)).await?;
-    let first = bench.submit(bench.task_with(|s| s.task.key = Some(key("k")))).await?;
+    let first = bench.submit(bench.task_with(|s| s.key = Some(key("k")))).await?;
     bench.succeed(&mut bench.claimed(first.id).await?).await?;
     bench.store.due(100).await?;
-    let again = bench.submit(bench.task_with(|s| s.task.key = Some(key("k")))).await?;
+    let again = bench.submit(bench.task_with(|s| s.key = Some(key("k")))).await?;
     ensure!(again.created && again.id != first.id);
     bench.verify().await
 }
@@ -112,7 +112,7 @@ pub async fn what_lives_is_kept(place: Place) -> Result<()> {
     let replay = common::task::Signal::Replay { by: "x".to_owned(), reset: Vec::new(), input: None };
     bench.store.signal(replayed, replay).await?;
     let later = bench.now().plus(Duration::from_secs(3600));
-    let scheduled = bench.submit(bench.task_with(|s| s.task.run_at = Some(later))).await?.id;
+    let scheduled = bench.submit(bench.task_with(|s| s.run_at = Some(later))).await?.id;
     let running = bench.claimed(bench.submitted().await?).await?.task;
     bench.clock.advance(Duration::from_secs(1));
     ensure!(bench.store.due(100).await?.removed == 0);
@@ -138,7 +138,7 @@ pub async fn a_child_waits_for_its_parent(place: Place) -> Result<()> {
     let bench = Bench::tuned(place, keep(Keep { count: Some(0), ..UNLIMITED }, UNLIMITED)).await?;
     let mut parent = bench.taken().await?;
     let family = Parent { task: parent.task, step: step("sub"), depth: 1 };
-    let child = bench.submit(bench.task_with(|s| s.task.parent = Some(family))).await?.id;
+    let child = bench.submit(bench.task_with(|s| s.parent = Some(family))).await?.id;
     bench.succeed(&mut bench.claimed(child).await?).await?;
     let other = done(&bench).await?;
     let due = bench.store.due(100).await?;

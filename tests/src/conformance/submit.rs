@@ -17,17 +17,17 @@ use super::{Held, Place};
 pub async fn accepted_is_readable(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let submission = bench.task_with(|s| {
-        s.task.input = json!({"z": 1, "a": [null, "ü", 1.5]});
-        s.task.labels.insert("team".to_owned(), "blue".to_owned());
-        s.task.priority = 7;
+        s.input = json!({"z": 1, "a": [null, "ü", 1.5]});
+        s.labels.insert("team".to_owned(), "blue".to_owned());
+        s.priority = 7;
     });
     let receipt = bench.submit(submission.clone()).await?;
-    ensure!(receipt.created && receipt.id == submission.id && receipt.state == StateName::Ready);
+    ensure!(receipt.created && receipt.id == submission.id() && receipt.state == StateName::Ready);
     let journal = bench.journal(receipt.id).await?;
     ensure!(journal.len() == 1 && journal[0].seq == 1 && journal[0].at == bench.now());
     let Event::Submitted(task) = &journal[0].event else { anyhow::bail!("the first event is not submitted") };
-    ensure!(**task == submission.task);
-    let texts = [&task.input, &submission.task.input].map(ToString::to_string);
+    ensure!(**task == *submission.task());
+    let texts = [&task.input, &submission.task().input].map(ToString::to_string);
     ensure!(texts[0] == texts[1], "the order of keys is kept");
     ensure!(bench.store.head(bench.id()).await?.is_none(), "an unknown task has no head");
     ensure!(bench.journal(bench.id()).await?.is_empty(), "an unknown task has no journal");
@@ -38,12 +38,12 @@ pub async fn accepted_is_readable(place: Place) -> Result<()> {
 /// A second submission with the key of the first makes no task (I6).
 pub async fn the_same_key_is_the_same_task(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
-    let first = bench.submit(bench.task_with(|s| s.task.key = Some(key("k")))).await?;
+    let first = bench.submit(bench.task_with(|s| s.key = Some(key("k")))).await?;
     let mut held = bench.claimed(first.id).await?;
-    let again = bench.submit(bench.task_with(|s| s.task.key = Some(key("k")))).await?;
+    let again = bench.submit(bench.task_with(|s| s.key = Some(key("k")))).await?;
     ensure!(again.id == first.id && !again.created && again.state == StateName::Running);
     bench.succeed(&mut held).await?;
-    let again = bench.submit(bench.task_with(|s| s.task.key = Some(key("k")))).await?;
+    let again = bench.submit(bench.task_with(|s| s.key = Some(key("k")))).await?;
     ensure!(again.id == first.id && !again.created && again.state == StateName::Succeeded);
     ensure!(bench.all(<_>::default()).await?.len() == 1);
     bench.verify().await
@@ -56,7 +56,7 @@ pub async fn fifty_equal_keys_at_once_make_one_task(place: Place) -> Result<()> 
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..50 {
         let store = if n % 2 == 0 { Arc::clone(&bench.store) } else { Arc::clone(&other) };
-        let submission = bench.task_with(|s| s.task.key = Some(key("k")));
+        let submission = bench.task_with(|s| s.key = Some(key("k")));
         calls.spawn(async move { store.submit(vec![submission]).await });
     }
     let mut ids = HashSet::new();
@@ -76,7 +76,7 @@ pub async fn fifty_equal_keys_at_once_make_one_task(place: Place) -> Result<()> 
 pub async fn equal_keys_in_one_call_make_one_task(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let submissions: Vec<Submission> =
-        ["a", "b", "a", "a"].iter().map(|k| bench.task_with(|s| s.task.key = Some(key(k)))).collect();
+        ["a", "b", "a", "a"].iter().map(|k| bench.task_with(|s| s.key = Some(key(k)))).collect();
     let receipts = bench.store.submit(submissions).await?;
     let created: Vec<bool> = receipts.iter().map(|r| r.created).collect();
     ensure!(created == [true, true, false, false]);
@@ -88,11 +88,11 @@ pub async fn equal_keys_in_one_call_make_one_task(place: Place) -> Result<()> {
 /// Two pipelines may use the same key.
 pub async fn keys_belong_to_their_pipeline(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
-    bench.submit(bench.task_with(|s| s.task.key = Some(key("k")))).await?;
+    bench.submit(bench.task_with(|s| s.key = Some(key("k")))).await?;
     let other = bench
         .submit(bench.task_with(|s| {
-            s.task.key = Some(key("k"));
-            s.task.pipeline = pipeline("p2");
+            s.key = Some(key("k"));
+            s.pipeline = pipeline("p2");
         }))
         .await?;
     ensure!(other.created);
@@ -117,10 +117,10 @@ pub async fn a_refused_call_leaves_nothing(place: Place) -> Result<()> {
     let old = bench.submit(bench.task_with(|s| s.supersede = Some(group("g")))).await?;
     let good = bench.task_with(|s| s.supersede = Some(group("g")));
     let unknown = bench.id();
-    let bad = bench.task_with(|s| s.task.parent = Some(Parent { task: unknown, step: step("s"), depth: 1 }));
+    let bad = bench.task_with(|s| s.parent = Some(Parent { task: unknown, step: step("s"), depth: 1 }));
     let refused = bench.store.submit(vec![good.clone(), bad]).await;
     ensure!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
-    ensure!(bench.store.head(good.id).await?.is_none());
+    ensure!(bench.store.head(good.id()).await?.is_none());
     ensure!(bench.state(old.id).await? == StateName::Ready, "nothing was superseded");
     bench.verify().await
 }
@@ -178,12 +178,12 @@ pub async fn supersede_within_one_call_leaves_the_newest(place: Place) -> Result
 pub async fn a_repeated_key_supersedes_nothing(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let submission = bench.task_with(|s| {
-        s.task.key = Some(key("k"));
+        s.key = Some(key("k"));
         s.supersede = Some(group("g"));
     });
     bench.submit(submission.clone()).await?;
     let newest = superseding(&bench, "g").await?;
-    bench.submit(Submission { id: bench.id(), ..submission }).await?;
+    bench.submit(Submission::new(bench.id(), submission.task().clone())).await?;
     ensure!(bench.state(newest).await? == StateName::Ready);
     bench.verify().await
 }

@@ -17,7 +17,7 @@ fn ids(claims: &[Claim]) -> Vec<TaskId> {
 }
 
 async fn fill(bench: &Bench, name: &str, count: usize) -> Result<()> {
-    let submissions = (0..count).map(|_| bench.task_with(|s| s.task.queue = queue(name))).collect();
+    let submissions = (0..count).map(|_| bench.task_with(|s| s.queue = queue(name))).collect();
     bench.store.submit(submissions).await?;
     Ok(())
 }
@@ -32,7 +32,7 @@ pub async fn highest_priority_first_then_oldest(place: Place) -> Result<()> {
     let mut expected: BTreeMap<(i32, usize), TaskId> = BTreeMap::new();
     for (n, priority) in [4, 9, 0, 4, 9, 5].into_iter().enumerate() {
         bench.clock.advance(Duration::from_millis(1));
-        let receipt = bench.submit(bench.task_with(|s| s.task.priority = priority)).await?;
+        let receipt = bench.submit(bench.task_with(|s| s.priority = priority)).await?;
         expected.insert((-i32::from(priority), n), receipt.id);
     }
     let expected: Vec<TaskId> = expected.into_values().collect();
@@ -121,8 +121,8 @@ pub async fn a_rush_in_one_queue_starves_no_other(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let rush = (0..40).map(|_| {
         bench.task_with(|s| {
-            s.task.queue = queue("rush");
-            s.task.priority = 9;
+            s.queue = queue("rush");
+            s.priority = 9;
         })
     });
     bench.store.submit(rush.collect()).await?;
@@ -142,7 +142,7 @@ pub async fn claim_takes_the_named_if_ready(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let (ready, running, spare) = (bench.submitted().await?, bench.submitted().await?, bench.submitted().await?);
     let later = bench.now().plus(Duration::from_secs(60));
-    let scheduled = bench.submit(bench.task_with(|s| s.task.run_at = Some(later))).await?.id;
+    let scheduled = bench.submit(bench.task_with(|s| s.run_at = Some(later))).await?.id;
     bench.claimed(running).await?;
     let tasks = vec![running, ready, scheduled, bench.id(), ready];
     let claims = bench.store.claim(ClaimTasks { worker: worker("v"), tasks, lease: LEASE }).await?;

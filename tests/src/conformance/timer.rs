@@ -28,9 +28,9 @@ async fn parked(bench: &Bench, wait: Option<Duration>) -> Result<Held> {
 pub async fn a_scheduled_task_becomes_ready_in_time(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let at = bench.now().plus(MINUTE);
-    let receipt = bench.submit(bench.task_with(|s| s.task.run_at = Some(at))).await?;
+    let receipt = bench.submit(bench.task_with(|s| s.run_at = Some(at))).await?;
     ensure!(receipt.state == StateName::Scheduled);
-    let past = bench.submit(bench.task_with(|s| s.task.run_at = Some(bench.now()))).await?;
+    let past = bench.submit(bench.task_with(|s| s.run_at = Some(bench.now()))).await?;
     ensure!(past.state == StateName::Ready, "a time that has come is no schedule");
     bench.clock.advance(NEARLY_MINUTE);
     let due = bench.store.due(10).await?;
@@ -62,7 +62,7 @@ pub async fn wake_ends_a_wait_early(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let held = parked(&bench, Some(MINUTE)).await?;
     let at = bench.now().plus(MINUTE);
-    let scheduled = bench.submit(bench.task_with(|s| s.task.run_at = Some(at))).await?.id;
+    let scheduled = bench.submit(bench.task_with(|s| s.run_at = Some(at))).await?.id;
     for task in [held.task, scheduled] {
         ensure!(bench.store.signal(task, Signal::Wake).await? == Signalled::Applied(StateName::Ready));
         let again = bench.store.signal(task, Signal::Wake).await;
@@ -81,7 +81,7 @@ pub async fn due_is_limited_and_says_what_comes_next(place: Place) -> Result<()>
     let mut ids = Vec::new();
     for seconds in [3, 1, 2, 5, 4] {
         let at = bench.now().plus(Duration::from_secs(seconds));
-        ids.push((seconds, bench.submit(bench.task_with(|s| s.task.run_at = Some(at))).await?.id));
+        ids.push((seconds, bench.submit(bench.task_with(|s| s.run_at = Some(at))).await?.id));
     }
     let start = bench.now();
     ensure!(bench.store.due(10).await?.next == Some(start.plus(Duration::from_secs(1))));

@@ -34,6 +34,8 @@ fn run() -> Run {
         key: None,
         parent: None,
         batch: None,
+        line: None,
+        supersede: None,
         traceparent: None,
     };
     let event = Event::Submitted(Box::new(submitted));

@@ -1,41 +1,21 @@
 //! Appending to a journal, under a lease.
 
-use super::connection::{Stop, unencodable};
+use super::connection::Stop;
 use super::lease::holds;
-use super::row::{Found, Stored, lost_child};
+use super::row::{Found, Stored};
 use super::transaction::{Aside, Transaction};
 use crate::id::TaskId;
 use crate::journal::Event;
-use crate::store::{Append, AppendError, Appended, Next, ledger};
+use crate::store::intake::Encoded;
+use crate::store::{Append, AppendError, Appended, ledger};
 use crate::task::Signal;
 
-/// An append with its events as JSON: encoded by the caller, not in the writer's thread.
-pub(super) struct Prepared {
-    append: Append,
-    encoded: Vec<String>,
-    /// What counts against the limit of the journal.
-    bytes: u64,
-}
-
-/// Encodes the events.
-pub(super) fn prepare(append: Append) -> Result<Prepared, rusqlite::Error> {
-    let encode = |event: &Event| serde_json::to_string(event).map_err(unencodable);
-    let mut encoded = append.events.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
-    if let Some(event) = append.next.clone().into_event() {
-        encoded.push(encode(&event)?);
-    }
-    let mut bytes = encoded.iter().map(|event| event.len() as u64).sum();
-    if append.events.is_empty() && matches!(append.next, Next::Cancel { .. } | Next::Die { .. } | Next::Release { .. })
-    {
-        // A task whose journal is full must still be able to end.
-        bytes = 0;
-    }
-    Ok(Prepared { append, encoded, bytes })
-}
-
 /// Writes it.
-pub(super) fn append(tx: &mut Transaction<'_>, prepared: &Prepared) -> Result<Appended, Stop<AppendError>> {
-    let Prepared { append, encoded, bytes } = prepared;
+pub(super) fn append(
+    tx: &mut Transaction<'_>,
+    append: &Append,
+    encoded: &Encoded,
+) -> Result<Appended, Stop<AppendError>> {
     let lost = || Stop::Refused(AppendError::LeaseLost(append.task));
     let stored = match tx.find(append.task)? {
         Found::Missing => return Err(lost()),
@@ -59,7 +39,7 @@ pub(super) fn append(tx: &mut Transaction<'_>, prepared: &Prepared) -> Result<Ap
         }));
     }
     let limit = tx.options.limits.journal_bytes;
-    if *bytes > 0 && stored.journal_bytes.saturating_add(*bytes) > limit {
+    if encoded.counted_bytes > 0 && stored.journal_bytes.saturating_add(encoded.counted_bytes) > limit {
         return Err(Stop::Refused(AppendError::JournalFull { task: append.task, limit }));
     }
     let mut kept = tx.kept(&stored)?;
@@ -67,7 +47,7 @@ pub(super) fn append(tx: &mut Transaction<'_>, prepared: &Prepared) -> Result<Ap
     let mut after = stored.head.clone();
     let recorded = ledger::append(&mut after, append.events.clone(), append.next.clone(), &kept, tx.now)
         .map_err(|illegal| Stop::Refused(illegal.into()))?;
-    let aside = Aside { append: Some(append.id), encoded, took_up: true, lease: None };
+    let aside = Aside { append: Some(append.id), encoded: &encoded.events, took_up: true, lease: None };
     let changed = tx.save(stored, after, recorded, &aside)?;
     let answer = Appended { recorded: changed.recorded.clone() };
     tx.settle(changed)?;
@@ -93,14 +73,16 @@ fn ended_children(tx: &Transaction<'_>, stored: &Stored, events: &[Event]) -> ru
 fn ended(tx: &Transaction<'_>, child: TaskId) -> rusqlite::Result<Option<Signal>> {
     let stored = match tx.find(child)? {
         Found::Missing => return Ok(None),
-        Found::Unreadable(unreadable) => return Ok(Some(lost_child(child, &unreadable.why.to_string()))),
+        Found::Unreadable(unreadable) => return Ok(Some(ledger::lost_child(child, &unreadable.why.to_string()))),
         Found::Readable(stored) if !stored.head.state.is_terminal() => return Ok(None),
         Found::Readable(stored) => stored,
     };
     // The newest event of a task that is done is the one that ended it.
     match tx.events(child, stored.head.version, stored.head.version + 1) {
         Ok(newest) => Ok(ledger::ended(child, &newest)),
-        Err(error @ rusqlite::Error::FromSqlConversionFailure(..)) => Ok(Some(lost_child(child, &error.to_string()))),
+        Err(error @ rusqlite::Error::FromSqlConversionFailure(..)) => {
+            Ok(Some(ledger::lost_child(child, &error.to_string())))
+        }
         Err(error) => Err(error),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::connection::Stop;
-use super::row::{Found, Lease, Stored, integer, read_events, unreadable_failure};
+use super::row::{Found, Lease, Stored, integer, read_events};
 use super::transaction::{Aside, Transaction};
 use crate::clock::Timestamp;
 use crate::id::{LeaseToken, QueueName, TaskId, WorkerId};
@@ -129,7 +129,7 @@ pub(super) fn give_up(tx: &mut Transaction<'_>, leased: &Leased, why: &str) -> R
     }
     tracing::error!(task = %leased.task, why, "a journal cannot be read by this version; its task is a dead letter now");
     let mut after = stored.head.clone();
-    if let Ok(recorded) = ledger::set_aside(&mut after, unreadable_failure(why), tx.now) {
+    if let Ok(recorded) = ledger::set_aside(&mut after, ledger::unreadable(why), tx.now) {
         let changed = tx.save(*stored, after, recorded, &Aside { took_up: true, ..Aside::default() })?;
         tx.settle(changed)?;
     }

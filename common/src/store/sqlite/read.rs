@@ -7,11 +7,11 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
 use super::connection::Stop;
-use super::row::{integer, natural, unreadable_failure};
+use super::row::{integer, natural};
 use crate::clock::Timestamp;
 use crate::id::{Digest, PipelineName, QueueName, TaskId};
 use crate::journal::Usage;
-use crate::store::{Cursor, Filter, Page, Queue, StoreError};
+use crate::store::{Cursor, Filter, Page, Queue, StoreError, ledger};
 use crate::task::{DeadReason, Head, State, StateName};
 
 /// The most tasks on a page.
@@ -43,7 +43,7 @@ pub(super) fn head_of(row: &Row<'_>, first: usize) -> rusqlite::Result<Head> {
 }
 
 fn unreadable(why: impl std::fmt::Display, at: Timestamp) -> State {
-    State::Dead { at, reason: DeadReason::Unreadable, error: unreadable_failure(why), step: None }
+    State::Dead { at, reason: DeadReason::Unreadable, error: ledger::unreadable(why), step: None }
 }
 
 /// What can be said of a task whose head cannot be read.

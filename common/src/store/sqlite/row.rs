@@ -4,11 +4,10 @@ use rusqlite::{Connection, Row, params};
 
 use super::connection::{undecodable, unencodable};
 use crate::clock::Timestamp;
-use crate::failure::{Failure, FailureClass};
 use crate::id::{AppendId, LeaseToken, TaskId};
 use crate::journal::Recorded;
 use crate::store::StoreError;
-use crate::task::{Head, Outcome, Signal, State, StateName};
+use crate::task::{Head, State, StateName};
 
 /// What [`stored`] reads, in order.
 pub(super) const COLUMNS: &str = "n, id, head, token, due_at, kept, journal_bytes, last_append, last_from, last_to, batch, \
@@ -89,20 +88,6 @@ pub(super) fn read_events(
         events.push(Recorded { seq: natural(seq), at: Timestamp::from_millis(row.get(1)?), event });
     }
     Ok(events)
-}
-
-/// What a parent is told of a child that cannot be read.
-pub(super) fn lost_child(child: TaskId, why: &str) -> Signal {
-    let result = serde_json::json!({"reason": "unreadable", "class": FailureClass::Internal, "message": why});
-    Signal::ChildFinished { child, outcome: Outcome::Dead, result }
-}
-
-/// The failure of a task whose journal cannot be read.
-pub(super) fn unreadable_failure(why: impl std::fmt::Display) -> Failure {
-    Failure::new(
-        FailureClass::Internal,
-        format!("{why}; its journal is kept as it is: replay the task with a version that can read it"),
-    )
 }
 
 /// Decodes [`COLUMNS`].

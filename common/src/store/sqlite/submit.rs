@@ -7,59 +7,9 @@ use rusqlite::{OptionalExtension, params};
 use super::connection::Stop;
 use super::transaction::{Told, Transaction};
 use crate::id::TaskId;
-use crate::journal::Event;
-use crate::store::{Limits, Receipt, StoreError, Submission, ledger};
+use crate::store::intake::Accepted;
+use crate::store::{Receipt, StoreError, ledger};
 use crate::task::{Head, StateName};
-
-/// Names, labels and the like beside the input, in bytes of JSON.
-const ENVELOPE: usize = 64 << 10;
-
-/// A submission with its first event as JSON.
-pub(super) struct Prepared {
-    submission: Submission,
-    event: String,
-}
-
-/// Checks what can be checked without the store, and encodes: not in the writer's thread.
-pub(super) fn prepare(submissions: Vec<Submission>, limits: &Limits) -> Result<Vec<Prepared>, StoreError> {
-    if submissions.len() > limits.submissions {
-        return Err(StoreError::Refused(format!(
-            "{} tasks in one call; at most {} are allowed (limits.submissions): send them in several calls",
-            submissions.len(),
-            limits.submissions
-        )));
-    }
-    submissions.into_iter().enumerate().map(|(index, submission)| prepare_one(index, submission, limits)).collect()
-}
-
-fn prepare_one(index: usize, submission: Submission, limits: &Limits) -> Result<Prepared, StoreError> {
-    let number = index + 1;
-    let unencodable = |error| StoreError::Refused(format!("task {number} of the call cannot be encoded: {error}"));
-    let id = submission.id;
-    // Moved in and out: an event is encoded as it will be read, without a copy of the input.
-    let event = Event::Submitted(Box::new(submission.task));
-    let encoded = serde_json::to_string(&event).map_err(unencodable)?;
-    let Event::Submitted(task) = event else {
-        return Err(StoreError::Refused(format!("task {number} of the call is not a submission")));
-    };
-    if encoded.len() > limits.input_bytes {
-        let input = serde_json::to_string(&task.input).map_err(unencodable)?.len();
-        if input > limits.input_bytes {
-            return Err(StoreError::Refused(format!(
-                "the input of task {number} of the call has {input} bytes; at most {} are allowed (limits.input)",
-                limits.input_bytes
-            )));
-        }
-        if encoded.len() - input > ENVELOPE {
-            return Err(StoreError::Refused(format!(
-                "the labels and names of task {number} of the call have {} bytes; at most {ENVELOPE} are allowed",
-                encoded.len() - input
-            )));
-        }
-    }
-    let submission = Submission { id, task: *task, supersede: submission.supersede, line: submission.line };
-    Ok(Prepared { submission, event: encoded })
-}
 
 /// What a submission turned out to be.
 enum Verdict {
@@ -71,11 +21,11 @@ enum Verdict {
 }
 
 /// Writes them.
-pub(super) fn submit(tx: &mut Transaction<'_>, prepared: &[Prepared]) -> Result<Vec<Receipt>, Stop<StoreError>> {
+pub(super) fn submit(tx: &mut Transaction<'_>, prepared: &[Accepted]) -> Result<Vec<Receipt>, Stop<StoreError>> {
     let verdicts = judge(tx, prepared)?;
     let mut receipts: Vec<Receipt> = Vec::with_capacity(prepared.len());
     let mut superseded = HashSet::new();
-    for (verdict, Prepared { submission, event }) in verdicts.into_iter().zip(prepared) {
+    for (verdict, submission @ Accepted { event, .. }) in verdicts.into_iter().zip(prepared) {
         let receipt = match verdict {
             Verdict::Known(id, state) => Receipt { id, state, created: false },
             Verdict::Again(first) => {
@@ -86,8 +36,8 @@ pub(super) fn submit(tx: &mut Transaction<'_>, prepared: &[Prepared]) -> Result<
                 superseded.extend(supersede(tx, submission)?);
                 // `ledger::open`, without a copy of what is encoded already.
                 let head = Head::open(submission.id, tx.now, &submission.task);
-                let batch = submission.line.and(submission.task.batch.as_ref()).map(AsRef::as_ref);
-                tx.insert(&head, event, batch, submission.supersede.as_ref().map(AsRef::as_ref))?;
+                let batch = submission.task.line.and(submission.task.batch.as_ref()).map(AsRef::as_ref);
+                tx.insert(&head, event, batch, submission.task.supersede.as_ref().map(AsRef::as_ref))?;
                 Receipt { id: submission.id, state: head.state.name(), created: true }
             }
         };
@@ -103,16 +53,16 @@ pub(super) fn submit(tx: &mut Transaction<'_>, prepared: &[Prepared]) -> Result<
 }
 
 /// Finds out what each submission is, and refuses the call if one of them is impossible. Writes nothing.
-fn judge(tx: &Transaction<'_>, prepared: &[Prepared]) -> Result<Vec<Verdict>, Stop<StoreError>> {
+fn judge(tx: &Transaction<'_>, prepared: &[Accepted]) -> Result<Vec<Verdict>, Stop<StoreError>> {
     let refuse = |why: String| Err(Stop::Refused(StoreError::Refused(why)));
     let mut by_id: HashMap<TaskId, usize> = HashMap::with_capacity(prepared.len());
     let mut by_key: HashMap<(&str, &str), usize> = HashMap::new();
     let mut new_in_queue: HashMap<&str, u64> = HashMap::new();
     let mut batches: HashSet<&str> = HashSet::new();
     let mut verdicts = Vec::with_capacity(prepared.len());
-    for (index, Prepared { submission, .. }) in prepared.iter().enumerate() {
+    for (index, submission) in prepared.iter().enumerate() {
         let task = &submission.task;
-        if let (Some(_), Some(batch)) = (submission.line, &task.batch)
+        if let (Some(_), Some(batch)) = (submission.task.line, &task.batch)
             && batches.insert(batch.as_str())
             && !tx.batch_exists(batch)?
         {
@@ -156,7 +106,7 @@ fn judge(tx: &Transaction<'_>, prepared: &[Prepared]) -> Result<Vec<Verdict>, St
 }
 
 /// The task of the same key, or of the same id: a call whose answer was lost.
-fn find(tx: &Transaction<'_>, submission: &Submission) -> rusqlite::Result<Option<(TaskId, StateName)>> {
+fn find(tx: &Transaction<'_>, submission: &Accepted) -> rusqlite::Result<Option<(TaskId, StateName)>> {
     let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
     let mut found = None;
     if let Some(key) = &submission.task.key {
@@ -177,8 +127,8 @@ fn find(tx: &Transaction<'_>, submission: &Submission) -> rusqlite::Result<Optio
 }
 
 /// Cancels the older unfinished tasks of the group; answers with those that are cancelled now.
-fn supersede(tx: &mut Transaction<'_>, submission: &Submission) -> rusqlite::Result<Vec<TaskId>> {
-    let Some(group) = &submission.supersede else { return Ok(Vec::new()) };
+fn supersede(tx: &mut Transaction<'_>, submission: &Accepted) -> rusqlite::Result<Vec<TaskId>> {
+    let Some(group) = &submission.task.supersede else { return Ok(Vec::new()) };
     let older: Vec<String> = tx
         .db
         .prepare_cached(
@@ -197,8 +147,8 @@ fn supersede(tx: &mut Transaction<'_>, submission: &Submission) -> rusqlite::Res
 }
 
 /// Notes the task under its line of the batch. A line that was noted before stays as it is.
-fn note_row(tx: &Transaction<'_>, submission: &Submission, receipt: &Receipt) -> rusqlite::Result<()> {
-    let (Some(line), Some(batch)) = (submission.line, &submission.task.batch) else { return Ok(()) };
+fn note_row(tx: &Transaction<'_>, submission: &Accepted, receipt: &Receipt) -> rusqlite::Result<()> {
+    let (Some(line), Some(batch)) = (submission.task.line, &submission.task.batch) else { return Ok(()) };
     let added = tx
         .db
         .prepare_cached(

@@ -13,7 +13,7 @@ use crate::journal::Submitted;
 
 fn options() -> StoreOptions {
     let mut options = StoreOptions::new(Arc::new(SeededEntropy::new(1)));
-    options.clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_000)));
+    options.clock = StoreClock::Given(Arc::new(ManualClock::at(Timestamp::from_millis(1_000))));
     options
 }
 
@@ -29,9 +29,11 @@ fn submission(n: u8, bytes: usize) -> Submission {
         key: None,
         parent: None,
         batch: None,
+        line: None,
+        supersede: None,
         traceparent: None,
     };
-    Submission { id: TaskId::new(Timestamp::from_millis(1_000), [n; 10]), task, supersede: None, line: None }
+    Submission::new(TaskId::new(Timestamp::from_millis(1_000), [n; 10]), task)
 }
 
 fn opened(directory: &tempfile::TempDir) -> (Connection, PathBuf) {
@@ -49,8 +51,8 @@ async fn a_full_disk_refuses_the_submit_and_keeps_what_was_accepted() {
     store.submit(vec![submission(1, 100)]).await.unwrap();
     let full = store.submit(vec![submission(2, 100), submission(3, 500_000)]).await;
     assert!(matches!(&full, Err(StoreError::Unavailable(why)) if why.contains("x.db")), "{full:?}");
-    assert!(store.head(submission(1, 0).id).await.unwrap().is_some());
-    assert!(store.head(submission(2, 0).id).await.unwrap().is_none(), "all or none");
+    assert!(store.head(submission(1, 0).id()).await.unwrap().is_some());
+    assert!(store.head(submission(2, 0).id()).await.unwrap().is_none(), "all or none");
     // And it goes on as soon as there is room.
     store.submit(vec![submission(4, 100)]).await.unwrap();
     drop(store);

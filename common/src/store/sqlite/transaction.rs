@@ -7,8 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::connection::unencodable;
 use super::row::{
-    COLUMNS, Found, LastAppend, Lease, Stored, Unreadable, encode_head, integer, lost_child, read_events, ready_since,
-    stored, unreadable_failure,
+    COLUMNS, Found, LastAppend, Lease, Stored, Unreadable, encode_head, integer, read_events, ready_since, stored,
 };
 use super::tally::{Place, Tally};
 use crate::clock::Timestamp;
@@ -289,7 +288,7 @@ impl<'c> Transaction<'c> {
         let mut noted = Vec::new();
         if stored.state == StateName::Dead && !after.state.is_terminal() {
             // This version can read it: now its journal can say what happened to it.
-            let failure = unreadable_failure("it was set aside by a version that could not read it");
+            let failure = ledger::unreadable("it was set aside by a version that could not read it");
             noted = ledger::set_aside(&mut after, failure, self.now).unwrap_or_default();
         }
         match ledger::signal(&mut after, &kept, signal, self.now) {
@@ -380,7 +379,7 @@ impl<'c> Transaction<'c> {
         self.tally.enter(place(StateName::Dead));
         let (parent, child) = (parent.and_then(|id| id.parse().ok()), unreadable.id.parse());
         if let (Some(parent), Ok(child)) = (parent, child)
-            && let Told::Applied(changed) = self.tell(parent, &lost_child(child, &why))?
+            && let Told::Applied(changed) = self.tell(parent, &ledger::lost_child(child, &why))?
         {
             self.settle(*changed)?;
         }

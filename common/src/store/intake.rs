@@ -1,0 +1,109 @@
+//! What every store checks and encodes before it goes to its server or its
+//! writer: sizes, counts, and values as JSON. Pure; knows no backend.
+
+use super::model::{Append, Limits, Next, SignalError, StoreError, Submission};
+use crate::id::TaskId;
+use crate::journal::{Event, Submitted};
+use crate::task::Signal;
+
+/// Names, labels and the like beside a value, in bytes of JSON.
+const ENVELOPE: usize = 64 << 10;
+
+/// A submission with its first event as JSON.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// The id that it gets, if it is new.
+    pub id: TaskId,
+    /// The task.
+    pub task: Submitted,
+    /// Its `submitted` event as JSON.
+    pub event: String,
+}
+
+/// Checks a call of `submit`, and encodes it.
+///
+/// # Errors
+/// [`StoreError::Refused`], which names the task by its number in the call, from 1.
+pub fn submissions(submissions: Vec<Submission>, limits: &Limits) -> Result<Vec<Accepted>, StoreError> {
+    if submissions.len() > limits.submissions {
+        return Err(StoreError::Refused(format!(
+            "{} tasks in one call; at most {} are allowed (limits.submissions): send them in several calls",
+            submissions.len(),
+            limits.submissions
+        )));
+    }
+    submissions.into_iter().zip(1..).map(|(submission, number)| accept(number, submission, limits)).collect()
+}
+
+fn accept(number: usize, submission: Submission, limits: &Limits) -> Result<Accepted, StoreError> {
+    let unencodable = |error| StoreError::Refused(format!("task {number} of the call cannot be encoded: {error}"));
+    let (id, task) = submission.into_parts();
+    // Moved in and out: an event is encoded as it will be read, without a copy of the input.
+    let submitted = Event::Submitted(Box::new(task));
+    let event = serde_json::to_string(&submitted).map_err(unencodable)?;
+    let Event::Submitted(task) = submitted else {
+        return Err(StoreError::Refused(format!("task {number} of the call is not a submission")));
+    };
+    if event.len() > limits.input_bytes {
+        let input = serde_json::to_string(&task.input).map_err(unencodable)?.len();
+        if input > limits.input_bytes {
+            return Err(StoreError::Refused(format!(
+                "the input of task {number} of the call has {input} bytes; at most {} are allowed (limits.input)",
+                limits.input_bytes
+            )));
+        }
+        if event.len() - input > ENVELOPE {
+            return Err(StoreError::Refused(format!(
+                "the labels and names of task {number} of the call have {} bytes; at most {ENVELOPE} are allowed",
+                event.len() - input
+            )));
+        }
+    }
+    Ok(Accepted { id, task: *task, event })
+}
+
+/// The events of an append as JSON, that of its `next` included.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// In order.
+    pub events: Vec<String>,
+    /// What counts against the limit of the journal.
+    pub counted_bytes: u64,
+}
+
+/// Encodes the events of an append.
+///
+/// # Errors
+/// [`StoreError::Refused`] if one of them has no form in JSON.
+pub fn append(append: &Append) -> Result<Encoded, StoreError> {
+    let encode = |event: &Event| {
+        serde_json::to_string(event)
+            .map_err(|error| StoreError::Refused(format!("an event {} cannot be encoded: {error}", event.kind())))
+    };
+    let mut events = append.events.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+    if let Some(event) = append.next.clone().into_event() {
+        events.push(encode(&event)?);
+    }
+    let ends = matches!(append.next, Next::Cancel { .. } | Next::Die { .. } | Next::Release { .. });
+    // A task whose journal is full must still be able to end.
+    let counted_bytes =
+        if append.events.is_empty() && ends { 0 } else { events.iter().map(|event| event.len() as u64).sum() };
+    Ok(Encoded { events, counted_bytes })
+}
+
+/// Checks that what a person sends into a journal is as large as an input at most.
+///
+/// # Errors
+/// [`StoreError::Refused`].
+pub fn signal(signal: &Signal, limits: &Limits) -> Result<(), SignalError> {
+    let encoded = serde_json::to_string(signal).map_err(|error| StoreError::Refused(error.to_string()))?;
+    let limit = limits.input_bytes.saturating_add(ENVELOPE);
+    if encoded.len() > limit {
+        let bytes = encoded.len();
+        return Err(StoreError::Refused(format!(
+            "the signal has {bytes} bytes; at most {limit} are allowed (limits.input)"
+        ))
+        .into());
+    }
+    Ok(())
+}
