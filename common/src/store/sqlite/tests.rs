@@ -10,6 +10,7 @@ use super::*;
 use crate::clock::{ManualClock, Timestamp};
 use crate::entropy::SeededEntropy;
 use crate::journal::Submitted;
+use crate::store::StoreClock;
 
 fn options() -> StoreOptions {
     let mut options = StoreOptions::new(Arc::new(SeededEntropy::new(1)));
