@@ -124,4 +124,10 @@ pub(crate) enum Command {
     /// List, pause and resume queues
     #[command(subcommand)]
     Queues(commands::queues::QueuesCommand),
+    /// Look at the store and the broker, and say what their settings can lose
+    Doctor(commands::doctor::DoctorArgs),
+    /// Write tasks with their journals as JSON lines
+    Export(commands::export::ExportArgs),
+    /// Read what export wrote, into any store
+    Import(commands::import::ImportArgs),
 }

@@ -135,6 +135,17 @@ impl From<std::io::Error> for CommandError {
     }
 }
 
+impl From<common::transfer::TransferError> for CommandError {
+    fn from(error: common::transfer::TransferError) -> Self {
+        use common::transfer::TransferError::{Store, Text, Write};
+        match error {
+            Store(error) => error.into(),
+            Write(error) => error.into(),
+            Text { .. } => Self::refused(error.to_string()),
+        }
+    }
+}
+
 impl From<common::store::StoreError> for CommandError {
     fn from(error: common::store::StoreError) -> Self {
         use common::store::StoreError::{Damaged, Refused, Unavailable};

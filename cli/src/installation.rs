@@ -3,11 +3,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use clap::Args;
 use common::config::Config;
 use common::id::WorkerId;
 use common::project::Project;
-use common::store::{Definition, Store};
+use common::store::{Definition, Finding, Severity, Store};
 
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
@@ -15,6 +17,17 @@ use crate::output::note;
 
 /// Where the store is, below the directory of `teamster.yaml`, where nobody says otherwise.
 const DEFAULT_STORE: &str = ".teamster/teamster.db";
+
+/// How long a service waits for a look at its store's settings.
+const EXAMINATION: Duration = Duration::from_secs(5);
+
+/// What a service refuses to start with.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Precautions {
+    /// Start although the store may throw tasks away when its memory is full
+    #[arg(long)]
+    allow_eviction: bool,
+}
 
 /// Which models a process calls, in plain words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +114,55 @@ pub(crate) fn store_url(context: &Context, config: &Config, dir: &Path) -> Strin
 pub(crate) async fn open_store(context: &Context, config: &Config, url: &str) -> Result<Arc<dyn Store>, CommandError> {
     let options = config.store_options(Arc::clone(&context.entropy));
     common::store::open(url, options).await.map_err(CommandError::from)
+}
+
+/// Opens the store for a service: what its settings can lose is said, and what would lose tasks is refused.
+pub(crate) async fn open_for_service(
+    context: &Context,
+    config: &Config,
+    url: &str,
+    precautions: Precautions,
+) -> Result<Arc<dyn Store>, CommandError> {
+    let store = open_store(context, config, url).await?;
+    let findings = match tokio::time::timeout(EXAMINATION, store.examine()).await {
+        Ok(findings) => findings?,
+        Err(_) => {
+            tracing::warn!("the store's settings could not be looked at in time; `teamster doctor` looks again");
+            return Ok(store);
+        }
+    };
+    for finding in findings {
+        let advice = finding.advice.unwrap_or_default();
+        let tolerated = finding.subject == Finding::EVICTION && precautions.allow_eviction;
+        match finding.severity {
+            Severity::Good => {}
+            Severity::Fatal if !tolerated => {
+                return Err(CommandError::refused(format!(
+                    "the store is not safe: {}: {}. {advice}",
+                    finding.subject, finding.said
+                )));
+            }
+            Severity::Warning | Severity::Fatal => {
+                tracing::warn!(setting = finding.subject, advice, "{}", finding.said);
+            }
+        }
+    }
+    Ok(store)
+}
+
+/// Opens a store that must be there already.
+pub(crate) async fn open_existing(
+    context: &Context,
+    config: &Config,
+    url: &str,
+) -> Result<Arc<dyn Store>, CommandError> {
+    if let Some(path) = url.strip_prefix("sqlite:")
+        && !Path::new(path.strip_prefix("//").unwrap_or(path)).exists()
+    {
+        // Opening would make an empty one, and everything would seem to be gone.
+        return Err(CommandError::new(Exit::NotFound, format!("there is no store at {url} (--store)")));
+    }
+    open_store(context, config, url).await
 }
 
 /// Makes definitions the current ones, and says which were not before.

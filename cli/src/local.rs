@@ -11,20 +11,14 @@ use common::shutdown::Shutdown;
 use crate::client::Client;
 use crate::commands::scheduler::bind;
 use crate::context::Context;
-use crate::error::{CommandError, Exit};
-use crate::installation::open_store;
+use crate::error::CommandError;
+use crate::installation::open_existing;
 
 /// Serves the API over a store, and speaks to it. It ends with the process.
 pub(crate) async fn client(context: &Context, url: &str) -> Result<Client, CommandError> {
-    if let Some(path) = url.strip_prefix("sqlite:")
-        && !std::path::Path::new(path.strip_prefix("//").unwrap_or(path)).exists()
-    {
-        // Opening would make an empty one, and everything would seem to be gone.
-        return Err(CommandError::new(Exit::NotFound, format!("there is no store at {url} (--store)")));
-    }
     let mut config = Project::load(&context.globals.dir).map_or_else(|_| Config::default(), |project| project.config);
     config.api.token = None;
-    let store = open_store(context, &config, url).await?;
+    let store = open_existing(context, &config, url).await?;
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let scheduler = bind(context, store, Arc::new(config), listen).await?;
     let client = Client::new(&format!("http://{}", scheduler.local_addr()), None)?;

@@ -77,5 +77,8 @@ async fn run(line: CommandLine) -> Result<(), CommandError> {
         Command::Dlq(command) => commands::dlq::run(command, &context).await,
         Command::Approvals(command) => commands::approvals::run(command, &context).await,
         Command::Queues(command) => commands::queues::run(command, &context).await,
+        Command::Doctor(args) => commands::doctor::run(&args, &context).await,
+        Command::Export(args) => commands::export::run(args, &context).await,
+        Command::Import(args) => commands::import::run(args, &context).await,
     }
 }

@@ -22,3 +22,4 @@ pub mod store;
 pub mod submission;
 pub mod task;
 pub mod telemetry;
+pub mod transfer;

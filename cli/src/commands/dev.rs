@@ -18,7 +18,7 @@ use super::worker::{Capacity, build};
 use crate::args::Rehearsal;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::installation::{ModelChoice, apply, load, open_store, store_url};
+use crate::installation::{ModelChoice, Precautions, apply, load, open_for_service, store_url};
 use crate::output::note;
 use crate::signals;
 use crate::watch::Snapshot;
@@ -43,6 +43,8 @@ pub(crate) struct DevArgs {
     capacity: Capacity,
     #[command(flatten)]
     models: Rehearsal,
+    #[command(flatten)]
+    precautions: Precautions,
 }
 
 pub(crate) async fn run(args: DevArgs, context: &Context) -> Result<(), CommandError> {
@@ -50,7 +52,7 @@ pub(crate) async fn run(args: DevArgs, context: &Context) -> Result<(), CommandE
     let mut files = Snapshot::of(&context.globals.dir);
     let mut project = prepared(load(context)?, &args, models);
     let url = store_url(context, &project.config, &project.dir);
-    let store = open_store(context, &project.config, &url).await?;
+    let store = open_for_service(context, &project.config, &url, args.precautions).await?;
     report(&apply(&*store, &project.definitions).await?);
 
     let shutdown = Shutdown::new();

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
-use crate::installation::{apply, load, open_store, store_url};
+use crate::installation::{Precautions, apply, load, open_for_service, store_url};
 use crate::output::note;
 use crate::signals;
 
@@ -29,6 +29,8 @@ pub(crate) struct SchedulerArgs {
     /// Make the pipelines of --dir the current ones first
     #[arg(long)]
     apply: bool,
+    #[command(flatten)]
+    precautions: Precautions,
     /// End when stdin closes: for those who start it as a child process
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -37,7 +39,7 @@ pub(crate) struct SchedulerArgs {
 pub(crate) async fn run(args: SchedulerArgs, context: &Context) -> Result<(), CommandError> {
     let project = load(context)?;
     let url = store_url(context, &project.config, &project.dir);
-    let store = open_store(context, &project.config, &url).await?;
+    let store = open_for_service(context, &project.config, &url, args.precautions).await?;
     if args.apply {
         for (definition, changed) in apply(&*store, &project.definitions).await? {
             tracing::info!(pipeline = %definition.name, digest = definition.digest.short(), changed, "applied");

@@ -16,7 +16,7 @@ use worker::service::{Worker, WorkerOptions};
 use crate::args::Rehearsal;
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
-use crate::installation::{ModelChoice, load, open_store, store_url, worker_id};
+use crate::installation::{ModelChoice, Precautions, load, open_for_service, store_url, worker_id};
 use crate::output::note;
 use crate::signals;
 
@@ -36,6 +36,8 @@ pub(crate) struct WorkerArgs {
     capacity: Capacity,
     #[command(flatten)]
     models: Rehearsal,
+    #[command(flatten)]
+    precautions: Precautions,
     /// End when stdin closes: for those who start it as a child process
     #[arg(long, hide = true)]
     stop_with_stdin: bool,
@@ -72,7 +74,7 @@ pub(crate) async fn run(args: WorkerArgs, context: &Context) -> Result<(), Comma
         project.config.rehearse();
         tracing::info!("{}", ModelChoice::Asked.sentence());
     }
-    let store = open_store(context, &project.config, &url).await?;
+    let store = open_for_service(context, &project.config, &url, args.precautions).await?;
     let shutdown = Shutdown::new();
     signals::watch(&shutdown)?;
     if args.stop_with_stdin {

@@ -108,6 +108,17 @@ pub struct Finding {
     pub advice: Option<String>,
 }
 
+impl Finding {
+    /// The subject of the finding that a server may throw tasks away when its memory is full.
+    pub const EVICTION: &str = "maxmemory-policy";
+    /// The subject of the finding on what a crash of the server's process costs.
+    pub const PROCESS: &str = "crash of the process";
+    /// The subject of the finding on what a crash of its machine costs.
+    pub const MACHINE: &str = "crash of the machine";
+    /// The subject of the finding on what the loss of its site costs.
+    pub const SITE: &str = "loss of the site";
+}
+
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]

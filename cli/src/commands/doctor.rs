@@ -1,0 +1,69 @@
+//! `teamster doctor`: looks at the store and the broker, and says what their
+//! settings mean for tasks.
+
+use clap::Args;
+use common::project::Project;
+use common::store::{Finding, Severity};
+use serde_json::json;
+
+use crate::context::Context;
+use crate::error::{CommandError, Exit};
+use crate::installation::{open_existing, store_url};
+use crate::output::Tone;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  teamster doctor --store redis://10.0.0.5
+  teamster doctor --dir examples/lead-intake --json | jq '.findings[] | select(.severity != \"good\")'
+
+Connects, looks at versions, settings, clocks and permissions, makes one small
+write, and says what a crash of the process, a crash of the machine and the loss
+of the site would cost. Nothing is changed. Exit code 1 says that something is
+found that loses tasks; warnings alone give 0, or 1 with --deny-warnings.")]
+pub(crate) struct DoctorArgs {
+    /// Take warnings for errors
+    #[arg(long)]
+    deny_warnings: bool,
+}
+
+pub(crate) async fn run(args: &DoctorArgs, context: &Context) -> Result<(), CommandError> {
+    let output = context.output;
+    let config = Project::load(&context.globals.dir).map(|project| project.config).unwrap_or_default();
+    let url = store_url(context, &config, &context.globals.dir);
+    let store = open_existing(context, &config, &url).await?;
+    let mut findings = vec![health(store.check().await.err().map(|error| error.to_string()))];
+    findings.extend(store.examine().await?);
+    let worst = findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Good);
+    let failed = worst == Severity::Fatal || (args.deny_warnings && worst == Severity::Warning);
+    if output.json {
+        output.document(&json!({"ok": !failed, "findings": findings}))?;
+    } else {
+        for finding in &findings {
+            output.line(paragraph(context, finding))?;
+        }
+    }
+    if failed { Err(CommandError::silent(Exit::Failed)) } else { Ok(()) }
+}
+
+/// Whether a write went through.
+fn health(error: Option<String>) -> Finding {
+    let (severity, said, advice) = match error {
+        None => (Severity::Good, "a small write went through".to_owned(), None),
+        Some(error) => (Severity::Fatal, error, Some("nothing can be accepted until this is mended".to_owned())),
+    };
+    Finding { severity, subject: "writing".to_owned(), said, advice }
+}
+
+fn paragraph(context: &Context, finding: &Finding) -> String {
+    let (tone, mark) = match finding.severity {
+        Severity::Good => (Tone::Good, "ok     "),
+        Severity::Warning => (Tone::Warn, "warning"),
+        Severity::Fatal => (Tone::Bad, "fatal  "),
+    };
+    let mut text = format!("{}  {}: {}", context.output.paint(tone, mark), finding.subject, finding.said);
+    if let Some(advice) = &finding.advice {
+        text.push_str("\n         ");
+        text.push_str(&context.output.paint(Tone::Bold, advice));
+    }
+    text
+}
