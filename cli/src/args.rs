@@ -126,6 +126,8 @@ pub(crate) enum Command {
     Queues(commands::queues::QueuesCommand),
     /// Look at the store and the broker, and say what their settings can lose
     Doctor(commands::doctor::DoctorArgs),
+    /// Measure what a set-up can do, on this machine
+    Bench(commands::bench::BenchArgs),
     /// Write tasks with their journals as JSON lines
     Export(commands::export::ExportArgs),
     /// Read what export wrote, into any store

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod approvals;
 pub(crate) mod batch;
+pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod dev;

@@ -4,7 +4,6 @@
 mod crm;
 mod files;
 mod person;
-mod processes;
 mod report;
 mod repository;
 mod webhook;
@@ -24,11 +23,11 @@ use crate::commands::batch;
 use crate::error::{CommandError, Exit};
 use crate::installation::{ModelChoice, plural};
 use crate::output::{Output, Tone, count, duration, note};
+use crate::processes::{Process, Setting};
 use crate::progress::Progress;
 
 use crm::Crm;
 use person::Person;
-use processes::{Process, Setting};
 use repository::Change;
 use webhook::Delivery;
 
@@ -179,6 +178,8 @@ impl Demo {
             project,
             logs,
             store: format!("sqlite:{}", dir.join("teamster.db").display()),
+            broker: None,
+            log_filter: "info,worker=debug",
             env: env.map(|(name, value)| (name.to_owned(), value)).to_vec(),
         };
         let listen = plan.listen.to_string();

@@ -2,6 +2,7 @@
 //! what came of it. It decides nothing that a library could decide.
 
 mod args;
+mod bench;
 mod client;
 mod commands;
 mod context;
@@ -10,6 +11,7 @@ mod error;
 mod installation;
 mod local;
 mod output;
+mod processes;
 mod progress;
 mod signals;
 mod timeline;
@@ -78,6 +80,7 @@ async fn run(line: CommandLine) -> Result<(), CommandError> {
         Command::Approvals(command) => commands::approvals::run(command, &context).await,
         Command::Queues(command) => commands::queues::run(command, &context).await,
         Command::Doctor(args) => commands::doctor::run(&args, &context).await,
+        Command::Bench(args) => commands::bench::run(args, &context).await,
         Command::Export(args) => commands::export::run(args, &context).await,
         Command::Import(args) => commands::import::run(args, &context).await,
     }

@@ -1,5 +1,6 @@
-//! The processes of the demo: schedulers and workers that it starts from its
-//! own binary, can kill, and always takes with it.
+//! Schedulers and workers as processes of their own, for commands that show or
+//! measure a fleet: started from this very binary, killed at will, and always
+//! taken along when the command ends.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -18,27 +19,30 @@ const END: Duration = Duration::from_secs(15);
 
 /// What all of them are started with.
 #[derive(Debug, Clone)]
-pub(super) struct Setting {
-    pub(super) project: PathBuf,
-    pub(super) logs: PathBuf,
-    pub(super) store: String,
-    pub(super) env: Vec<(String, String)>,
+pub(crate) struct Setting {
+    pub(crate) project: PathBuf,
+    pub(crate) logs: PathBuf,
+    pub(crate) store: String,
+    pub(crate) broker: Option<String>,
+    /// What they log, as `RUST_LOG` says it.
+    pub(crate) log_filter: &'static str,
+    pub(crate) env: Vec<(String, String)>,
 }
 
 /// A process.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     name: String,
     child: Child,
     /// Where it listens.
-    pub(super) address: String,
+    pub(crate) address: String,
     /// What it logs, a JSON object a line.
-    pub(super) log: PathBuf,
+    pub(crate) log: PathBuf,
 }
 
 impl Process {
     /// Starts `teamster COMMAND…` and waits until it listens.
-    pub(super) async fn start(setting: &Setting, name: &str, command: &[&str]) -> Result<Self> {
+    pub(crate) async fn start(setting: &Setting, name: &str, command: &[&str]) -> Result<Self> {
         let program = std::env::current_exe().context("this program does not know where it is")?;
         let log = setting.logs.join(format!("{name}.log"));
         let file = std::fs::File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
@@ -53,14 +57,17 @@ impl Process {
             .env_remove("TEAMSTER_REHEARSE")
             .env_remove("TEAMSTER_FAULT")
             .env_remove("GITHUB_TOKEN")
-            .env("RUST_LOG", "info,worker=debug")
+            .env("RUST_LOG", setting.log_filter)
             .envs(setting.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(file)
-            // Ctrl-C is for the demo, which ends its processes itself.
+            // Ctrl-C is for the command, which ends its processes itself.
             .process_group(0)
             .kill_on_drop(true);
+        if let Some(broker) = &setting.broker {
+            process.args(["--broker", broker]);
+        }
         let mut child = process.spawn().with_context(|| format!("the {name} cannot be started"))?;
         let stdout = child.stdout.take().context("a process without stdout")?;
         let mut lines = BufReader::new(stdout).lines();
@@ -76,18 +83,18 @@ impl Process {
     }
 
     /// Its process id, while it runs.
-    pub(super) fn id(&self) -> Option<u32> {
+    pub(crate) fn id(&self) -> Option<u32> {
         self.child.id()
     }
 
     /// SIGKILL: it cannot flush, close or hand over anything.
-    pub(super) async fn kill(&mut self) -> Result<ExitStatus> {
+    pub(crate) async fn kill(&mut self) -> Result<ExitStatus> {
         self.child.start_kill().with_context(|| format!("the {} cannot be killed", self.name))?;
         Ok(self.child.wait().await?)
     }
 
     /// SIGTERM, and patience.
-    pub(super) async fn end(mut self) -> Result<()> {
+    pub(crate) async fn end(mut self) -> Result<()> {
         let pid = self.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(pid) = pid {
             kill_process(pid, Signal::TERM).with_context(|| format!("the {} cannot be told to end", self.name))?;
@@ -104,7 +111,7 @@ impl Process {
     }
 
     /// Fails if it is no longer there.
-    pub(super) fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
             Some(status) => bail!("the {} has ended: {status}; the end of its log:\n{}", self.name, tail(&self.log)),
