@@ -16,6 +16,7 @@ mod decide;
 mod models;
 mod pipelines;
 mod schedules;
+mod servers;
 mod slow_clients;
 mod sqlite;
 mod structure;

@@ -6,5 +6,7 @@ pub mod binary;
 pub mod conformance;
 pub mod drive;
 pub mod fakes;
+pub mod faults;
 pub mod fixtures;
 pub mod project;
+pub mod servers;

@@ -53,7 +53,8 @@ fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data/mcp")
 }
 
-fn installed() -> PathBuf {
+/// Where `tests/install-servers` puts what it installs below the build's own folder.
+pub(crate) fn installed() -> PathBuf {
     let named = std::env::var_os("TEAMSTER_TEST_SERVERS").map(PathBuf::from);
     named.unwrap_or_else(|| {
         let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
