@@ -67,6 +67,13 @@ pub struct Hint {
     pub priority: u8,
 }
 
+impl Hint {
+    /// That a task is ready, as of its newest event.
+    pub fn of(head: &Head) -> Self {
+        Self { task: head.id, version: head.version, queue: head.queue.clone(), priority: head.priority }
+    }
+}
+
 impl StoreClock {
     /// The time now, for a store whose own clock is the machine's.
     pub fn now(&self) -> Timestamp {

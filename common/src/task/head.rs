@@ -138,6 +138,14 @@ impl Head {
                 why: "a journal starts with submitted",
             });
         };
+        if first.seq != 1 {
+            return Err(IllegalEvent {
+                event: first.event.kind(),
+                seq: first.seq,
+                state: StateName::Scheduled,
+                why: "a journal is counted from 1",
+            });
+        }
         let mut head = Self::open(id, first.at, submitted);
         for recorded in rest {
             head.apply(recorded)?;
