@@ -112,7 +112,7 @@ pub(crate) fn store_url(context: &Context, config: &Config, dir: &Path) -> Strin
 
 /// Opens the store.
 pub(crate) async fn open_store(context: &Context, config: &Config, url: &str) -> Result<Arc<dyn Store>, CommandError> {
-    let options = config.store_options(Arc::clone(&context.entropy));
+    let options = config.store_options(&context.globals.dir, Arc::clone(&context.entropy));
     common::store::open(url, options).await.map_err(CommandError::from)
 }
 

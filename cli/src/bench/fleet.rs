@@ -85,7 +85,7 @@ impl Fleet {
         let default = format!("sqlite:{}", path.join("bench.db").display());
         let url = plan.store.clone().unwrap_or(default);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new().context("no randomness from the system")?);
-        let store = common::store::open(&url, Config::default().store_options(Arc::clone(&entropy))).await?;
+        let store = common::store::open(&url, Config::default().store_options(&path, Arc::clone(&entropy))).await?;
         store.apply(project.definitions).await?;
         let pipelines = project.pipelines.into_iter().map(Arc::new).collect();
         let setting = Setting {

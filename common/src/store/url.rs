@@ -4,15 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::sqlite::SqliteStore;
-use super::{Store, StoreError, StoreOptions};
+use super::{Offload, Store, StoreError, StoreOptions};
 
-/// Opens the store that a URL names: `sqlite:PATH`.
+/// Opens the store that a URL names: `sqlite:PATH`. Large values are kept as the options say.
 ///
 /// # Errors
 /// [`StoreError::Refused`] for a URL of another kind, else what opening the store answers.
 pub async fn open(url: &str, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let path = sqlite_path(url)?;
-    Ok(SqliteStore::open(path, options)?)
+    Ok(Offload::around(SqliteStore::open(path, options.clone())?, &options)?)
 }
 
 /// The file of a `sqlite:` URL.

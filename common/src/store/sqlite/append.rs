@@ -1,5 +1,6 @@
 //! Appending to a journal, under a lease.
 
+use super::blob;
 use super::connection::Stop;
 use super::lease::holds;
 use super::row::{Found, Stored};
@@ -42,6 +43,7 @@ pub(super) fn append(
     if encoded.counted_bytes > 0 && stored.journal_bytes.saturating_add(encoded.counted_bytes) > limit {
         return Err(Stop::Refused(AppendError::JournalFull { task: append.task, limit }));
     }
+    blob::expect(tx, &encoded.blobs)?;
     let mut kept = tx.kept(&stored)?;
     kept.extend(ended_children(tx, &stored, &append.events)?);
     let mut after = stored.head.clone();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::{OptionalExtension, params};
 
-use super::batch;
+use super::{batch, blob};
 use super::connection::Stop;
 use super::row::{Found, Stored, integer};
 use super::tally::Class;
@@ -54,6 +54,8 @@ pub(super) fn due(tx: &mut Transaction<'_>, limit: usize) -> Result<Due, Stop<St
         let (_, look_again) = batch::forget(tx, Duration::from_millis(age), room)?;
         next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
     }
+    let look_again = blob::remove_unused(tx)?;
+    next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
     due.next = next.map(Timestamp::from_millis);
     Ok(due)
 }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use rusqlite::{OptionalExtension, params};
 
+use super::blob;
 use super::connection::Stop;
 use super::transaction::{Told, Transaction};
 use crate::id::TaskId;
@@ -38,6 +39,7 @@ pub(super) fn submit(tx: &mut Transaction<'_>, prepared: &[Accepted]) -> Result<
                 let head = Head::open(submission.id, tx.now, &submission.task);
                 let batch = submission.task.line.and(submission.task.batch.as_ref()).map(AsRef::as_ref);
                 tx.insert(&head, event, batch, submission.task.supersede.as_ref().map(AsRef::as_ref))?;
+                blob::begin_use(tx, &submission.id.to_string(), &submission.blobs)?;
                 Receipt { id: submission.id, state: head.state.name(), created: true }
             }
         };
@@ -77,6 +79,7 @@ fn judge(tx: &Transaction<'_>, prepared: &[Accepted]) -> Result<Vec<Verdict>, St
             },
         };
         if let Verdict::New = verdict {
+            blob::expect(tx, &submission.blobs)?;
             if let Some(parent) = &task.parent
                 && !by_id.contains_key(&parent.task)
             {

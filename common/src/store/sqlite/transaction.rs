@@ -5,6 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::blob;
 use super::connection::unencodable;
 use super::row::{
     COLUMNS, Found, LastAppend, Lease, Stored, Unreadable, encode_head, integer, read_events, ready_since, stored,
@@ -12,7 +13,7 @@ use super::row::{
 use super::tally::{Place, Tally};
 use crate::clock::Timestamp;
 use crate::id::{AppendId, TaskId};
-use crate::journal::Recorded;
+use crate::journal::{Recorded, Reference};
 use crate::store::{StoreOptions, ledger};
 use crate::task::{Head, Refusal, Signal, State, StateName};
 
@@ -160,6 +161,7 @@ impl<'c> Transaction<'c> {
             };
             bytes += encoded.len() as u64;
             self.insert_event(&id, new.seq, new.at, encoded)?;
+            blob::begin_use(self, &id, &Reference::in_event(&new.event, encoded))?;
         }
         let lease = match (&after.state, aside.lease) {
             (State::Running { .. }, None) => before.lease,
@@ -315,6 +317,7 @@ impl<'c> Transaction<'c> {
         self.db
             .prepare_cached("INSERT INTO inbox (task, signal) VALUES (?1, ?2)")?
             .execute(params![stored.head.id.to_string(), encoded])?;
+        blob::begin_use(self, &stored.head.id.to_string(), &Reference::in_signal(signal))?;
         self.db.prepare_cached("UPDATE tasks SET kept = kept + 1 WHERE n = ?1")?.execute([stored.n]).map(drop)
     }
 
@@ -408,6 +411,7 @@ impl<'c> Transaction<'c> {
             .query_row([n], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
         self.db.prepare_cached("DELETE FROM journal WHERE task = ?1")?.execute([&id])?;
         self.db.prepare_cached("DELETE FROM inbox WHERE task = ?1")?.execute([&id])?;
+        blob::end_use(self, &id)?;
         self.db.prepare_cached("DELETE FROM tasks WHERE n = ?1")?.execute([n])?;
         if let Ok(state) = state.parse() {
             let journal_bytes = u64::try_from(bytes).unwrap_or(0);
