@@ -8,6 +8,7 @@
 
 pub mod batch;
 pub mod bench;
+pub mod blob;
 pub mod cancel;
 pub mod catalog;
 pub mod children;
@@ -81,6 +82,10 @@ macro_rules! conformance {
             batch: rows_lead_to_tasks, a_batch_posted_again_makes_no_second_task, duplicates_are_told,
                 rejected_rows_are_told, rows_come_in_pages, an_unknown_batch_is_refused, removed_rows_are_told,
                 the_cost_is_summed, a_batch_that_is_over_goes;
+            blob: kept_bytes_come_back, equal_content_is_kept_once, what_nobody_uses_goes_after_the_grace,
+                tasks_share_it_and_the_last_takes_it_along, a_text_is_referred_to, an_event_cannot_refer_to_what_is_gone,
+                a_parent_uses_what_its_child_answered, a_kept_signal_uses_its_value, what_is_elsewhere_is_condemned,
+                bytes_belong_where_the_name_says, blobs_are_there_after_reopening;
             catalog: definitions_are_kept_by_digest, the_newest_is_current, schedules_never_go_back, the_store_is_well;
             ready: rings_for_what_is_there, rings_for_a_submit, rings_for_another_process, rings_when_a_queue_resumes,
                 stays_silent_for_other_queues, can_be_dropped_at_any_time;
