@@ -13,6 +13,7 @@ mod conformance_sqlite;
 mod crash;
 mod crash_mcp;
 mod decide;
+mod faults;
 mod models;
 mod pipelines;
 mod schedules;

@@ -225,6 +225,7 @@ async fn a_rabbitmq_is_killed_and_comes_back_with_what_it_confirmed() {
     declare_quorum_queue(&open, "kept").await;
     publish_confirmed(&open, "kept", b"hello").await;
     assert_eq!(server.queues(), [("kept".to_owned(), 1)]);
+    server.settle();
     server.kill();
     server.restart();
     let (connection, open) = channel(&server.url()).await;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
 use common::entropy::SystemEntropy;
 use common::id::TaskId;
-use common::store::{Filter, SqliteStore, Store, StoreError, StoreOptions};
+use common::store::{Filter, Finding, Severity, SqliteStore, Store, StoreError, StoreOptions};
 use common::task::{DeadReason, Head, Parent, Signal, State, StateName};
 use suite::conformance::bench::step;
 use suite::conformance::{Backend, Bench};
@@ -84,7 +84,7 @@ async fn a_file_of_a_newer_version_is_refused_with_both_versions() -> Result<()>
     rusqlite::Connection::open(&path)?.pragma_update(None, "user_version", 99)?;
     let error = open(&path).err().context("it must not open")?;
     let says = |word: &str| error.to_string().contains(word);
-    ensure!(matches!(error, StoreError::Damaged(_)) && says("99") && says("up to 1"), "{error}");
+    ensure!(matches!(error, StoreError::Damaged(_)) && says("99") && says("up to 2"), "{error}");
     Ok(())
 }
 
@@ -108,6 +108,30 @@ async fn only_its_owner_can_read_the_file() -> Result<()> {
     for name in ["teamster.db", "teamster.db-wal"] {
         let mode = std::fs::metadata(path.with_file_name(name))?.permissions().mode();
         ensure!(mode & 0o777 == 0o600, "{name}: {mode:o}");
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_look_finds_what_is_wrong_with_the_file() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("teamster.db");
+    let store = open(&path)?;
+    let of = |findings: &[Finding], subject: &str| {
+        findings.iter().find(|finding| finding.subject == subject).map(|finding| finding.severity)
+    };
+    let findings = store.examine().await?;
+    for subject in ["version", "durability", "permissions"] {
+        ensure!(of(&findings, subject) == Some(Severity::Good), "{subject}: {findings:?}");
+    }
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+    ensure!(of(&store.examine().await?, "permissions") == Some(Severity::Warning));
+    let memory = tempfile::tempdir_in("/dev/shm");
+    if let Ok(memory) = memory {
+        let findings = open(&memory.path().join("teamster.db"))?.examine().await?;
+        ensure!(of(&findings, "file system") == Some(Severity::Warning), "{findings:?}");
     }
     Ok(())
 }

@@ -18,8 +18,10 @@ pub mod history;
 pub mod lease;
 pub mod limit;
 pub mod list;
+pub mod outbox;
 pub mod question;
 pub mod ready;
+pub mod restore;
 pub mod retention;
 pub mod submit;
 pub mod take;
@@ -86,7 +88,14 @@ macro_rules! conformance {
                 tasks_share_it_and_the_last_takes_it_along, a_text_is_referred_to, an_event_cannot_refer_to_what_is_gone,
                 a_parent_uses_what_its_child_answered, a_kept_signal_uses_its_value, what_is_elsewhere_is_condemned,
                 bytes_belong_where_the_name_says, blobs_are_there_after_reopening;
-            catalog: definitions_are_kept_by_digest, the_newest_is_current, schedules_never_go_back, the_store_is_well;
+            outbox: a_submit_rings, what_is_refused_is_silent, all_that_makes_ready_rings, a_hint_leads_to_a_claim,
+                unsent_ones_are_given_after_their_age, unsent_ones_are_not_given_twice_within_their_age,
+                sent_ones_are_kept_no_more, what_is_not_ready_has_no_hint, hints_survive_a_restart,
+                without_a_broker_nothing_is_kept;
+            restore: all_is_as_it_was, a_second_time_changes_nothing, they_go_on, families_and_groups_stay_together,
+                keys_stay, rows_come_back_to_their_batch, what_is_no_journal_is_refused;
+            catalog: definitions_are_kept_by_digest, the_newest_is_current, schedules_never_go_back, the_store_is_well,
+                a_look_says_what_it_found;
             ready: rings_for_what_is_there, rings_for_a_submit, rings_for_another_process, rings_when_a_queue_resumes,
                 stays_silent_for_other_queues, can_be_dropped_at_any_time;
             durability: everything_is_there_after_reopening, a_lease_survives_a_restart, two_handles_see_the_same;

@@ -1,4 +1,4 @@
-//! Real servers for tests: Redis, Postgres and RabbitMQ, started by the tests
+//! Real servers for tests: Redis, Postgres and `RabbitMQ`, started by the tests
 //! themselves on free loopback ports with their own data folders. One that
 //! happens to run on the machine is never used.
 //!
@@ -11,7 +11,7 @@
 //!
 //! A server that is not installed fails the test and says what to install.
 //! Everything here blocks its thread until the server answers: a second for
-//! most, five for RabbitMQ.
+//! most, five for `RabbitMQ`.
 
 pub mod certificate;
 pub mod place;

@@ -213,7 +213,10 @@ fn blobs(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> super::Blobs 
     let blobs: super::Blobs = node.read(file, out).unwrap_or_default();
     let place = |name: &str| field(node, name).unwrap_or(node.at);
     if blobs.threshold.0 < 1 << 10 {
-        out.push(file.error(place("threshold"), "`threshold` must be at least 1KiB: small values are read faster where they are"));
+        out.push(file.error(
+            place("threshold"),
+            "`threshold` must be at least 1KiB: small values are read faster where they are",
+        ));
     }
     if let Some(endpoint) = &blobs.endpoint {
         if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {

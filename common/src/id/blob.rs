@@ -72,7 +72,11 @@ impl FromStr for BlobName {
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         parse(text).ok_or_else(|| {
-            InvalidId::new("blob name", text, "a blob's name is written by Teamster alone: s or o, shard-generation-digest")
+            InvalidId::new(
+                "blob name",
+                text,
+                "a blob's name is written by Teamster alone: s or o, shard-generation-digest",
+            )
         })
     }
 }

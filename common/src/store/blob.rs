@@ -63,7 +63,9 @@ impl TryFrom<String> for BlobPlace {
 
     fn try_from(text: String) -> Result<Self, String> {
         let invalid = |why: &str| {
-            Err(format!("{text:?} is no place for large values: {why}; write `store`, `file:PATH` or `s3://BUCKET/PREFIX`"))
+            Err(format!(
+                "{text:?} is no place for large values: {why}; write `store`, `file:PATH` or `s3://BUCKET/PREFIX`"
+            ))
         };
         if text == "store" {
             return Ok(Self::Store);

@@ -1,10 +1,10 @@
 //! What every store checks and encodes before it goes to its server or its
 //! writer: sizes, counts, and values as JSON. Pure; knows no backend.
 
-use super::model::{Append, Limits, Next, SignalError, StoreError, Submission};
+use super::model::{Append, Limits, Next, SignalError, StoreError, Submission, Transcript};
 use crate::id::{BlobName, TaskId};
-use crate::journal::{Event, Reference, Submitted};
-use crate::task::Signal;
+use crate::journal::{Event, Recorded, Reference, Submitted};
+use crate::task::{Head, Signal};
 
 /// Names, labels and the like beside a value, in bytes of JSON.
 const ENVELOPE: usize = 64 << 10;
@@ -107,6 +107,60 @@ pub fn append(append: &Append) -> Result<Encoded, StoreError> {
     let counted_bytes =
         if append.events.is_empty() && ends { 0 } else { events.iter().map(|event| event.len() as u64).sum() };
     Ok(Encoded { events, counted_bytes, blobs })
+}
+
+/// A task that comes from another store, with its events as JSON.
+#[derive(Debug, Clone)]
+pub struct Moved {
+    /// The task.
+    pub id: TaskId,
+    /// All that it had, in order.
+    pub journal: Vec<Recorded>,
+    /// The same events as JSON.
+    pub events: Vec<String>,
+    /// What they refer to: refused if that is not kept.
+    pub blobs: Vec<BlobName>,
+}
+
+impl Moved {
+    /// What was submitted once.
+    pub fn submitted(&self) -> Option<&Submitted> {
+        match self.journal.first().map(|first| &first.event) {
+            Some(Event::Submitted(submitted)) => Some(submitted),
+            _ => None,
+        }
+    }
+}
+
+/// Checks a call of `restore`, and encodes it: each journal must be one.
+///
+/// # Errors
+/// [`StoreError::Refused`], which names the task.
+pub fn transcripts(tasks: Vec<Transcript>, limits: &Limits) -> Result<Vec<Moved>, StoreError> {
+    number_of_submissions(tasks.len(), limits)?;
+    tasks.into_iter().map(|task| transcript(task, limits)).collect()
+}
+
+fn transcript(task: Transcript, limits: &Limits) -> Result<Moved, StoreError> {
+    let Transcript { id, journal } = task;
+    Head::fold(id, &journal)
+        .map_err(|illegal| StoreError::Refused(format!("what was given for task {id} is no journal: {illegal}")))?;
+    let unencodable = |error| StoreError::Refused(format!("an event of task {id} cannot be encoded: {error}"));
+    let events: Vec<String> = journal
+        .iter()
+        .map(|recorded| serde_json::to_string(&recorded.event).map_err(unencodable))
+        .collect::<Result<_, _>>()?;
+    let bytes: u64 = events.iter().map(|event| event.len() as u64).sum();
+    // A journal may be full and still have grown: by what others sent to its task, and by its end.
+    let limit = limits.journal_bytes.saturating_add(limits.input_bytes as u64).saturating_mul(2);
+    if bytes > limit {
+        return Err(StoreError::Refused(format!(
+            "the journal of task {id} has {bytes} bytes; at most {limit} are taken from another store (limits.journal)"
+        )));
+    }
+    let references = journal.iter().zip(&events).flat_map(|(r, encoded)| Reference::in_event(&r.event, encoded));
+    let blobs = references.collect();
+    Ok(Moved { id, journal, events, blobs })
 }
 
 /// Checks that what a person sends into a journal is as large as an input at most.

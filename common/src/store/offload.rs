@@ -31,9 +31,9 @@ use self::cache::Cache;
 use self::object::Objects;
 use self::outgoing::{Kept, Unkept};
 use super::{
-    Append, AppendError, Appended, BatchRow, BatchStatus, BlobOptions, Claim, ClaimTasks, Cursor, Definition, Due, Filter,
-    Finding, Hint, Limits, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, Severity, SignalError, Signalled,
-    Store, StoreClock, StoreError, StoreOptions, Submission, Take, Transcript, intake,
+    Append, AppendError, Appended, BatchRow, BatchStatus, BlobOptions, Claim, ClaimTasks, Cursor, Definition, Due,
+    Filter, Finding, Hint, Limits, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, Severity, SignalError,
+    Signalled, Store, StoreClock, StoreError, StoreOptions, Submission, Take, Transcript, intake,
 };
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
@@ -159,7 +159,9 @@ impl Offload {
                 severity: Severity::Warning,
                 subject,
                 said: format!("tasks with values above {threshold} bytes wait: {error}"),
-                advice: Some("check that the place is there and that the credentials may read, write and delete".to_owned()),
+                advice: Some(
+                    "check that the place is there and that the credentials may read, write and delete".to_owned(),
+                ),
             },
         }
     }

@@ -15,8 +15,12 @@ mod blob;
 mod catalog;
 mod connection;
 mod due;
+mod entries;
+mod examine;
 mod lease;
+mod outbox;
 mod read;
+mod restore;
 mod row;
 mod schema;
 mod signal;
@@ -257,12 +261,19 @@ impl Store for SqliteStore {
         self.writer.write(1, move |tx| catalog::serve_schedule(tx, &name, until)).await
     }
 
-    async fn unsent(&self, _age: Duration, _limit: usize) -> Result<Vec<Hint>, StoreError> {
-        Ok(Vec::new())
+    async fn unsent(&self, age: Duration, limit: usize) -> Result<Vec<Hint>, StoreError> {
+        if self.options.doorbell.is_none() || limit == 0 {
+            return Ok(Vec::new());
+        }
+        self.writer.write(limit.min(MOST), move |tx| outbox::unsent(tx, age, limit.min(MOST))).await
     }
 
-    async fn sent(&self, _hints: &[Hint]) -> Result<(), StoreError> {
-        Ok(())
+    async fn sent(&self, hints: &[Hint]) -> Result<(), StoreError> {
+        if hints.is_empty() {
+            return Ok(());
+        }
+        let hints = hints.to_vec();
+        self.writer.write(hints.len(), move |tx| outbox::sent(tx, &hints)).await
     }
 
     async fn keep_blob(&self, name: &BlobName, data: Option<Bytes>) -> Result<BlobName, StoreError> {
@@ -284,12 +295,20 @@ impl Store for SqliteStore {
         self.writer.write(names.len(), move |tx| blob::bury(tx, &names).map_err(Stop::<StoreError>::from)).await
     }
 
-    async fn restore(&self, _tasks: Vec<Transcript>) -> Result<Vec<bool>, StoreError> {
-        Ok(Vec::new())
+    async fn restore(&self, tasks: Vec<Transcript>) -> Result<Vec<bool>, StoreError> {
+        let moved = intake::transcripts(tasks, &self.options.limits)?;
+        if moved.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.writer.write(moved.len(), move |tx| restore::restore(tx, &moved)).await
     }
 
     async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
-        Ok(Vec::new())
+        let mut findings = self.writer.write(1, examine::settings).await?;
+        let path = self.path.clone();
+        let looked = tokio::task::spawn_blocking(move || examine::file(&path)).await;
+        findings.extend(looked.map_err(|error| StoreError::Unavailable(error.to_string()))?);
+        Ok(findings)
     }
 
     async fn check(&self) -> Result<(), StoreError> {

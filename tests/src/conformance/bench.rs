@@ -98,8 +98,11 @@ impl Bench {
 
     /// An id that no task has; later ones are greater.
     pub fn id(&self) -> TaskId {
+        // The last 12 bits are the shard: the number stands above it, and the shards are spread.
+        let number = self.number();
+        let shard = number.wrapping_mul(1_103) & 0xFFF;
         let mut random = [0; 10];
-        random[2..].copy_from_slice(&self.number().to_be_bytes());
+        random[2..].copy_from_slice(&(number << 12 | shard).to_be_bytes());
         TaskId::new(self.now(), random)
     }
 

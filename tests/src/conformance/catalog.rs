@@ -60,3 +60,14 @@ pub async fn the_store_is_well(place: Place) -> Result<()> {
     bench.store.check().await?;
     Ok(())
 }
+
+/// A look at the settings says what it found, in words.
+pub async fn a_look_says_what_it_found(place: Place) -> Result<()> {
+    let bench = Bench::open(place).await?;
+    let findings = bench.store.examine().await?;
+    ensure!(!findings.is_empty());
+    for finding in findings {
+        ensure!(!finding.subject.is_empty() && !finding.said.is_empty(), "{finding:?}");
+    }
+    Ok(())
+}

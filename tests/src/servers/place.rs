@@ -2,17 +2,18 @@
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use common::entropy::{Entropy, SystemEntropy};
 
 /// A name of at most 26 lower-case letters and digits that starts with a letter; another at each
-/// call, in each process, on each day (a server named by an environment variable keeps what was in it).
+/// call and in each process (a server named by an environment variable keeps what was in it).
 pub fn unique_name() -> String {
-    static PROCESS: LazyLock<u128> = LazyLock::new(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
-        now << 16 | u128::from(std::process::id() & 0xffff)
+    static PROCESS: LazyLock<String> = LazyLock::new(|| {
+        let entropy: &dyn Entropy = &SystemEntropy::new().expect("the system gives random bytes");
+        hex::encode(entropy.bytes::<8>())
     });
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("t{:x}n{:x}", *PROCESS, NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("t{}n{:x}", *PROCESS, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The same URL with one more query parameter, which must need no escaping.

@@ -90,15 +90,12 @@ impl<'b> Draft<'b> {
             pending.added.extend(added);
             return Ok(());
         }
-        let pending = match self.book.changed.get(&id) {
-            Some(earlier) => {
-                let added = earlier.added.iter().cloned().chain(added).collect();
-                Pending { before: Arc::clone(&earlier.before), after, added }
-            }
-            None => {
-                self.order.push(id);
-                Pending { before: Arc::clone(before), after, added }
-            }
+        let pending = if let Some(earlier) = self.book.changed.get(&id) {
+            let added = earlier.added.iter().cloned().chain(added).collect();
+            Pending { before: Arc::clone(&earlier.before), after, added }
+        } else {
+            self.order.push(id);
+            Pending { before: Arc::clone(before), after, added }
         };
         self.changed.insert(id, pending);
         Ok(())

@@ -63,7 +63,10 @@ mod tests {
         let packed = pack(&value).unwrap();
         assert!(packed.data.len() < 1_000);
         let (read, length) = unpack(&packed.data, &packed.digest, 1 << 20).unwrap();
-        assert_eq!((serde_json::to_string(&read).unwrap(), length), (serde_json::to_string(&value).unwrap(), packed.length));
+        assert_eq!(
+            (serde_json::to_string(&read).unwrap(), length),
+            (serde_json::to_string(&value).unwrap(), packed.length)
+        );
     }
 
     #[test]

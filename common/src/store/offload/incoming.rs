@@ -93,7 +93,8 @@ impl Offload {
             Err(_) => Unread::OutOfReach(format!("they did not come within {} s", PATIENCE.as_secs())),
         };
         let task = claim.task;
-        let die = |reason, class, message: String| Next::Die { reason, error: Failure::new(class, message), step: None };
+        let die =
+            |reason, class, message: String| Next::Die { reason, error: Failure::new(class, message), step: None };
         let next = match unread {
             Unread::OutOfReach(why) => {
                 tracing::warn!(%task, why, "the large values of a task are out of reach; it is handed back");

@@ -51,12 +51,11 @@ impl Objects {
                 let place = format!("s3://{bucket}/{prefix}");
                 let refused = |why: String| StoreError::Refused(format!("{place} (blobs.place): {why}"));
                 let prefix = Path::parse(prefix).map_err(|error| refused(error.to_string()))?;
-                let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES, retry_timeout: PATIENCE };
+                let retry =
+                    RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES, retry_timeout: PATIENCE };
                 let client = ClientOptions::new().with_timeout(REQUEST).with_connect_timeout(CONNECT);
-                let mut builder = AmazonS3Builder::from_env()
-                    .with_bucket_name(bucket)
-                    .with_retry(retry)
-                    .with_client_options(client);
+                let mut builder =
+                    AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).with_client_options(client);
                 if let Some(endpoint) = &options.endpoint {
                     builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
                 }

@@ -63,11 +63,8 @@ impl Offload {
                 SlotMut::Text(text) => Value::String(std::mem::take(text)),
             });
         });
-        let kept: Vec<(BlobName, Held)> = stream::iter(values)
-            .map(|value| self.keep(value, shard, most))
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
+        let kept: Vec<(BlobName, Held)> =
+            stream::iter(values).map(|value| self.keep(value, shard, most)).buffered(AT_ONCE).try_collect().await?;
         let mut names = kept.iter().map(|(name, _)| name);
         each_of(carrier, &large, &mut |slot| {
             if let Some(name) = names.next() {

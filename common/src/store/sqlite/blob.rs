@@ -152,9 +152,7 @@ pub(super) fn condemned(db: &Connection, limit: usize) -> rusqlite::Result<Vec<B
 /// It is gone from there.
 pub(super) fn bury(tx: &Transaction<'_>, names: &[BlobName]) -> rusqlite::Result<()> {
     for name in names {
-        tx.db
-            .prepare_cached("DELETE FROM blobs WHERE name = ?1 AND condemned = 1")?
-            .execute([name.to_string()])?;
+        tx.db.prepare_cached("DELETE FROM blobs WHERE name = ?1 AND condemned = 1")?.execute([name.to_string()])?;
     }
     Ok(())
 }

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{batch, blob};
 use super::connection::Stop;
-use super::row::{Found, Stored, integer};
+use super::entries::{Entries, Reach};
+use super::row::{Found, integer};
 use super::tally::Class;
-use super::transaction::{Aside, Transaction};
+use super::transaction::Transaction;
+use super::{batch, blob};
 use crate::clock::Timestamp;
 use crate::id::TaskId;
-use crate::store::{Due, Keep, StoreError, ledger};
-use crate::task::{DeadReason, State};
+use crate::store::book::DueAnswer;
+use crate::store::{Due, Keep, StoreError};
+use crate::task::State;
 
 /// The most that one call moves, so that no transaction holds up the others for long.
 const MOST: usize = 1_000;
@@ -29,13 +31,7 @@ pub(super) fn due(tx: &mut Transaction<'_>, limit: usize) -> Result<Due, Stop<St
         params![tx.now.as_millis(), integer(limit as u64)],
     )?;
     let mut room = limit - found.len();
-    for task in found {
-        match task {
-            Found::Readable(stored) => move_on(tx, *stored, &mut due)?,
-            Found::Unreadable(unreadable) => tx.set_aside(&unreadable)?,
-            Found::Missing => {}
-        }
-    }
+    move_on(tx, found, &mut due)?;
     let mut next: Option<i64> = tx
         .db
         .prepare_cached("SELECT min(due_at) FROM tasks WHERE due_at IS NOT NULL")?
@@ -60,39 +56,57 @@ pub(super) fn due(tx: &mut Transaction<'_>, limit: usize) -> Result<Due, Stop<St
     Ok(due)
 }
 
-fn move_on(tx: &mut Transaction<'_>, stored: Stored, due: &mut Due) -> rusqlite::Result<()> {
-    let mut after = stored.head.clone();
-    let running = matches!(after.state, State::Running { .. });
-    let moved = if running {
-        let kept = tx.kept(&stored)?;
-        ledger::expire(&mut after, &kept, tx.options.limits.barren_attempts, tx.now)
-    } else {
-        ledger::wake(&mut after, tx.now)
-    };
-    let recorded = match moved {
-        Ok(recorded) => recorded,
-        Err(illegal) => {
-            // The column and the head disagree: an index that leads nowhere must not be followed again and again.
-            tracing::error!(task = %stored.head.id, %illegal, "a task was due that cannot be");
-            tx.db.prepare_cached("UPDATE tasks SET due_at = NULL WHERE n = ?1")?.execute([stored.n])?;
-            return Ok(());
+/// Moves tasks on whose time has come. They may be of one family: each sees what became of the others.
+fn move_on(tx: &mut Transaction<'_>, found: Vec<Found>, due: &mut Due) -> Result<(), Stop<StoreError>> {
+    let (mut tasks, mut unreadable) = (Vec::with_capacity(found.len()), Vec::new());
+    let mut entries = Entries::open(tx);
+    for task in found {
+        match task {
+            Found::Missing => {}
+            Found::Unreadable(task) => unreadable.push(task),
+            Found::Readable(stored) => {
+                let head = &stored.entry.head;
+                tasks.push((stored.place.n, head.id, head.version));
+                // A lease may have been lost once too often; a timer ends no task.
+                let running = matches!(head.state, State::Running { .. });
+                entries.enter(*stored, if running { Reach::Family } else { Reach::Alone })?;
+            }
         }
-    };
-    if running {
-        due.expired += 1;
-        due.poisoned += usize::from(matches!(after.state, State::Dead { reason: DeadReason::Poison, .. }));
-    } else {
-        due.woken += 1;
     }
-    let changed = tx.save(stored, after, recorded, &Aside { took_up: running, ..Aside::default() })?;
-    tx.settle(changed)
+    let mut wrong = Vec::new();
+    for (n, task, version) in tasks {
+        match entries.perform(|book| book.due(task))? {
+            DueAnswer::Woken => due.woken += 1,
+            DueAnswer::Expired => due.expired += 1,
+            DueAnswer::Poisoned => {
+                due.expired += 1;
+                due.poisoned += 1;
+            }
+            DueAnswer::NotDue => {
+                let entry = entries.entry(task).filter(|entry| entry.head.version == version);
+                wrong.extend(entry.map(|entry| (n, task, entry.due_at())));
+            }
+        }
+    }
+    entries.write()?;
+    for (n, task, due_at) in wrong {
+        // The column and the head disagree: an index that leads nowhere must not be followed again and again.
+        tracing::error!(%task, "a task was due that cannot be");
+        tx.db
+            .prepare_cached("UPDATE tasks SET due_at = ?2 WHERE n = ?1")?
+            .execute(params![n, due_at.map(Timestamp::as_millis)])?;
+    }
+    for task in unreadable {
+        tx.set_aside(&task)?;
+    }
+    Ok(())
 }
 
 /// Removes a dead letter, because a person says so.
 pub(super) fn forget(tx: &mut Transaction<'_>, task: TaskId) -> Result<bool, Stop<StoreError>> {
     match tx.find(task)? {
-        Found::Readable(stored) if matches!(stored.head.state, State::Dead { .. }) => {
-            tx.remove(stored.n)?;
+        Found::Readable(stored) if matches!(stored.entry.head.state, State::Dead { .. }) => {
+            tx.remove(stored.place.n)?;
             Ok(true)
         }
         Found::Readable(_) | Found::Missing => Ok(false),

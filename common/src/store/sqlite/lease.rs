@@ -5,12 +5,14 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::connection::Stop;
-use super::row::{Found, Lease, Stored, integer, read_events};
-use super::transaction::{Aside, Transaction};
+use super::entries::{Entries, Reach};
+use super::row::{Found, integer, read_events};
+use super::transaction::Transaction;
 use crate::clock::Timestamp;
 use crate::id::{LeaseToken, QueueName, TaskId, WorkerId};
-use crate::store::{Claim, ClaimTasks, Renew, Renewal, StoreError, Take, ledger};
-use crate::task::State;
+use crate::store::book::Lease;
+use crate::store::{Claim, ClaimTasks, Renew, Renewal, StoreError, Take};
+use crate::task::StateName;
 
 /// The most tasks that one call leases: their journals come back in one answer.
 const MOST: usize = 1_000;
@@ -54,13 +56,7 @@ pub(super) fn take(tx: &mut Transaction<'_>, request: &Take, first: usize) -> Re
             if found.len() == wanted {
                 more.push(queue);
             }
-            for task in found {
-                match task {
-                    Found::Readable(stored) => leased.extend(lease(tx, *stored, &request.worker, request.lease)?),
-                    Found::Unreadable(unreadable) => tx.set_aside(&unreadable)?,
-                    Found::Missing => {}
-                }
-            }
+            leased.extend(lease(tx, found, &request.worker, request.lease)?);
         }
         queues = more;
     }
@@ -69,31 +65,47 @@ pub(super) fn take(tx: &mut Transaction<'_>, request: &Take, first: usize) -> Re
 
 /// Leases those of the named tasks that can be.
 pub(super) fn claim(tx: &mut Transaction<'_>, request: &ClaimTasks) -> Result<Vec<Leased>, Stop<StoreError>> {
-    let mut leased = Vec::new();
+    let mut found = Vec::with_capacity(request.tasks.len().min(MOST));
     for task in request.tasks.iter().take(MOST) {
         match tx.find(*task)? {
-            Found::Readable(stored) if !is_paused(tx.db, &stored.head.queue)? => {
-                leased.extend(lease(tx, *stored, &request.worker, request.lease)?);
-            }
-            Found::Unreadable(unreadable) => tx.set_aside(&unreadable)?,
-            Found::Readable(_) | Found::Missing => {}
+            Found::Readable(stored) if is_paused(tx.db, &stored.entry.head.queue)? => {}
+            other => found.push(other),
         }
     }
-    Ok(leased)
+    lease(tx, found, &request.worker, request.lease)
 }
 
+/// Leases those that are ready.
 fn lease(
     tx: &mut Transaction<'_>,
-    stored: Stored,
+    found: Vec<Found>,
     worker: &WorkerId,
     duration: Duration,
-) -> rusqlite::Result<Option<Leased>> {
-    let mut after = stored.head.clone();
-    let Ok(recorded) = ledger::lease(&mut after, worker, tx.now) else { return Ok(None) };
-    let lease = Lease { token: LeaseToken::new(tx.options.entropy.bytes()), expires: tx.now.plus(duration) };
-    let leased = Leased { task: after.id, lease, version: after.version };
-    tx.save(stored, after, recorded, &Aside { lease: Some(lease), ..Aside::default() })?;
-    Ok(Some(leased))
+) -> Result<Vec<Leased>, Stop<StoreError>> {
+    let (entropy, expires) = (&tx.options.entropy, tx.now.plus(duration));
+    let mut entries = Entries::open(tx);
+    let (mut leased, mut unreadable) = (Vec::with_capacity(found.len()), Vec::new());
+    for task in found {
+        match task {
+            Found::Missing => {}
+            Found::Unreadable(task) => unreadable.push(task),
+            Found::Readable(stored) => {
+                let task = stored.entry.head.id;
+                entries.enter(*stored, Reach::Alone)?;
+                let lease = Lease { token: LeaseToken::new(entropy.bytes()), expires };
+                if entries.perform(|book| book.lease(task, worker, lease))?
+                    && let Some(entry) = entries.entry(task)
+                {
+                    leased.push(Leased { task, lease, version: entry.head.version });
+                }
+            }
+        }
+    }
+    entries.write()?;
+    for task in unreadable {
+        tx.set_aside(&task)?;
+    }
+    Ok(leased)
 }
 
 /// Leased tasks with their journals, and apart those whose journal cannot be read, with why.
@@ -123,17 +135,19 @@ pub(super) fn load(db: &Connection, leased: Vec<Leased>) -> rusqlite::Result<Loa
 
 /// Makes a dead letter of a task that was leased and whose journal then could not be read.
 pub(super) fn give_up(tx: &mut Transaction<'_>, leased: &Leased, why: &str) -> Result<(), Stop<StoreError>> {
-    let Found::Readable(stored) = tx.find(leased.task)? else { return Ok(()) };
-    if stored.lease.is_none_or(|lease| lease.token != leased.lease.token) {
-        return Ok(());
+    let mut entries = Entries::open(tx);
+    entries.load(leased.task, Reach::Family)?;
+    match entries.perform(|book| book.give_up(leased.task, leased.lease.token, why)) {
+        Ok(()) => {}
+        // Its head cannot be read either: whoever takes it next sets it aside.
+        Err(Stop::Refused(_)) => return Ok(()),
+        Err(stop) => return Err(stop),
     }
-    tracing::error!(task = %leased.task, why, "a journal cannot be read by this version; its task is a dead letter now");
-    let mut after = stored.head.clone();
-    if let Ok(recorded) = ledger::set_aside(&mut after, ledger::unreadable(why), tx.now) {
-        let changed = tx.save(*stored, after, recorded, &Aside { took_up: true, ..Aside::default() })?;
-        tx.settle(changed)?;
+    if entries.entry(leased.task).is_some_and(|entry| entry.state() == StateName::Dead) {
+        let task = leased.task;
+        tracing::error!(%task, why, "a journal cannot be read by this version; its task is a dead letter now");
     }
-    Ok(())
+    Ok(entries.write()?)
 }
 
 /// Renews leases; those that are not held, or whose time is over, are lost.
@@ -181,10 +195,4 @@ pub(super) fn any_ready(db: &Connection, queues: &[QueueName]) -> rusqlite::Resu
         }
     }
     Ok(false)
-}
-
-/// Whether the lease that a task is held under is this one, now.
-pub(super) fn holds(tx: &Transaction<'_>, stored: &Stored, token: LeaseToken) -> bool {
-    matches!(stored.head.state, State::Running { .. })
-        && stored.lease.is_some_and(|lease| lease.token == token && tx.now < lease.expires)
 }

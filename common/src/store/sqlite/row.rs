@@ -1,47 +1,34 @@
 //! Tasks and events as rows: what is read is decoded here, for writers and readers alike.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
 use super::connection::{undecodable, unencodable};
 use crate::clock::Timestamp;
 use crate::id::{AppendId, LeaseToken, TaskId};
 use crate::journal::Recorded;
 use crate::store::StoreError;
-use crate::task::{Head, State, StateName};
+use crate::store::book::{Entry, LastAppend, Lease};
+use crate::task::{Head, StateName};
 
 /// What [`stored`] reads, in order.
 pub(super) const COLUMNS: &str = "n, id, head, token, due_at, kept, journal_bytes, last_append, last_from, last_to, batch, \
                        state";
 
-/// A task as it is stored.
+/// Where a task stands in the file.
 #[derive(Debug)]
-pub(super) struct Stored {
+pub(super) struct Place {
     pub(super) n: i64,
-    pub(super) head: Head,
-    /// The state that it counts under. Differs from the head's only if an older
-    /// version could not read the head and set the task aside.
-    pub(super) state: StateName,
-    pub(super) lease: Option<Lease>,
-    pub(super) kept: u64,
-    pub(super) journal_bytes: u64,
-    pub(super) last_append: Option<LastAppend>,
     /// The batch of which a row made it.
     pub(super) batch: Option<String>,
+    /// How many signals wait in the inbox, those of a newer version included.
+    pub(super) kept: u64,
 }
 
-/// A lease as it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Lease {
-    pub(super) token: LeaseToken,
-    pub(super) expires: Timestamp,
-}
-
-/// The newest append, and the events that it added: from, and up to but without.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LastAppend {
-    pub(super) id: AppendId,
-    pub(super) from: u64,
-    pub(super) to: u64,
+/// A task as its row has it: without what other tables know of it.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) place: Place,
+    pub(super) entry: Entry,
 }
 
 /// A task whose head this version cannot read.
@@ -91,7 +78,7 @@ pub(super) fn read_events(
 }
 
 /// Decodes [`COLUMNS`].
-pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Found> {
+pub(super) fn stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<Found> {
     let n = row.get(0)?;
     let head: Head = match serde_json::from_str(row.get_ref(2)?.as_str()?) {
         Ok(head) => head,
@@ -99,34 +86,18 @@ pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Found> {
     };
     let token: Option<[u8; 16]> = row.get(3)?;
     let due_at: Option<i64> = row.get(4)?;
-    let lease = token
+    let mut entry = Entry::open(head, natural(row.get(6)?));
+    entry.lease = token
         .zip(due_at)
         .map(|(token, expires)| Lease { token: LeaseToken::new(token), expires: Timestamp::from_millis(expires) });
     let append: (Option<[u8; 16]>, Option<i64>, Option<i64>) = (row.get(7)?, row.get(8)?, row.get(9)?);
-    let last_append = match append {
-        (Some(id), Some(from), Some(to)) => {
-            Some(LastAppend { id: AppendId::new(id), from: natural(from), to: natural(to) })
-        }
-        _ => None,
-    };
-    let state = row.get_ref(11)?.as_str()?.parse().unwrap_or(head.state.name());
-    Ok(Found::Readable(Box::new(Stored {
-        n,
-        head,
-        lease,
-        kept: natural(row.get(5)?),
-        journal_bytes: natural(row.get(6)?),
-        last_append,
-        batch: row.get(10)?,
-        state,
-    })))
-}
-
-pub(super) const fn ready_since(head: &Head) -> Option<Timestamp> {
-    match &head.state {
-        State::Ready { since } => Some(*since),
-        _ => None,
+    if let (Some(id), Some(from), Some(to)) = append {
+        entry.last_append = Some(LastAppend { id: AppendId::new(id), from: natural(from), to: natural(to) });
     }
+    let dead = row.get_ref(11)?.as_str()? == StateName::Dead.as_str();
+    entry.set_aside = dead && !entry.head.state.is_terminal();
+    let place = Place { n, batch: row.get(10)?, kept: natural(row.get(5)?) };
+    Ok(Found::Readable(Box::new(Stored { place, entry })))
 }
 
 pub(super) fn encode_head(head: &Head) -> rusqlite::Result<String> {

@@ -16,7 +16,7 @@ use crate::store::StoreError;
 const APPLICATION_ID: i32 = 0x544D_5354;
 
 /// One entry a version; never changed once released, only added to.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3];
 
 const VERSION_1: &str = r"
 -- A task. `head` is the truth for a reader; the other columns are what indexes and filters need of it.
@@ -143,6 +143,18 @@ CREATE TABLE health (
 ";
 
 const VERSION_2: &str = r"
+-- Where there is a broker: ready tasks of which nobody said yet that the broker knows.
+CREATE TABLE outbox (
+    task     TEXT PRIMARY KEY,
+    version  INTEGER NOT NULL,      -- the number of the event that made it ready
+    queue    TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    since    INTEGER NOT NULL       -- when it was noted, or last given to a relay
+) STRICT, WITHOUT ROWID;
+CREATE INDEX outbox_since ON outbox (since);
+";
+
+const VERSION_3: &str = r"
 -- Large values that events refer to by name.
 CREATE TABLE blobs (
     name         TEXT PRIMARY KEY,
@@ -212,23 +224,25 @@ mod tests {
     fn a_migration_that_fails_leaves_the_file_at_its_version() {
         let mut db = Connection::open_in_memory().unwrap();
         migrate(&mut db, Path::new("x.db")).unwrap();
-        let broken = [VERSION_1, "CREATE TABLE extra (a INTEGER); SELECT nonsense;"];
+        let broken = [MIGRATIONS, &["CREATE TABLE extra (a INTEGER); SELECT nonsense;"]].concat();
         assert!(migrate_with(&mut db, Path::new("x.db"), &broken).is_err());
         let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-        assert_eq!(version, 1);
+        assert_eq!(usize::try_from(version).unwrap(), MIGRATIONS.len());
         assert!(db.prepare("SELECT a FROM extra").is_err());
     }
 
     #[test]
     fn a_file_of_an_older_version_is_brought_forward() {
         let mut db = Connection::open_in_memory().unwrap();
-        migrate(&mut db, Path::new("x.db")).unwrap();
-        let newer = [VERSION_1, "CREATE TABLE extra (a INTEGER);"];
+        migrate_with(&mut db, Path::new("x.db"), &MIGRATIONS[..1]).unwrap();
+        let newer = [MIGRATIONS, &["CREATE TABLE extra (a INTEGER);"]].concat();
         migrate_with(&mut db, Path::new("x.db"), &newer).unwrap();
         migrate_with(&mut db, Path::new("x.db"), &newer).unwrap();
+        assert!(db.prepare("SELECT since FROM outbox").is_ok());
         assert!(db.prepare("SELECT a FROM extra").is_ok());
         let refused = migrate(&mut db, Path::new("x.db")).unwrap_err().to_string();
-        assert!(refused.contains("version 2") && refused.contains("up to 1"), "{refused}");
+        let says = |number: usize| refused.contains(&format!("{number}"));
+        assert!(says(MIGRATIONS.len()) && says(newer.len()), "{refused}");
     }
 
     #[test]

@@ -6,10 +6,12 @@ use rusqlite::{OptionalExtension, params};
 
 use super::blob;
 use super::connection::Stop;
-use super::transaction::{Told, Transaction};
-use crate::id::TaskId;
+use super::entries::{Entries, Reach};
+use super::transaction::{NewTask, Transaction};
+use crate::id::{BatchId, IdempotencyKey, PipelineName, TaskId};
+use crate::store::book::Entry;
 use crate::store::intake::Accepted;
-use crate::store::{Receipt, StoreError, ledger};
+use crate::store::{Receipt, Signalled, StoreError, ledger};
 use crate::task::{Head, StateName};
 
 /// What a submission turned out to be.
@@ -37,13 +39,20 @@ pub(super) fn submit(tx: &mut Transaction<'_>, prepared: &[Accepted]) -> Result<
                 superseded.extend(supersede(tx, submission)?);
                 // `ledger::open`, without a copy of what is encoded already.
                 let head = Head::open(submission.id, tx.now, &submission.task);
-                let batch = submission.task.line.and(submission.task.batch.as_ref()).map(AsRef::as_ref);
-                tx.insert(&head, event, batch, submission.task.supersede.as_ref().map(AsRef::as_ref))?;
-                blob::begin_use(tx, &submission.id.to_string(), &submission.blobs)?;
-                Receipt { id: submission.id, state: head.state.name(), created: true }
+                let entry = Entry::open(head, event.len() as u64);
+                tx.insert(&NewTask {
+                    entry: &entry,
+                    journal: &[(1, tx.now, event)],
+                    blobs: &submission.blobs,
+                    batch: submission.task.line.and(submission.task.batch.as_ref()).map(AsRef::as_ref),
+                    supersede: submission.task.supersede.as_ref().map(AsRef::as_ref),
+                })?;
+                Receipt { id: submission.id, state: entry.state(), created: true }
             }
         };
-        note_row(tx, submission, &receipt)?;
+        if let (Some(line), Some(batch)) = (submission.task.line, &submission.task.batch) {
+            note_row(tx, batch, line, &receipt)?;
+        }
         receipts.push(receipt);
     }
     if !superseded.is_empty() {
@@ -95,38 +104,61 @@ fn judge(tx: &Transaction<'_>, prepared: &[Accepted]) -> Result<Vec<Verdict>, St
         }
         verdicts.push(verdict);
     }
+    check_depth(tx, new_in_queue)?;
+    Ok(verdicts)
+}
+
+/// Refuses tasks for which a queue has no room.
+pub(super) fn check_depth<'q>(
+    tx: &Transaction<'_>,
+    new_in_queue: impl IntoIterator<Item = (&'q str, u64)>,
+) -> Result<(), Stop<StoreError>> {
     let limit = tx.options.limits.queue_depth;
     for (queue, new) in new_in_queue {
         let depth = tx.tally.depth(tx.db, queue)?;
         if depth.saturating_add(new) > limit {
-            return refuse(format!(
+            return Err(Stop::Refused(StoreError::Refused(format!(
                 "queue {queue} holds {depth} tasks that are ready or scheduled, and {new} more would be over its limit \
                  of {limit} (limits.queue_depth); try again when some are done"
-            ));
+            ))));
         }
     }
-    Ok(verdicts)
+    Ok(())
 }
 
 /// The task of the same key, or of the same id: a call whose answer was lost.
 fn find(tx: &Transaction<'_>, submission: &Accepted) -> rusqlite::Result<Option<(TaskId, StateName)>> {
-    let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
-    let mut found = None;
-    if let Some(key) = &submission.task.key {
-        found = tx
-            .db
-            .prepare_cached("SELECT id, state FROM tasks WHERE pipeline = ?1 AND key = ?2")?
-            .query_row([submission.task.pipeline.as_str(), key.as_str()], row)
-            .optional()?;
+    let task = &submission.task;
+    if let Some(key) = &task.key
+        && let Some(found) = find_key(tx, &task.pipeline, key)?
+    {
+        return Ok(Some(found));
     }
-    if found.is_none() {
-        found = tx
-            .db
-            .prepare_cached("SELECT id, state FROM tasks WHERE id = ?1")?
-            .query_row([submission.id.to_string()], row)
-            .optional()?;
-    }
-    Ok(found.and_then(|(id, state)| Some((id.parse().ok()?, state.parse().ok()?))))
+    let found = tx
+        .db
+        .prepare_cached("SELECT id, state FROM tasks WHERE id = ?1")?
+        .query_row([submission.id.to_string()], id_and_state)
+        .optional()?;
+    Ok(found.flatten())
+}
+
+/// The task that has an idempotency key.
+pub(super) fn find_key(
+    tx: &Transaction<'_>,
+    pipeline: &PipelineName,
+    key: &IdempotencyKey,
+) -> rusqlite::Result<Option<(TaskId, StateName)>> {
+    let found = tx
+        .db
+        .prepare_cached("SELECT id, state FROM tasks WHERE pipeline = ?1 AND key = ?2")?
+        .query_row([pipeline.as_str(), key.as_str()], id_and_state)
+        .optional()?;
+    Ok(found.flatten())
+}
+
+fn id_and_state(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<(TaskId, StateName)>> {
+    let (id, state) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
+    Ok(id.parse().ok().zip(state.parse().ok()))
 }
 
 /// Cancels the older unfinished tasks of the group; answers with those that are cancelled now.
@@ -139,19 +171,20 @@ fn supersede(tx: &mut Transaction<'_>, submission: &Accepted) -> rusqlite::Resul
         )?
         .query_map([submission.task.pipeline.as_str(), group.as_str()], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
+    let mut entries = Entries::open(tx);
     let mut cancelled = Vec::new();
     for id in older.iter().filter_map(|id| id.parse().ok()) {
-        if let Told::Applied(changed) = tx.tell(id, &ledger::supersede(submission.id))? {
+        entries.load(id, Reach::Family)?;
+        if let Some(Signalled::Applied(_)) = entries.tell(id, &ledger::supersede(submission.id))? {
             cancelled.push(id);
-            tx.settle(*changed)?;
         }
     }
+    entries.write()?;
     Ok(cancelled)
 }
 
 /// Notes the task under its line of the batch. A line that was noted before stays as it is.
-fn note_row(tx: &Transaction<'_>, submission: &Accepted, receipt: &Receipt) -> rusqlite::Result<()> {
-    let (Some(line), Some(batch)) = (submission.task.line, &submission.task.batch) else { return Ok(()) };
+pub(super) fn note_row(tx: &Transaction<'_>, batch: &BatchId, line: u64, receipt: &Receipt) -> rusqlite::Result<()> {
     let added = tx
         .db
         .prepare_cached(

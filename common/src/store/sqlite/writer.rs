@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::bell::Bell;
 use super::connection::{Stop, store_error};
 use super::tally::Tally;
-use super::transaction::Transaction;
+use super::transaction::{News, Transaction};
 use crate::store::{StoreError, StoreOptions};
 
 /// Operations that may wait for the writer; more callers wait for room.
@@ -196,15 +196,13 @@ impl Loop {
     /// All of the group, or nothing.
     fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), Failed> {
         self.statement("BEGIN IMMEDIATE").map_err(Failed::Group)?;
-        let outcome = self.fill(group).and_then(|rings| {
+        let outcome = self.fill(group).and_then(|news| {
             self.statement("COMMIT").map_err(Failed::Group)?;
-            Ok(rings)
+            Ok(news)
         });
         match outcome {
-            Ok(rings) => {
-                if rings {
-                    self.bell.ring();
-                }
+            Ok(news) => {
+                self.tell(news);
                 Ok(())
             }
             Err(failed) => {
@@ -219,7 +217,19 @@ impl Loop {
         }
     }
 
-    fn fill(&self, group: &mut [Box<dyn Job>]) -> Result<bool, Failed> {
+    /// What became ready is on the disk now.
+    fn tell(&self, news: News) {
+        if news.rings {
+            self.bell.ring();
+        }
+        if let Some(doorbell) = &self.options.doorbell
+            && !news.hints.is_empty()
+        {
+            doorbell.ring(news.hints);
+        }
+    }
+
+    fn fill(&self, group: &mut [Box<dyn Job>]) -> Result<News, Failed> {
         let mut tx = Transaction::new(&self.db, &self.options, Tally::default());
         for job in group {
             tx.start_operation();
