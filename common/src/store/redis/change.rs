@@ -8,7 +8,6 @@ use super::stored::{Stored, Unreadable};
 use super::unit::{Unit, element};
 use crate::clock::Timestamp;
 use crate::id::TaskId;
-use crate::journal::Recorded;
 use crate::store::StoreError;
 use crate::store::book::{Change, Entry};
 use crate::task::{Signal, StateName};
@@ -330,14 +329,4 @@ impl Record {
             bytes: self.journal_bytes,
         }
     }
-}
-
-/// The events of a change as they stand in the journal.
-pub(super) fn elements(events: &[Recorded]) -> Result<Vec<Vec<u8>>, StoreError> {
-    let encode = |recorded: &Recorded| {
-        let event = serde_json::to_string(&recorded.event)
-            .map_err(|error| StoreError::Refused(format!("an event cannot be encoded: {error}")))?;
-        Ok(element(recorded.at, &event))
-    };
-    events.iter().map(encode).collect()
 }

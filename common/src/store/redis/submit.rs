@@ -61,12 +61,14 @@ impl RedisStore {
         self.know_batches(&candidates).await?;
         let spread =
             candidates.iter().any(|one| one.partition != candidates.first().map_or(0, |first| first.partition));
-        let mut existing = if spread { self.find(&candidates, None).await? } else { Existing::new() };
+        // What would be refused if it were new is looked for first, too.
+        let mut sure = spread || candidates.iter().any(|one| one.accepted.task.parent.is_some());
+        let mut existing = if sure { self.find(&candidates, None).await? } else { Existing::new() };
         let mut created: HashSet<usize> = HashSet::new();
         for _ in 0..TRIES {
             let verdicts = judge(&candidates, &existing);
             let parents = self.parents(&candidates, &verdicts, &created).await?;
-            let room = self.room(&candidates, &verdicts, &created).await?;
+            let room = self.room(count_new(&candidates, &verdicts, &created)).await?;
             let manner = self.manner();
             let units = self.units(&candidates, &verdicts, &created, &parents, &room, manner);
             let commits = units.into_iter().map(|(partition, (unit, indexes))| async move {
@@ -78,6 +80,10 @@ impl RedisStore {
             for (partition, indexes, outcome) in try_join_all(commits).await? {
                 match outcome {
                     Outcome::Done => created.extend(indexes),
+                    Outcome::Full if !sure => {
+                        sure = true;
+                        stale.push(partition);
+                    }
                     Outcome::Full => return Err(self.full(&candidates, &verdicts).await),
                     Outcome::Stale | Outcome::Expired => stale.push(partition),
                 }
@@ -157,6 +163,14 @@ impl RedisStore {
         Ok(try_join_all(searches).await?.into_iter().flatten().collect())
     }
 
+    /// The task that has an idempotency key.
+    pub(super) async fn owner(&self, partition: usize, key: &ShortDigest) -> Result<Option<TaskId>, StoreError> {
+        let mut command = redis::cmd("HGET");
+        command.arg(self.keys.key(partition, b"keys")).arg(key.as_slice());
+        let owner = reply::bytes(ask(&self.link, &command).await?);
+        if owner.is_empty() { Ok(None) } else { reply::task(&owner).map(Some) }
+    }
+
     /// The parents of new tasks that are there before the call, each of which must be unfinished.
     async fn parents(
         &self,
@@ -201,19 +215,8 @@ impl RedisStore {
 
     /// How many tasks a partition may hold in each queue: what the other partitions leave of the limit. A count over
     /// all partitions is made for queues only that are near to it.
-    async fn room(
-        &self,
-        candidates: &[Candidate],
-        verdicts: &[Verdict],
-        created: &HashSet<usize>,
-    ) -> Result<HashMap<(usize, String), u64>, StoreError> {
+    pub(super) async fn room(&self, new: BTreeMap<&str, u64>) -> Result<HashMap<(usize, String), u64>, StoreError> {
         let limit = self.options.limits.queue_depth;
-        let mut new: BTreeMap<&str, u64> = BTreeMap::new();
-        for (index, (one, verdict)) in candidates.iter().zip(verdicts).enumerate() {
-            if *verdict == Verdict::New && !created.contains(&index) {
-                *new.entry(one.accepted.task.queue.as_str()).or_default() += 1;
-            }
-        }
         let mut room = HashMap::new();
         if self.keys.count() == 1 {
             room.extend(new.keys().map(|queue| ((0, (*queue).to_owned()), limit)));
@@ -311,10 +314,7 @@ impl RedisStore {
                     Verdict::Known(id, _) => (*id, true),
                     Verdict::Again(first) => (candidates.get(*first).map_or(id, |one| one.accepted.id), true),
                 };
-                let mark = if known { b"D" } else { b"N" };
-                let member = [mark.as_slice(), id.as_uuid().as_bytes(), &line.to_be_bytes()].concat();
-                let line = line.to_string().into_bytes();
-                unit.command("ROW", batch.as_str().as_bytes().to_vec(), [line, member]);
+                unit.row(batch, line, id, known);
             }
         }
         for ((partition, queue), new) in new_in_queue {
@@ -376,6 +376,21 @@ impl RedisStore {
         }
         Ok(receipts)
     }
+}
+
+/// How many tasks each queue gets.
+fn count_new<'a>(
+    candidates: &'a [Candidate],
+    verdicts: &[Verdict],
+    created: &HashSet<usize>,
+) -> BTreeMap<&'a str, u64> {
+    let mut new: BTreeMap<&str, u64> = BTreeMap::new();
+    for (index, (one, verdict)) in candidates.iter().zip(verdicts).enumerate() {
+        if *verdict == Verdict::New && !created.contains(&index) {
+            *new.entry(one.accepted.task.queue.as_str()).or_default() += 1;
+        }
+    }
+    new
 }
 
 fn too_deep(queue: &str, depth: u64, new: u64, limit: u64) -> StoreError {

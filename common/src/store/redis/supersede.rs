@@ -51,6 +51,19 @@ impl RedisStore {
         Ok(cancelled)
     }
 
+    /// Puts a task into its group, and leaves the others alone.
+    pub(super) async fn join_group(
+        &self,
+        task: TaskId,
+        group: &ShortDigest,
+        accepted: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut command = redis::cmd("ZADD");
+        command.arg(self.keys.key(self.keys.of_group(group), &keys::of_group(group)));
+        command.arg(millis(accepted)).arg(task.as_uuid().as_bytes());
+        ask(&self.link, &command).await.map(drop)
+    }
+
     /// Takes tasks out of their group.
     pub(super) async fn leave_group(&self, group: &ShortDigest, tasks: &[TaskId]) -> Result<(), StoreError> {
         let mut command = redis::cmd("ZREM");

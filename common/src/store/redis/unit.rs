@@ -7,7 +7,7 @@ use super::keys;
 use super::record::{Record, ShortDigest, Stamp};
 use super::scripts::Args;
 use crate::clock::Timestamp;
-use crate::id::TaskId;
+use crate::id::{BatchId, TaskId};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -127,6 +127,13 @@ impl Unit {
     /// Adds dollars to the cost of a batch.
     pub(super) fn cost(&mut self, batch: &str, dollars: f64) {
         self.command("$", keys::named("bn", batch), [b"c".to_vec(), dollars.to_string().into_bytes()]);
+    }
+
+    /// Notes a row of a batch; `known`, if its task existed before.
+    pub(super) fn row(&mut self, batch: &BatchId, line: u64, task: TaskId, known: bool) {
+        let mark = if known { b"D" } else { b"N" };
+        let member = [mark.as_slice(), task.as_uuid().as_bytes(), &line.to_be_bytes()].concat();
+        self.command("ROW", batch.as_str().as_bytes().to_vec(), [line.to_string().into_bytes(), member]);
     }
 
     /// Puts a task into a sorted set of ids.
