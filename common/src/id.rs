@@ -73,6 +73,11 @@ impl TaskId {
     pub fn as_uuid(self) -> Uuid {
         self.0
     }
+
+    /// The id whose UUID has these bytes: for a store that keeps ids in their shortest form.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
 }
 
 impl fmt::Display for TaskId {
