@@ -90,6 +90,20 @@ impl Book {
         self.loaded.insert(id, loaded);
     }
 
+    /// Enters a task that is new with this operation: its parent knows of it from now on.
+    pub fn open(&mut self, entry: Entry) {
+        let id = entry.head.id;
+        if let Some(parent) = entry.head.parent.as_ref().map(|parent| parent.task) {
+            if let Some(Known::Task(parent)) = self.loaded.get_mut(&parent) {
+                parent.children.push(id);
+            }
+            if let Some(change) = self.changed.get_mut(&parent) {
+                change.after.children.push(id);
+            }
+        }
+        self.loaded.insert(id, Known::Task(Box::new(entry)));
+    }
+
     /// Whether an id was loaded.
     pub fn knows(&self, id: TaskId) -> bool {
         self.loaded.contains_key(&id)

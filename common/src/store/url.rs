@@ -3,14 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::postgres::PostgresStore;
 use super::sqlite::SqliteStore;
 use super::{Store, StoreError, StoreOptions};
 
-/// Opens the store that a URL names: `sqlite:PATH`.
+/// Opens the store that a URL names: `sqlite:PATH` or `postgres://…` (see [`PostgresStore::open`]).
 ///
 /// # Errors
 /// [`StoreError::Refused`] for a URL of another kind, else what opening the store answers.
 pub async fn open(url: &str, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(PostgresStore::open(url, options).await?);
+    }
     let path = sqlite_path(url)?;
     Ok(SqliteStore::open(path, options)?)
 }
@@ -24,10 +28,10 @@ fn sqlite_path(url: &str) -> Result<&Path, StoreError> {
             refuse("a store outlives its process, so it needs a file; write sqlite:PATH".to_owned())
         }
         Some(("sqlite", path)) => Ok(Path::new(path.strip_prefix("//").unwrap_or(path))),
-        Some((scheme @ ("redis" | "rediss" | "postgres" | "postgresql"), _)) => {
-            refuse(format!("{scheme} is not supported by this version; use sqlite:PATH"))
+        Some((scheme @ ("redis" | "rediss"), _)) => {
+            refuse(format!("{scheme} is not supported by this version; use sqlite:PATH or postgres://…"))
         }
-        _ => refuse("this is not the URL of a store; use sqlite:PATH, such as sqlite:.teamster/teamster.db".to_owned()),
+        _ => refuse("this is not the URL of a store; use sqlite:PATH, such as sqlite:.teamster/teamster.db, or postgres://…".to_owned()),
     }
 }
 
@@ -53,7 +57,7 @@ mod tests {
 
     #[test]
     fn other_urls_are_refused_with_what_to_use_instead() {
-        for url in ["redis://h", "postgres://u:secret@h/db", "sqlite:", "sqlite::memory:", "x.db", ""] {
+        for url in ["redis://h", "mysql://u:secret@h/db", "sqlite:", "sqlite::memory:", "x.db", ""] {
             let error = sqlite_path(url).unwrap_err().to_string();
             assert!(error.contains("sqlite:PATH"), "{error}");
             assert!(!error.contains("secret"), "{error}");
