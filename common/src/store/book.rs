@@ -94,14 +94,14 @@ impl Book {
     pub fn open(&mut self, entry: Entry) {
         let id = entry.head.id;
         if let Some(parent) = entry.head.parent.as_ref().map(|parent| parent.task) {
-            if let Some(Known::Task(parent)) = self.loaded.get_mut(&parent) {
-                parent.children.push(id);
+            if let Some(Loaded::Task(parent)) = self.loaded.get_mut(&parent) {
+                Arc::make_mut(parent).children.push(id);
             }
-            if let Some(change) = self.changed.get_mut(&parent) {
-                change.after.children.push(id);
+            if let Some(pending) = self.changed.get_mut(&parent) {
+                Arc::make_mut(&mut pending.after).children.push(id);
             }
         }
-        self.loaded.insert(id, Known::Task(Box::new(entry)));
+        self.loaded.insert(id, Loaded::Task(Arc::new(entry)));
     }
 
     /// Whether an id was loaded.

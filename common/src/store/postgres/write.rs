@@ -218,8 +218,8 @@ impl<'c> Writing<'c> {
                 self.tally.batch(batch, KEPT, 1, 0.0);
                 self.tally.batch(batch, COST, 0, head.usage.cost_usd);
             }
-            let becomes = entry.ready_since().is_some();
-            self.note(&entry, becomes, false);
+            let hint = entry.ready_since().map(|_| Hint::of(head));
+            self.note(id, hint, false);
             for (seq, at, event) in events {
                 self.event(id, seq, at, event);
             }
@@ -241,7 +241,9 @@ impl<'c> Writing<'c> {
 
     /// Changed tasks, with the events that say so.
     pub(super) fn changes(&mut self, changes: Vec<Change>, beside: &HashMap<TaskId, Beside>) -> Result<(), Fault> {
-        for Change { before, after, added } in changes {
+        for change in changes {
+            let hint = change.hint();
+            let Change { before, after, added } = change;
             let id = after.head.id;
             let (batch, unread) = match beside.get(&id) {
                 Some(beside) => (beside.batch.clone(), beside.unread.as_slice()),
@@ -254,8 +256,7 @@ impl<'c> Writing<'c> {
             if let Some(batch) = batch {
                 self.tally.batch(batch, COST, 0, cost);
             }
-            let was = before.ready_since().is_some();
-            self.note(&after, after.ready_since().is_some() && after.ready_since() != before.ready_since(), was);
+            self.note(id, hint, before.ready_since().is_some() && after.ready_since().is_none());
             for (recorded, event) in added {
                 self.event(id, recorded.seq, recorded.at, event);
             }
@@ -296,14 +297,9 @@ impl<'c> Writing<'c> {
         self.lessened = lessened.into_iter().collect();
     }
 
-    fn note(&mut self, entry: &Entry, becomes: bool, was: bool) {
-        let head = &entry.head;
-        if becomes {
-            let (task, version) = (head.id, head.version);
-            let hint = Hint { task, version, queue: head.queue.clone(), priority: head.priority };
-            self.ready.insert(task, Some(hint));
-        } else if (was && entry.ready_since().is_none()) || self.ready.contains_key(&head.id) {
-            self.ready.insert(head.id, None);
+    fn note(&mut self, task: TaskId, hint: Option<Hint>, gone: bool) {
+        if hint.is_some() || gone {
+            self.ready.insert(task, hint);
         }
     }
 
