@@ -11,6 +11,7 @@ pub mod book;
 pub mod intake;
 pub mod ledger;
 mod model;
+pub mod postgres;
 pub mod redis;
 pub mod sqlite;
 pub mod url;
@@ -25,6 +26,7 @@ pub use model::{
     Renewal, Retention, Severity, SignalError, Signalled, StoreClock, StoreError, StoreOptions, Submission, Take,
     Transcript,
 };
+pub use postgres::PostgresStore;
 pub use redis::RedisStore;
 pub use sqlite::SqliteStore;
 pub use url::open;

@@ -203,7 +203,8 @@ async fn what_is_finished_does_not_fill_the_memory_without_a_sweep() -> Result<(
     let url = aside(servers::place);
     let keep = Keep { count: Some(10), age_ms: None, bytes: None };
     let bench =
-        Bench::tuned(Box::new(Url(url)), |options| options.retention = Retention { finished: keep, dead: keep }).await?;
+        Bench::tuned(Box::new(Url(url)), |options| options.retention = Retention { finished: keep, dead: keep })
+            .await?;
     for _ in 0..20 {
         bench.store.submit((0..100).map(|_| bench.task()).collect()).await?;
         for claim in bench.take(100).await? {

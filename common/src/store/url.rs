@@ -5,7 +5,10 @@
 //! | `sqlite:PATH` | a file |
 //! | `redis://[USER:PASSWORD@]HOST[:PORT][/DB]` | one Redis |
 //! | `redis+sentinel://[USER:PASSWORD@]HOST[:PORT],…/MASTER[/DB]` | the master that sentinels name |
+//! | `postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE` | a Postgres |
 //! | `redis+cluster://[USER:PASSWORD@]HOST[:PORT],…` | a Redis cluster, by some of its nodes |
+//!
+//! Options of Postgres, as a query: `schema=NAME` (default `teamster`, made if missing), `writers=N`, `sslmode`, `ca=FILE`.
 //!
 //! `rediss` in place of `redis` is the same with TLS. Options of Redis, as a query: `prefix=NAME` (what keys begin with,
 //! default `teamster`), `partitions=N` (1, on a cluster 16; fixed at first use), `ca=FILE` (the certificates to be
@@ -14,6 +17,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::postgres::PostgresStore;
 use super::redis::RedisStore;
 use super::sqlite::SqliteStore;
 use super::{Store, StoreError, StoreOptions};
@@ -25,6 +29,9 @@ use super::{Store, StoreError, StoreOptions};
 pub async fn open(url: &str, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     if is_redis(url) {
         return Ok(RedisStore::open(url, options).await?);
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(PostgresStore::open(url, options).await?);
     }
     let path = sqlite_path(url)?;
     Ok(SqliteStore::open(path, options)?)
@@ -46,10 +53,11 @@ fn sqlite_path(url: &str) -> Result<&Path, StoreError> {
             refuse("a store outlives its process, so it needs a file; write sqlite:PATH".to_owned())
         }
         Some(("sqlite", path)) => Ok(Path::new(path.strip_prefix("//").unwrap_or(path))),
-        Some((scheme @ ("postgres" | "postgresql"), _)) => {
-            refuse(format!("{scheme} is not supported by this version; use sqlite:PATH"))
-        }
-        _ => refuse("this is not the URL of a store; use sqlite:PATH, such as sqlite:.teamster/teamster.db".to_owned()),
+        _ => refuse(
+            "this is not the URL of a store; use sqlite:PATH, such as sqlite:.teamster/teamster.db, redis://… or \
+             postgres://…"
+                .to_owned(),
+        ),
     }
 }
 
@@ -85,11 +93,10 @@ mod tests {
 
     #[test]
     fn other_urls_are_refused_with_what_to_use_instead() {
-        for url in ["redis:h", "postgres://u:secret@h/db", "sqlite:", "sqlite::memory:", "x.db", ""] {
+        for url in ["redis:h", "mysql://u:secret@h/db", "sqlite:", "sqlite::memory:", "x.db", ""] {
             let error = sqlite_path(url).unwrap_err().to_string();
             assert!(error.contains("sqlite:PATH"), "{error}");
             assert!(!error.contains("secret"), "{error}");
         }
-        assert!(sqlite_path("postgres://h").unwrap_err().to_string().contains("not supported by this version"));
     }
 }
