@@ -73,9 +73,19 @@ impl TaskId {
         Self(Uuid::from_u128(self.0.as_u128() & !Shard::MASK | u128::from(shard.0)))
     }
 
+    /// The id that a store kept as a UUID.
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
     /// The id as a UUID.
     pub fn as_uuid(self) -> Uuid {
         self.0
+    }
+
+    /// The id whose UUID has these bytes: for a store that keeps ids in their shortest form.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
     }
 }
 

@@ -13,6 +13,8 @@ pub mod intake;
 pub mod ledger;
 mod model;
 pub mod offload;
+pub mod postgres;
+pub mod redis;
 pub mod sqlite;
 pub mod url;
 
@@ -29,6 +31,8 @@ pub use model::{
     Transcript,
 };
 pub use offload::Offload;
+pub use postgres::PostgresStore;
+pub use redis::RedisStore;
 pub use sqlite::SqliteStore;
 pub use url::open;
 

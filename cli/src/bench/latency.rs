@@ -50,12 +50,11 @@ fn waits(log: &Path, submitted: &HashMap<String, i64>) -> Result<Vec<f64>> {
     let mut waits = Vec::with_capacity(submitted.len());
     for line in BufReader::new(std::fs::File::open(log)?).lines() {
         let line: Value = serde_json::from_str(&line?).unwrap_or_default();
-        let (fields, at) = (&line["fields"], &line["timestamp"]);
-        if fields["message"] != "started" {
+        if line["message"] != "started" {
             continue;
         }
-        let started = fields["task"].as_str().and_then(|task| submitted.get(task));
-        if let (Some(submitted), Some(at)) = (started, at.as_str()) {
+        let started = line["task"].as_str().and_then(|task| submitted.get(task));
+        if let (Some(submitted), Some(at)) = (started, line["timestamp"].as_str()) {
             let at: jiff::Timestamp = at.parse().context("a time in the worker's log")?;
             #[expect(clippy::cast_precision_loss, reason = "some milliseconds")]
             waits.push((at.as_microsecond() - submitted) as f64 / 1_000.0);

@@ -90,6 +90,20 @@ impl Book {
         self.loaded.insert(id, loaded);
     }
 
+    /// Enters a task that is new with this operation: its parent knows of it from now on.
+    pub fn open(&mut self, entry: Entry) {
+        let id = entry.head.id;
+        if let Some(parent) = entry.head.parent.as_ref().map(|parent| parent.task) {
+            if let Some(Loaded::Task(parent)) = self.loaded.get_mut(&parent) {
+                Arc::make_mut(parent).children.push(id);
+            }
+            if let Some(pending) = self.changed.get_mut(&parent) {
+                Arc::make_mut(&mut pending.after).children.push(id);
+            }
+        }
+        self.loaded.insert(id, Loaded::Task(Arc::new(entry)));
+    }
+
     /// Whether an id was loaded.
     pub fn knows(&self, id: TaskId) -> bool {
         self.loaded.contains_key(&id)

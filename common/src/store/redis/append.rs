@@ -1,0 +1,85 @@
+//! Appending under a lease, and signals from outside of it.
+
+use super::RedisStore;
+use super::change::Class;
+use super::desk::{Desk, Outcomes};
+use super::stored::{self, Found};
+use crate::id::TaskId;
+use crate::journal::Recorded;
+use crate::store::book::AppendAnswer;
+use crate::store::intake::Encoded;
+use crate::store::{Append, AppendError, Appended, SignalError, Signalled, StoreError};
+use crate::task::Signal;
+
+impl RedisStore {
+    /// Appends: in one call to the server if this process took the task.
+    pub(super) async fn apply_append(&self, append: &Append, encoded: &Encoded) -> Result<Appended, AppendError> {
+        let task = append.task;
+        let known = self.cache().get(&task).cloned();
+        let desk: Desk = known.map(|stored| (task, Found::Task(Box::new(stored)))).into_iter().collect();
+        let work = |book: &mut crate::store::book::Book| book.append(append, encoded);
+        let Outcomes { answer, kept, .. } = self.operate(task, desk, Some(task), work).await?;
+        if let Some(kept) = kept {
+            self.trim(self.keys.of_task(task), kept).await;
+        }
+        match answer {
+            AppendAnswer::Added(recorded) => Ok(Appended { recorded }),
+            AppendAnswer::Repeated { from, to } => {
+                let length = usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX);
+                let recorded = self.events(task, from, length).await?;
+                if recorded.len() == length {
+                    return Ok(Appended { recorded });
+                }
+                // The server has lost what this process was told is written (a failover): what it has now counts.
+                self.cache().pop(&task);
+                Err(AppendError::LeaseLost(task))
+            }
+        }
+    }
+
+    /// Events of a journal from a number on, at most so many.
+    pub(super) async fn events(&self, task: TaskId, from: u64, limit: usize) -> Result<Vec<Recorded>, StoreError> {
+        let Some(last) = u64::try_from(limit).unwrap_or(u64::MAX).checked_sub(1) else { return Ok(Vec::new()) };
+        let from = from.max(1);
+        let key = self.keys.key(self.keys.of_task(task), &super::keys::of(b't', task));
+        let last = from.saturating_add(last).min(1 << 52);
+        let mut command = redis::cmd("LRANGE");
+        command.arg(key).arg(from.min(1 << 52)).arg(last);
+        let elements = super::reply::list(super::scripts::ask(&self.link, &command).await?);
+        stored::events(task, from, elements).map_err(StoreError::Damaged)
+    }
+
+    /// Gives a signal to a task: applied now, or kept for its holder.
+    pub(super) async fn apply_signal(&self, task: TaskId, signal: &Signal) -> Result<Signalled, SignalError> {
+        let work = |book: &mut crate::store::book::Book| book.signal(task, signal);
+        Ok(self.operate(task, Desk::new(), None, work).await?.answer)
+    }
+
+    /// Makes a dead letter of a task that was leased and whose journal then could not be read.
+    pub(super) async fn give_up(&self, task: TaskId) -> Result<(), StoreError> {
+        let mut desk = Desk::new();
+        self.load(&[task], &mut desk).await?;
+        match desk.get(&task) {
+            Some(Found::Unreadable(unreadable)) => self.set_aside(unreadable).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What retention may find later than it should, so that it need not look at each finish: beyond that it looks at once.
+pub(super) const fn slack(limit: u64) -> u64 {
+    let part = limit / 32;
+    if part > 1_024 { part } else { 1_024 }
+}
+
+/// Whether so much more is kept than may be that the sweep is too slow.
+pub(super) fn is_overfull(class: Class, kept: [super::group::Kept; 2], keep: &crate::store::Keep) -> bool {
+    let [finished, dead] = kept;
+    let kept = match class {
+        Class::Finished => finished,
+        Class::Dead => dead,
+    };
+    let over = |limit: Option<u64>, kept: u64, slack: u64| limit.is_some_and(|limit| kept > limit + slack);
+    over(keep.count, kept.tasks, slack(keep.count.unwrap_or(0)))
+        || over(keep.bytes, kept.bytes, slack(keep.bytes.unwrap_or(0)).max(1 << 20))
+}

@@ -1,0 +1,172 @@
+//! What a store does by itself when its time has come: timers, leases that ran
+//! out, notes that a crash left, retention. Indexes lead to what is due.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::try_join_all;
+
+use super::RedisStore;
+use super::desk::Desk;
+use super::group::{self, Kept};
+use super::reply::{self, Reply};
+use super::scripts::{Args, DUE};
+use super::stored::Found;
+use crate::clock::Timestamp;
+use crate::id::TaskId;
+use crate::store::book::{Book, DueAnswer};
+use crate::store::{Due, StoreError};
+
+/// The most that one call moves.
+const MOST: usize = 1_000;
+/// Tasks that are moved at the same time: they share calls to the server.
+const AT_ONCE: usize = 64;
+/// A note of a group that is so old was left behind by a crash.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
+
+/// What is due in a partition.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    pub(super) partition: usize,
+    /// Timers and leases, the earliest first.
+    due: Vec<(TaskId, i64)>,
+    /// When the next timer or lease is due.
+    first: Option<Timestamp>,
+    pub(super) kept: [Kept; 2],
+    /// The first of those that finished, in order; of finished tasks and of dead letters.
+    pub(super) finished: [Vec<Vec<u8>>; 2],
+    /// The oldest closed batch.
+    pub(super) batch: Option<(String, Timestamp)>,
+    /// Tasks whose elders are to be cancelled still.
+    notes: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Since when the oldest unused blob has been that.
+    pub(super) unused: Option<Timestamp>,
+}
+
+impl RedisStore {
+    /// Moves what is due.
+    pub(super) async fn sweep(&self, limit: usize) -> Result<Due, StoreError> {
+        let limit = limit.min(MOST);
+        let mut answer = Due::default();
+        let mut agendas = self.agendas(limit, limit).await?;
+        let mut tasks: Vec<(i64, TaskId)> =
+            agendas.iter().flat_map(|agenda| agenda.due.iter().map(|(task, at)| (*at, *task))).collect();
+        tasks.sort_unstable();
+        tasks.truncate(limit);
+        let mut room = limit - tasks.len();
+        let some = !tasks.is_empty();
+        for due in tasks.chunks(AT_ONCE * 4) {
+            self.move_on(due, &mut answer).await?;
+        }
+        for agenda in &agendas {
+            for (task, note) in &agenda.notes {
+                let accepted = note.last_chunk().map_or(0, |at| i64::from_be_bytes(*at));
+                if Timestamp::from_millis(accepted).plus(LEFT_BEHIND) <= self.clock.now() {
+                    self.serve_note(task, note).await?;
+                }
+            }
+        }
+        if some {
+            agendas = self.agendas(0, room).await?;
+        }
+        let mut next: Option<Timestamp> = agendas.iter().filter_map(|agenda| agenda.first).min();
+        let (removed, look_again) = self.retain(&agendas, room).await?;
+        room -= removed.min(room);
+        answer.removed += removed;
+        next = [next, look_again].into_iter().flatten().min();
+        if let Some(age) = self.options.retention.finished.age_ms {
+            let look_again = self.forget_batch(&agendas, Duration::from_millis(age), room).await?;
+            next = [next, look_again].into_iter().flatten().min();
+        }
+        next = [next, self.remove_unused(&agendas).await?].into_iter().flatten().min();
+        answer.next = next;
+        Ok(answer)
+    }
+
+    /// What is due in each partition.
+    pub(super) async fn agendas(&self, due: usize, kept: usize) -> Result<Vec<Agenda>, StoreError> {
+        let mut args = Args::default();
+        args.push(self.clock.argument());
+        args.number(due);
+        args.number(kept);
+        let args = &args;
+        let looks = (0..self.keys.count()).map(|partition| async move {
+            let mut reply = DUE.call(&self.link, self.keys.partition(partition), &[args]).await?;
+            self.clock.heard(reply.time()?);
+            let mut agenda = Agenda { partition, ..Agenda::default() };
+            let mut due = Reply::new(reply.next());
+            while !due.is_empty() {
+                agenda.due.push((due.task()?, due.integer()?));
+            }
+            agenda.first = reply::integer(&reply.next()).ok().map(Timestamp::from_millis);
+            agenda.kept = group::kept(&reply.list()).unwrap_or_default();
+            for finished in &mut agenda.finished {
+                *finished = reply.list().into_iter().map(reply::bytes).collect();
+            }
+            let mut batch = Reply::new(reply.next());
+            if !batch.is_empty() {
+                agenda.batch = Some((reply::text(batch.next()), batch.time()?));
+            }
+            let mut notes = Reply::new(reply.next());
+            while !notes.is_empty() {
+                agenda.notes.push((notes.bytes(), notes.bytes()));
+            }
+            agenda.unused = reply.integer().ok().map(Timestamp::from_millis);
+            Ok::<_, StoreError>(agenda)
+        });
+        try_join_all(looks).await
+    }
+
+    async fn move_on(&self, due: &[(i64, TaskId)], answer: &mut Due) -> Result<(), StoreError> {
+        let tasks: Vec<TaskId> = due.iter().map(|(_, task)| *task).collect();
+        let mut loaded = Desk::new();
+        self.load(&tasks, &mut loaded).await?;
+        let moves = tasks.into_iter().map(|task| (task, loaded.remove(&task))).map(|(task, found)| async move {
+            match found {
+                Some(Found::Unreadable(unreadable)) => {
+                    self.set_aside(&unreadable).await?;
+                    // It may have been put aside before; then the index must not lead here again and again.
+                    self.strike_due(task).await?;
+                    Ok(DueAnswer::NotDue)
+                }
+                found => {
+                    let desk = found.map(|found| (task, found)).into_iter().collect();
+                    let moved = self.operate(task, desk, None, |book: &mut Book| book.due(task)).await?.answer;
+                    if moved == DueAnswer::NotDue {
+                        self.check_due(task).await?;
+                    }
+                    Ok::<_, StoreError>(moved)
+                }
+            }
+        });
+        let mut moves = futures::stream::iter(moves.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        while let Some(moved) = moves.next().await {
+            match moved? {
+                DueAnswer::Woken => answer.woken += 1,
+                DueAnswer::Expired => answer.expired += 1,
+                DueAnswer::Poisoned => {
+                    answer.expired += 1;
+                    answer.poisoned += 1;
+                }
+                DueAnswer::NotDue => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// An index that leads to a task which is never due must not lead there again and again.
+    async fn check_due(&self, task: TaskId) -> Result<(), StoreError> {
+        let mut desk = Desk::new();
+        self.load(&[task], &mut desk).await?;
+        match desk.get(&task) {
+            Some(Found::Task(stored)) if stored.entry.due_at().is_some() => Ok(()),
+            _ => self.strike_due(task).await,
+        }
+    }
+
+    async fn strike_due(&self, task: TaskId) -> Result<(), StoreError> {
+        let mut command = redis::cmd("ZREM");
+        command.arg(self.keys.key(self.keys.of_task(task), b"due")).arg(task.as_uuid().as_bytes());
+        super::scripts::ask(&self.link, &command).await.map(drop)
+    }
+}

@@ -1,0 +1,158 @@
+//! Group commit: units of work of one partition that come while a call to the
+//! server is under way go together in the next. An idle store sends at once.
+//! Each unit is done or refused by itself.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use redis::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use super::clock::ServerClock;
+use super::connection::Link;
+use super::reply;
+use super::scripts::{Args, COMMIT};
+use super::unit::{Outcome, Unit};
+use crate::store::StoreError;
+
+/// Units that may wait for a partition; more callers wait for room.
+const QUEUE: usize = 1024;
+/// Units that go in one call.
+const UNITS: usize = 128;
+/// Bytes that go in one call, once there are so many.
+const BYTES: usize = 1 << 20;
+/// Calls that are under way at the same time: while the server works on one, the next is on its way.
+const CALLS: usize = 2;
+
+/// What retention counts in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Kept {
+    pub(super) tasks: u64,
+    pub(super) bytes: u64,
+}
+
+/// The answer to a unit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Committed {
+    pub(super) outcome: Outcome,
+    /// What is kept now of finished tasks and of dead letters, if one of the group ended.
+    pub(super) kept: Option<[Kept; 2]>,
+}
+
+type Answer = oneshot::Sender<Result<Committed, StoreError>>;
+
+struct Job {
+    unit: Args,
+    answer: Answer,
+}
+
+/// The ways to the partitions.
+#[derive(Debug)]
+pub(super) struct Groups(Vec<mpsc::Sender<Job>>);
+
+impl Groups {
+    /// Starts a task for each partition; they end when this is dropped, after what was asked for is answered.
+    pub(super) fn start(partitions: Vec<Vec<u8>>, channel: &str, link: &Arc<Link>, clock: &Arc<ServerClock>) -> Self {
+        let start = |partition| {
+            let (sender, jobs) = mpsc::channel(QUEUE);
+            let driver =
+                Driver { partition, channel: channel.to_owned(), link: Arc::clone(link), clock: Arc::clone(clock) };
+            tokio::spawn(async move { driver.run(jobs).await });
+            sender
+        };
+        Self(partitions.into_iter().map(start).collect())
+    }
+
+    /// Has a unit written.
+    pub(super) async fn commit(&self, partition: usize, unit: Unit) -> Result<Committed, StoreError> {
+        let stopped = || StoreError::Unavailable("the store was closed".to_owned());
+        let (answer, result) = oneshot::channel();
+        let sender = self.0.get(partition).ok_or_else(stopped)?;
+        sender.send(Job { unit: unit.encode(), answer }).await.map_err(|_| stopped())?;
+        result.await.map_err(|_| stopped())?
+    }
+}
+
+struct Driver {
+    partition: Vec<u8>,
+    channel: String,
+    link: Arc<Link>,
+    clock: Arc<ServerClock>,
+}
+
+impl Driver {
+    async fn run(self, mut jobs: mpsc::Receiver<Job>) {
+        let mut calls = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                Some(()) = calls.next(), if !calls.is_empty() => {}
+                job = jobs.recv(), if calls.len() < CALLS => {
+                    let Some(job) = job else { break };
+                    let mut bytes = job.unit.bytes();
+                    let mut group = vec![job];
+                    while group.len() < UNITS && bytes < BYTES && let Ok(job) = jobs.try_recv() {
+                        bytes += job.unit.bytes();
+                        group.push(job);
+                    }
+                    calls.push(self.send(group));
+                }
+            }
+        }
+        while calls.next().await.is_some() {}
+    }
+
+    async fn send(&self, group: Vec<Job>) {
+        let mut common = Args::default();
+        common.push(self.clock.argument());
+        common.push(&self.channel);
+        let (units, answers): (Vec<Args>, Vec<Answer>) = group.into_iter().map(|job| (job.unit, job.answer)).unzip();
+        let args: Vec<&Args> = std::iter::once(&common).chain(&units).collect();
+        match self.call(&args).await {
+            Ok((outcomes, kept)) => {
+                for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                    // A caller that went away does not want to know.
+                    let _ = answer.send(Ok(Committed { outcome, kept }));
+                }
+            }
+            Err(error) => {
+                for answer in answers {
+                    let _ = answer.send(Err(again(&error)));
+                }
+            }
+        }
+    }
+
+    async fn call(&self, args: &[&Args]) -> Result<(Vec<Outcome>, Option<[Kept; 2]>), StoreError> {
+        let mut reply = COMMIT.call(&self.link, &self.partition, args).await?;
+        self.clock.heard(reply.time()?);
+        let outcomes = reply.list().iter().map(outcome).collect::<Result<_, _>>()?;
+        Ok((outcomes, kept(&reply.list())))
+    }
+}
+
+/// What retention counts, from four counters; nothing if they are not there.
+pub(super) fn kept(counters: &[Value]) -> Option<[Kept; 2]> {
+    let [tasks, bytes, dead_tasks, dead_bytes] = counters else { return None };
+    let kept = |tasks, bytes| Kept { tasks: reply::counter(tasks), bytes: reply::counter(bytes) };
+    Some([kept(tasks, bytes), kept(dead_tasks, dead_bytes)])
+}
+
+fn outcome(value: &Value) -> Result<Outcome, StoreError> {
+    Ok(match reply::integer(value)? {
+        1 => Outcome::Done,
+        2 => Outcome::Expired,
+        3 => Outcome::Full,
+        4 => Outcome::Gone,
+        _ => Outcome::Stale,
+    })
+}
+
+/// The same error for each caller of a group.
+fn again(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable(why) => StoreError::Unavailable(why.clone()),
+        StoreError::Damaged(why) => StoreError::Damaged(why.clone()),
+        StoreError::Refused(why) => StoreError::Refused(why.clone()),
+    }
+}

@@ -1,0 +1,287 @@
+//! Retention: done tasks go that are too many, too old or too large, the oldest
+//! first, over all partitions. The sweep does it exactly; the call in which a task
+//! finishes does it too when far too much is kept, so that a sweep that is too
+//! slow cannot fill the memory.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::try_join_all;
+
+use super::RedisStore;
+use super::append::{is_overfull, slack};
+use super::change::{self, Class, finished};
+use super::due::Agenda;
+use super::group::Kept;
+use super::record::Record;
+use super::reply;
+use super::unit::{Outcome, Unit};
+use crate::clock::Timestamp;
+use crate::id::TaskId;
+use crate::store::{Keep, StoreError};
+use crate::task::StateName;
+
+/// How long a done task stays that an unfinished parent may still ask for.
+const FOR_PARENT: Duration = Duration::from_secs(60);
+/// Tasks that a call in which one finished removes at most.
+const TRIMMED: usize = 256;
+
+/// A done task, as it stands in the line of those that finished.
+#[derive(Debug, Clone)]
+struct Oldest {
+    partition: usize,
+    entry: Vec<u8>,
+    task: TaskId,
+    at: Timestamp,
+    record: Option<Record>,
+    /// Whether an unfinished parent may still ask for it.
+    wanted: bool,
+}
+
+/// What is to be done with one.
+#[derive(Debug)]
+enum Step {
+    /// It is not there (any more), or not done: its place in the line goes.
+    Skip,
+    Remove,
+    /// To the end of the line.
+    Defer(Timestamp),
+}
+
+impl RedisStore {
+    /// Removes up to `room` tasks; answers with how many went, and when to look again.
+    pub(super) async fn retain(
+        &self,
+        agendas: &[Agenda],
+        room: usize,
+    ) -> Result<(usize, Option<Timestamp>), StoreError> {
+        let (mut removed, mut next) = (0, None);
+        for (place, class) in Class::ALL.into_iter().enumerate() {
+            let keep = self.keep(class);
+            let mut kept = Kept::default();
+            for of in agendas.iter().filter_map(|agenda| agenda.kept.get(place)) {
+                kept.tasks += of.tasks;
+                kept.bytes += of.bytes;
+            }
+            let lines = agendas
+                .iter()
+                .map(|agenda| (agenda.partition, agenda.finished.get(place).map(Vec::as_slice).unwrap_or_default()));
+            let (went, look_again) = self.retain_class(class, keep, kept, lines, room - removed).await?;
+            removed += went;
+            next = [next, look_again].into_iter().flatten().min();
+        }
+        Ok((removed, next))
+    }
+
+    fn keep(&self, class: Class) -> Keep {
+        match class {
+            Class::Finished => self.options.retention.finished,
+            Class::Dead => self.options.retention.dead,
+        }
+    }
+
+    async fn retain_class<'a>(
+        &self,
+        class: Class,
+        keep: Keep,
+        kept: Kept,
+        lines: impl Iterator<Item = (usize, &'a [Vec<u8>])>,
+        room: usize,
+    ) -> Result<(usize, Option<Timestamp>), StoreError> {
+        let now = self.clock.now();
+        let mut waiting = Vec::new();
+        for (partition, line) in lines {
+            for entry in line {
+                let (Some(task), Some(at)) = (entry.first_chunk::<16>(), entry.last_chunk::<8>()) else {
+                    return Err(reply::damaged("a task that finished"));
+                };
+                let (task, at) = (TaskId::from_bytes(*task), Timestamp::from_millis(i64::from_be_bytes(*at)));
+                waiting.push(Oldest { partition, entry: entry.clone(), task, at, record: None, wanted: false });
+            }
+        }
+        // Within a partition the line is in order; between partitions the earlier goes first.
+        waiting.sort_by_key(|oldest| oldest.at);
+        let Some(first) = waiting.first() else {
+            // With no room nothing was read.
+            return Ok((0, (room == 0 && kept.tasks > 0).then_some(now)));
+        };
+        if !is_over(keep, kept, first.at, now) {
+            return Ok((0, keep.age_ms.map(|age| first.at.plus(Duration::from_millis(age)))));
+        }
+        self.look_up(&mut waiting).await?;
+        let (steps, next) = plan(class, keep, kept, waiting, room, now);
+        let mut removals = Vec::with_capacity(steps.len());
+        for chunk in steps.chunks(64) {
+            removals
+                .extend(try_join_all(chunk.iter().map(|(oldest, step)| self.take_step(class, oldest, step))).await?);
+        }
+        Ok((removals.into_iter().filter(|removed| *removed).count(), next))
+    }
+
+    /// Reads the records of tasks, and whether their parents live.
+    async fn look_up(&self, waiting: &mut [Oldest]) -> Result<(), StoreError> {
+        for partition in 0..self.keys.count() {
+            let mut here: Vec<&mut Oldest> =
+                waiting.iter_mut().filter(|oldest| oldest.partition == partition).collect();
+            let tasks: Vec<TaskId> = here.iter().map(|oldest| oldest.task).collect();
+            if tasks.is_empty() {
+                continue;
+            }
+            let records = self.records(partition, &tasks).await?;
+            let parents: Vec<TaskId> = records
+                .iter()
+                .map(|record| record.as_ref().and_then(|r| r.parent))
+                .zip(&tasks)
+                .map(|(p, t)| p.unwrap_or(*t))
+                .collect();
+            let parents = if records.iter().flatten().any(|record| record.parent.is_some()) {
+                self.records(partition, &parents).await?
+            } else {
+                Vec::new()
+            };
+            let mut parents = parents.into_iter();
+            for (oldest, record) in here.iter_mut().zip(records) {
+                let parent = parents.next().flatten();
+                let has_parent = record.as_ref().is_some_and(|record| record.parent.is_some());
+                oldest.wanted = has_parent && parent.is_some_and(|parent| !parent.state.is_terminal());
+                oldest.record = record;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_step(&self, class: Class, oldest: &Oldest, step: &Step) -> Result<bool, StoreError> {
+        let mut unit = Unit::default();
+        let line = class.names().0;
+        unit.command("LREM", line.to_vec(), [oldest.entry.clone()]);
+        let mut removes = false;
+        match (step, &oldest.record) {
+            (Step::Remove, Some(record)) => {
+                if let Some(group) = &record.extra.group {
+                    self.leave_group(group, &[oldest.task]).await?;
+                }
+                removes = true;
+                change::remove(&mut unit, oldest.task, record, self.manner());
+            }
+            (Step::Defer(until), Some(record)) => {
+                unit.expect(oldest.task, record.stamp, false);
+                let deferred = Record { at: Some(*until), stamp: self.stamp(), ..record.clone() };
+                unit.write(oldest.task, &deferred, false, &[]);
+                unit.command("RPUSH", line.to_vec(), [finished(oldest.task, *until)]);
+            }
+            _ => {}
+        }
+        let committed = self.groups.commit(oldest.partition, unit).await?;
+        Ok(removes && committed.outcome == Outcome::Done)
+    }
+
+    /// Removes a dead letter, because a person says so.
+    pub(super) async fn forget_dead(&self, task: TaskId) -> Result<bool, StoreError> {
+        let partition = self.keys.of_task(task);
+        for _ in 0..8 {
+            let Some(record) = self.records(partition, &[task]).await?.pop().flatten() else { return Ok(false) };
+            if record.state != StateName::Dead {
+                return Ok(false);
+            }
+            if let Some(group) = &record.extra.group {
+                self.leave_group(group, &[task]).await?;
+            }
+            let mut unit = Unit::default();
+            change::remove(&mut unit, task, &record, self.manner());
+            if self.groups.commit(partition, unit).await?.outcome == Outcome::Done {
+                return Ok(true);
+            }
+        }
+        Err(StoreError::Unavailable(format!("others change task {task} at the same time; try again")))
+    }
+
+    /// After a task ended: removes some of the oldest of its partition if far too much is kept.
+    pub(super) async fn trim(&self, partition: usize, kept: [Kept; 2]) {
+        let parts = u64::try_from(self.keys.count()).unwrap_or(1);
+        let share = |keep: Keep| Keep {
+            count: keep.count.map(|count| (count / parts).saturating_add(slack(count / parts))),
+            bytes: keep.bytes.map(|bytes| (bytes / parts).saturating_add(slack(bytes / parts).max(1 << 20))),
+            age_ms: None,
+        };
+        for (class, kept) in Class::ALL.into_iter().zip(kept) {
+            let keep = self.keep(class);
+            let overfull = [Kept::default(), Kept::default()];
+            let overfull = match class {
+                Class::Finished => [kept, overfull[1]],
+                Class::Dead => [overfull[0], kept],
+            };
+            let own = Keep { count: keep.count.map(|c| c / parts), bytes: keep.bytes.map(|b| b / parts), age_ms: None };
+            if !is_overfull(class, overfull, &own) {
+                continue;
+            }
+            // One at a time is enough, and two would get into each other's way.
+            if self.trimming.swap(true, Ordering::Acquire) {
+                return;
+            }
+            let trimmed = self.trim_class(partition, class, share(keep), kept).await;
+            self.trimming.store(false, Ordering::Release);
+            if let Err(error) = trimmed {
+                tracing::warn!(%error, "what is finished could not be removed in time; the sweep will do it");
+            }
+        }
+    }
+
+    async fn trim_class(&self, partition: usize, class: Class, keep: Keep, kept: Kept) -> Result<(), StoreError> {
+        let mut command = redis::cmd("LRANGE");
+        command.arg(self.keys.key(partition, class.names().0)).arg(0).arg(TRIMMED - 1);
+        let line: Vec<Vec<u8>> =
+            reply::list(super::scripts::ask(&self.link, &command).await?).into_iter().map(reply::bytes).collect();
+        let lines = std::iter::once((partition, line.as_slice()));
+        self.retain_class(class, keep, kept, lines, TRIMMED).await.map(drop)
+    }
+}
+
+fn is_over(keep: Keep, kept: Kept, oldest: Timestamp, now: Timestamp) -> bool {
+    let too_old = keep.age_ms.is_some_and(|age| oldest.plus(Duration::from_millis(age)) <= now);
+    too_old || keep.count.is_some_and(|most| kept.tasks > most) || keep.bytes.is_some_and(|most| kept.bytes > most)
+}
+
+/// What to do with the oldest, one after the other, and when to look again.
+fn plan(
+    class: Class,
+    keep: Keep,
+    mut kept: Kept,
+    waiting: Vec<Oldest>,
+    room: usize,
+    now: Timestamp,
+) -> (Vec<(Oldest, Step)>, Option<Timestamp>) {
+    let later = now.plus(FOR_PARENT);
+    let mut steps = Vec::new();
+    let mut seen = 0;
+    let mut deferred = false;
+    let mut waiting = VecDeque::from(waiting);
+    while let Some(oldest) = waiting.pop_front() {
+        let record = oldest.record.as_ref();
+        let stands = record.filter(|record| Class::of(record.state) == Some(class) && record.at == Some(oldest.at));
+        let Some(record) = stands else {
+            steps.push((oldest, Step::Skip));
+            continue;
+        };
+        if !is_over(keep, kept, oldest.at, now) {
+            return (steps, keep.age_ms.map(|age| oldest.at.plus(Duration::from_millis(age))));
+        }
+        if seen >= room {
+            return (steps, Some(now));
+        }
+        seen += 1;
+        if !oldest.wanted {
+            kept.tasks = kept.tasks.saturating_sub(1);
+            kept.bytes = kept.bytes.saturating_sub(record.journal_bytes);
+            steps.push((oldest, Step::Remove));
+        } else if oldest.at >= later {
+            return (steps, Some(later));
+        } else {
+            deferred = true;
+            steps.push((oldest, Step::Defer(later)));
+        }
+    }
+    // The end of what was read; if that is all that may be read, there may be more behind it.
+    let next = if steps.len() >= room && kept.tasks > 0 { Some(now) } else { deferred.then_some(later) };
+    (steps, next)
+}

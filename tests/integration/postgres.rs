@@ -1,0 +1,46 @@
+//! What is particular to the Postgres store: its schema, and the connections that
+//! it loses.
+
+mod accidents;
+mod opening;
+mod outbox;
+mod unreadable;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use async_trait::async_trait;
+use common::store::{PostgresStore, Store, StoreError, StoreOptions};
+use suite::conformance::{Backend, Bench};
+
+/// A place in a server that several stores open.
+struct Schema(String);
+
+#[async_trait]
+impl Backend for Schema {
+    async fn open(&self, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(PostgresStore::open(&self.0, options).await?)
+    }
+}
+
+async fn bench(url: &str) -> Result<Bench> {
+    Bench::open(Box::new(Schema(url.to_owned()))).await
+}
+
+fn options() -> Result<StoreOptions> {
+    Ok(StoreOptions::new(Arc::new(common::entropy::SystemEntropy::new()?)))
+}
+
+/// The schema that a URL names.
+fn schema(url: &str) -> Result<&str> {
+    url.split("schema=").nth(1).and_then(|rest| rest.split('&').next()).context("the URL names a schema")
+}
+
+/// A plain client of the same server, in the same schema.
+async fn client(url: &str) -> Result<tokio_postgres::Client> {
+    let (server, _) = url.split_once('?').context("the URL has parameters")?;
+    let (client, connection) = tokio_postgres::connect(server, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    client.batch_execute(&format!("SET search_path TO {}", schema(url)?)).await?;
+    Ok(client)
+}

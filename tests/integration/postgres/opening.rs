@@ -1,0 +1,104 @@
+//! Opening: a schema is made, brought forward, or refused and left alone.
+
+use anyhow::{Context, Result, ensure};
+use common::store::{PostgresStore, Severity, Store, StoreError};
+use suite::servers::postgres::{self, Options, Server};
+
+use super::{bench, client, options, schema};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_processes_may_open_a_new_schema_at_once() -> Result<()> {
+    let url = postgres::place();
+    let mut opening = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (url, options) = (url.clone(), options()?);
+        opening.spawn(async move { PostgresStore::open(&url, options).await });
+    }
+    while let Some(store) = opening.join_next().await {
+        store??.check().await?;
+    }
+    // And again, now that it is there.
+    PostgresStore::open(&url, options()?).await?.check().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_of_a_newer_version_is_refused_with_both_versions() -> Result<()> {
+    let url = postgres::place();
+    drop(PostgresStore::open(&url, options()?).await?);
+    let comment = format!("COMMENT ON SCHEMA {} IS 'the tables of Teamster, version 99'", schema(&url)?);
+    client(&url).await?.batch_execute(&comment).await?;
+    let error = PostgresStore::open(&url, options()?).await.err().context("it must not open")?;
+    let says = |word: &str| error.to_string().contains(word);
+    ensure!(matches!(error, StoreError::Damaged(_)) && says("99") && says("up to 1"), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_of_another_program_is_refused_and_left_alone() -> Result<()> {
+    let url = postgres::place();
+    let name = schema(&url)?;
+    let client = client(&url).await?;
+    client.batch_execute(&format!("CREATE SCHEMA {name}; CREATE TABLE {name}.tasks (theirs int)")).await?;
+    let error = PostgresStore::open(&url, options()?).await.err().context("it must not open")?;
+    ensure!(matches!(&error, StoreError::Damaged(why) if why.contains(name)), "{error:?}");
+    let tables = client.query("SELECT count(*) FROM pg_tables WHERE schemaname = $1", &[&name]).await?;
+    ensure!(tables[0].get::<_, i64>(0) == 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_not_there_is_unavailable_and_its_password_is_not_said() -> Result<()> {
+    let url = "postgres://u:hunter2@127.0.0.1:1/db";
+    let error = PostgresStore::open(url, options()?).await.err().context("nobody listens there")?;
+    ensure!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    ensure!(!format!("{error:?}").contains("hunter2"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unsafe_settings_are_named_with_what_they_can_lose() -> Result<()> {
+    let unsafe_settings = Options { fsync: false, synchronous_commit: false, ..Options::default() };
+    let server = tokio::task::spawn_blocking(move || Server::start(&unsafe_settings)).await?;
+    let store = PostgresStore::open(&format!("{}?schema=x", server.url()), options()?).await?;
+    let findings = store.examine().await?;
+    for subject in ["fsync", "synchronous_commit"] {
+        let finding = findings.iter().find(|finding| finding.subject == subject).context("it is looked at")?;
+        ensure!(finding.severity == Severity::Warning && finding.advice.is_some(), "{finding:?}");
+        ensure!(finding.said.contains("lost") || finding.said.contains("lose"), "{finding:?}");
+    }
+    let version = findings.iter().find(|finding| finding.subject == "server_version").context("the version")?;
+    ensure!(version.severity == Severity::Good, "{version:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn finished_tasks_do_not_slow_down_taking() -> Result<()> {
+    let url = postgres::place();
+    let bench = bench(&url).await?;
+    bench.submitted().await?;
+    let client = client(&url).await?;
+    // What the store does is decided by its indexes: none of the hot statements may read a finished task.
+    client
+        .batch_execute(
+            "INSERT INTO tasks (id, pipeline, queue, priority, state, created_at, updated_at, finished_at, version, \
+             journal_bytes, head) SELECT gen_random_uuid(), 'p', 'q', 4, 'succeeded', now(), now(), now(), 5, 1000, '{}' \
+             FROM generate_series(1, 20000); ANALYZE tasks",
+        )
+        .await?;
+    let plans = [
+        "SELECT id FROM tasks WHERE state = 'ready' AND queue = 'q' ORDER BY priority DESC, ready_since, id LIMIT 10 \
+         FOR UPDATE SKIP LOCKED",
+        "SELECT id FROM tasks WHERE due_at IS NOT NULL AND due_at <= now() ORDER BY due_at LIMIT 10",
+        "SELECT id FROM tasks WHERE parent = gen_random_uuid() AND finished_at IS NULL",
+        "SELECT id FROM tasks WHERE state = 'ready' ORDER BY id DESC LIMIT 10",
+    ];
+    client.batch_execute("SET enable_seqscan = off").await?;
+    for statement in plans {
+        let plan = client.query(&format!("EXPLAIN (ANALYZE, BUFFERS OFF) {statement}"), &[]).await?;
+        let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+        ensure!(!plan.iter().any(|line| line.contains("Seq Scan") || line.contains("Rows Removed")), "{plan:#?}");
+    }
+    bench.take_one().await?;
+    Ok(())
+}
