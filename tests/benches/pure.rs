@@ -102,7 +102,8 @@ fn benches(criterion: &mut Criterion) {
     criterion.bench_function("journal of 1,000 turns: decode", |b| {
         b.iter(|| texts.iter().map(|text| serde_json::from_str::<Event>(text).unwrap()).collect::<Vec<_>>());
     });
-    criterion.bench_function("journal of 1,000 turns: fold", |b| b.iter(|| Run::fold(id, black_box(&journal)).unwrap()));
+    criterion
+        .bench_function("journal of 1,000 turns: fold", |b| b.iter(|| Run::fold(id, black_box(&journal)).unwrap()));
     criterion.bench_function("journal of 1,000 turns: look one event ahead", |b| {
         b.iter(|| {
             let mut ahead = run.clone();
@@ -133,7 +134,9 @@ fn benches(criterion: &mut Criterion) {
 
     let small = Event::StepFinished {
         step: step(),
-        outcome: common::journal::StepOutcome::Succeeded { output: json!({"text": "x".repeat(900), "list": [1, 2, 3]}) },
+        outcome: common::journal::StepOutcome::Succeeded {
+            output: json!({"text": "x".repeat(900), "list": [1, 2, 3]}),
+        },
     };
     criterion.bench_function("step of 1 KiB: is a value large?", |b| {
         b.iter(|| {

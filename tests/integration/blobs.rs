@@ -11,15 +11,17 @@ use async_trait::async_trait;
 use common::entropy::{Entropy, SeededEntropy};
 use common::failure::{Failure, FailureClass};
 use common::id::{CallId, TaskId};
-use common::journal::{ApprovalDecision, CallRecord, CallResult, Effect, Event, ModelCall, Recorded, RequestHead, Run, StepOutcome, Usage};
+use common::journal::{
+    ApprovalDecision, CallRecord, CallResult, Effect, Event, ModelCall, Recorded, RequestHead, Run, StepOutcome, Usage,
+};
 use common::store::{
     AppendError, BLOB_GRACE, BlobPlace, Filter, Next, Offload, SqliteStore, Store, StoreError, StoreOptions,
 };
 use common::task::{DeadReason, Signal, State, StateName};
 use common::transfer::{Import, export};
 use serde_json::{Value, json};
-use suite::conformance::bench::{Bench, Held, finished, step, valid};
 use suite::conformance::Backend;
+use suite::conformance::bench::{Bench, Held, finished, step, valid};
 use suite::fixtures::process::until;
 use suite::fixtures::scheduler::RunningScheduler;
 
@@ -62,9 +64,12 @@ impl Whole {
     }
 
     /// The sizes of the values that are kept.
-    fn kept(&self) -> Result<Vec<u64>> {
+    fn kept(&self) -> Result<Vec<i64>> {
         if self.folder {
-            return Ok(files(&self.blobs()).iter().map(|file| file.metadata().unwrap().len()).collect());
+            return Ok(files(&self.blobs())
+                .iter()
+                .map(|file| i64::try_from(file.metadata().unwrap().len()).unwrap())
+                .collect());
         }
         let db = rusqlite::Connection::open(self.database())?;
         let mut sizes = db.prepare("SELECT length(data) FROM blob_data")?;
@@ -133,10 +138,11 @@ async fn a_large_tool_result_is_a_small_event_and_whole_for_worker_and_api() {
     let journal = scheduler.get(&format!("/v1/tasks/{task}/journal")).await.text;
     assert!(journal.len() > 2_000_000, "{}", journal.len());
     let db = rusqlite::Connection::open(scheduler.database()).unwrap();
-    let longest: u64 = db.query_row("SELECT max(length(event)) FROM journal", [], |row| row.get(0)).unwrap();
+    let longest: i64 = db.query_row("SELECT max(length(event)) FROM journal", [], |row| row.get(0)).unwrap();
     assert!(longest < 2_000, "{longest}");
-    let (count, bytes): (u64, u64) =
-        db.query_row("SELECT count(*), sum(length(data)) FROM blob_data", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let (count, bytes): (i64, i64) = db
+        .query_row("SELECT count(*), sum(length(data)) FROM blob_data", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
     assert!(count == 1 && bytes < 10_000, "{count} of {bytes} bytes: equal values are one, and compressed");
     worker.drain().await;
 }
@@ -330,7 +336,9 @@ async fn limits_are_about_whole_inputs_and_small_journals() -> Result<()> {
     let other = bench.another().await?;
     ensure!(other.take(bench.request(10)).await?.is_empty(), "more than limits.values");
     let head = bench.head(task).await?;
-    ensure!(matches!(&head.state, State::Dead { reason: DeadReason::Limit, error, .. } if error.message.contains("limits.values")));
+    ensure!(
+        matches!(&head.state, State::Dead { reason: DeadReason::Limit, error, .. } if error.message.contains("limits.values"))
+    );
     let mut held = bench.taken().await?;
     bench.die(&mut held).await?;
     let signal = Signal::Replay { by: "x".to_owned(), reset: Vec::new(), input: Some(json!("x".repeat(100_000))) };
@@ -355,7 +363,13 @@ fn events(seed: u64) -> Vec<Event> {
     let failure = || Failure::new(FailureClass::Tool, "it broke").with_detail(value());
     let call = |name: &str| valid(CallId::new(name));
     let outcome = |output| StepOutcome::Succeeded { output };
-    let record = CallRecord { call: call("c"), tool: "t".to_owned(), arguments: value(), effect: Effect::Once, key: "k".to_owned() };
+    let record = CallRecord {
+        call: call("c"),
+        tool: "t".to_owned(),
+        arguments: value(),
+        effect: Effect::Once,
+        key: "k".to_owned(),
+    };
     let reply = ModelCall {
         content: vec![value(), json!({"type": "tool_use", "id": "t1", "name": "t", "input": value()})],
         stop_reason: "tool_use".to_owned(),
@@ -417,7 +431,8 @@ async fn journals_are_the_same_with_and_without() -> Result<()> {
             bench.store.signal(task, resolve).await?;
             answered.extend(bench.append(&mut held, vec![finished("last")], Next::Continue).await?.recorded);
             bench.die(&mut held).await?;
-            let replay = Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: Some(json!("i".repeat(2_000))) };
+            let replay =
+                Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: Some(json!("i".repeat(2_000))) };
             bench.store.signal(task, replay).await?;
             let journal = bench.journal(task).await?;
             ensure!(journal[2..2 + answered.len()] == answered, "what an append answers is what the journal has");
@@ -563,7 +578,8 @@ mod s3 {
         let small = program.post("/v1/tasks", json!({"pipeline": "echo", "input": {"n": 1}})).await;
         let small = small["id"].as_str().unwrap().to_owned();
         until("small values need no bucket", async || program.state(&small).await == "succeeded").await;
-        let refused = program.post("/v1/tasks", json!({"pipeline": "echo", "input": {"text": "x".repeat(100_000)}})).await;
+        let refused =
+            program.post("/v1/tasks", json!({"pipeline": "echo", "input": {"text": "x".repeat(100_000)}})).await;
         assert_eq!(refused["status"], 503, "{refused}");
         let dir = project.path().display().to_string();
         let mut doctor = binary::command(&["doctor", "--json", "--dir", &dir]).unwrap();
@@ -571,7 +587,8 @@ mod s3 {
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
         assert!(said.contains("blobs.place") && said.contains("no-such-bucket"), "{said}");
         server.make_bucket("no-such-bucket").await;
-        let accepted = program.post("/v1/tasks", json!({"pipeline": "echo", "input": {"text": "x".repeat(100_000)}})).await;
+        let accepted =
+            program.post("/v1/tasks", json!({"pipeline": "echo", "input": {"text": "x".repeat(100_000)}})).await;
         let accepted = accepted["id"].as_str().unwrap().to_owned();
         until("it is done", async || program.state(&accepted).await == "succeeded").await;
     }
