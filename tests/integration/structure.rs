@@ -10,6 +10,7 @@ const COMMON: &[&[&str]] = &[
     &["submission", "transfer"],
     &["pipeline"],
     &["config"],
+    &["broker"],
     &["store"],
     &["task", "journal"],
     &["retry", "document"],
