@@ -16,6 +16,7 @@ mod decide;
 mod faults;
 mod models;
 mod pipelines;
+mod rabbitmq;
 mod schedules;
 mod servers;
 mod slow_clients;

@@ -23,14 +23,14 @@ const WORKER: &[&[&str]] = &[
     &["health"],
     &["service"],
     &["execute"],
-    &["decide", "definitions", "fault", "lease"],
+    &["decide", "definitions", "fault", "intake", "lease"],
     &["tools"],
     &["models", "http", "process"],
     &["answer"],
 ];
 const SCHEDULER: &[&[&str]] = &[
     &["service"],
-    &["serve", "sweep"],
+    &["letters", "relay", "serve", "sweep"],
     &["api"],
     &["batch", "cron", "ingress"],
     &["app"],

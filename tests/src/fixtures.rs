@@ -1,5 +1,6 @@
 //! Parts of the program, started for a test.
 
+pub mod amqp;
 pub mod process;
 pub mod scheduler;
 pub mod worker;
