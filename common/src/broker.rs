@@ -51,7 +51,7 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
 
 /// Hints as they come for some queues: those of high priority first.
 #[async_trait]
-pub trait Subscription: Send + std::fmt::Debug {
+pub trait Subscription: Send + Sync + std::fmt::Debug {
     /// From which queues hints are wanted from now on.
     fn follow(&mut self, queues: &[QueueName]);
 
@@ -70,7 +70,7 @@ pub trait Subscription: Send + std::fmt::Debug {
 
 /// Tasks that other systems publish, as they come.
 #[async_trait]
-pub trait Inbox: Send + std::fmt::Debug {
+pub trait Inbox: Send + Sync + std::fmt::Debug {
     /// Waits for messages, and gives up to `max` of them.
     async fn receive(&mut self, max: usize) -> Vec<Letter>;
 

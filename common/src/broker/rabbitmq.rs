@@ -89,7 +89,7 @@ impl RabbitMq {
     /// How many messages wait in the queue of a part, which is declared first.
     async fn count(&self, part: &Part) -> Result<u64, BrokerError> {
         let channel = self.publishing.channel().await?;
-        declare(&channel, &self.names, part).await?;
+        self.publishing.within(declare(&channel, &self.names, part)).await?;
         let queue = part.queue(&self.names);
         let passive = QueueDeclareOptions::durable().passive();
         let asked = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default());

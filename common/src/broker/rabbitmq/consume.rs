@@ -27,6 +27,11 @@ use crate::broker::{BrokerError, BrokerOptions, Letter, Receipt};
 const SETTLED: usize = 256;
 /// Looks in a row at which messages waited and none came, after which a channel is given up.
 const STRIKES: u32 = 2;
+/// Looks in a row at which nothing had come, after which a channel is made anew.
+/// There are faults that cannot be seen from here: a queue that is deleted and
+/// declared again at once leaves a consumer behind that the server counts and
+/// hands messages to, and that never get here. (`RabbitMQ` 3.10 does so.)
+const IDLE: u32 = 6;
 /// How often a consumer looks at what it holds.
 const TICK: Duration = Duration::from_millis(250);
 /// The pause before a message comes again that could not be moved to the dead letters.
@@ -141,6 +146,8 @@ enum Ended {
     Unwanted,
     /// More is wanted than it fetches at once.
     TooSmall,
+    /// Nothing has come for long, which may be for want of messages.
+    Idle,
     /// It was lost.
     Lost(String),
 }
@@ -170,7 +177,10 @@ struct Session {
     open: BTreeSet<u64>,
     /// Whether a message has come since the last look.
     arrived: bool,
+    /// Looks in a row at which messages waited and none had come.
     strikes: u32,
+    /// Looks in a row at which none had come.
+    idle: u32,
     looked: Instant,
 }
 
@@ -193,8 +203,9 @@ impl Task {
                 }
                 Err(ended) => ended,
             };
+            tracing::debug!(queue = self.queue, ?ended, "a channel has ended");
             match ended {
-                Ended::TooSmall => {}
+                Ended::TooSmall | Ended::Idle => {}
                 Ended::Unwanted => {
                     if self.wish.wanted.changed().await.is_err() {
                         return;
@@ -213,7 +224,7 @@ impl Task {
     async fn open(&self, generation: u64) -> Result<(Session, lapin::Consumer), Ended> {
         let link = &self.ground.link;
         let channel = link.channel().await?;
-        declare(&channel, &self.ground.names, &self.part).await?;
+        link.within(declare(&channel, &self.ground.names, &self.part)).await?;
         let prefetch = (*self.wish.wanted.borrow()).clamp(1, self.wish.window);
         let count = u16::try_from(prefetch).unwrap_or(u16::MAX);
         link.answer(channel.basic_qos(count, BasicQosOptions::default())).await?;
@@ -222,7 +233,7 @@ impl Task {
         let consumer = link.answer(consuming).await?;
         let now = Instant::now();
         let session =
-            Session { channel, generation, prefetch, open: BTreeSet::new(), arrived: true, strikes: 0, looked: now };
+            Session { channel, generation, prefetch, open: BTreeSet::new(), arrived: true, strikes: 0, idle: 0, looked: now };
         Ok((session, consumer))
     }
 
@@ -332,8 +343,12 @@ impl Task {
         }
         session.looked = Instant::now();
         if std::mem::take(&mut session.arrived) {
-            session.strikes = 0;
+            (session.strikes, session.idle) = (0, 0);
             return Ok(());
+        }
+        session.idle += 1;
+        if session.idle >= IDLE && session.open.is_empty() {
+            return Err(Ended::Idle);
         }
         let queue = self.queue.as_str().into();
         let passive = QueueDeclareOptions::durable().passive();

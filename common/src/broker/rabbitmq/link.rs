@@ -116,11 +116,19 @@ impl Link {
     /// The answer to a request, within the patience. A connection on which the
     /// server does not answer is given up.
     pub(super) async fn answer<T>(&self, request: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
-        let Ok(answer) = tokio::time::timeout(self.patience, request).await else {
+        self.within(async { request.await.map_err(|error| BrokerError::Unavailable(error.to_string())) }).await
+    }
+
+    /// Several answers, all within the patience, as in [`Link::answer`].
+    pub(super) async fn within<T>(
+        &self,
+        requests: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        let Ok(answer) = tokio::time::timeout(self.patience, requests).await else {
             self.suspicion.notify_one();
             return Err(BrokerError::Unavailable(format!("no answer within {} s", self.patience.as_secs_f32())));
         };
-        answer.map_err(|error| BrokerError::Unavailable(error.to_string()))
+        answer
     }
 
     /// Why it is down, if it is, or that the server takes nothing on it.

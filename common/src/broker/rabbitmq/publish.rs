@@ -182,7 +182,7 @@ impl Task {
         for part in parts {
             // A refused declaration closes its channel: that of the publisher must not be it.
             let channel = self.link.channel().await?;
-            match declare(&channel, &self.names, part).await {
+            match self.link.within(declare(&channel, &self.names, part)).await {
                 Ok(()) => {
                     self.declared.insert(part.clone());
                 }
@@ -212,7 +212,7 @@ impl Task {
     async fn open(&mut self) -> Result<Channel, BrokerError> {
         let channel = self.link.channel().await?;
         // Publishing to an exchange that is not there would close the channel.
-        declare(&channel, &self.names, &Part::Dead).await?;
+        self.link.within(declare(&channel, &self.names, &Part::Dead)).await?;
         self.link.answer(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         Ok(channel)
     }
