@@ -273,6 +273,7 @@ async fn a_broker_that_is_killed_is_down_at_once_and_up_again_by_itself() {
     subscription.follow(&[queue("leads")]);
     let kept = hint("leads", 4);
     assert_eq!(broker.publish(std::slice::from_ref(&kept)).await, [true]);
+    server.settle();
     server.kill();
     until("the broker is down", async || matches!(broker.health(), Health::Down(_))).await;
     let started = Instant::now();

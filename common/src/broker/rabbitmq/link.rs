@@ -107,14 +107,18 @@ impl Link {
         }
     }
 
-    /// A new channel of the connection.
+    /// A new channel of the connection. A connection on which the server opens none is given up.
     pub(super) async fn channel(&self) -> Result<Channel, BrokerError> {
         let connection = self.connection().await?;
-        self.answer(connection.create_channel()).await
+        let opened = self.answer(connection.create_channel()).await;
+        if opened.is_err() {
+            self.suspicion.notify_one();
+        }
+        opened
     }
 
-    /// The answer to a request, within the patience. A connection on which the
-    /// server does not answer is given up.
+    /// The answer to a request, within the patience. One that does not come says
+    /// nothing of the connection: a queue may be without a leader, and the others well.
     pub(super) async fn answer<T>(&self, request: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
         self.within(async { request.await.map_err(|error| BrokerError::Unavailable(error.to_string())) }).await
     }
@@ -125,7 +129,6 @@ impl Link {
         requests: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
         let Ok(answer) = tokio::time::timeout(self.patience, requests).await else {
-            self.suspicion.notify_one();
             return Err(BrokerError::Unavailable(format!("no answer within {} s", self.patience.as_secs_f32())));
         };
         answer
@@ -188,7 +191,7 @@ async fn lost(connection: &Connection, suspicion: &Notify) -> String {
                 Some(_) => {}
                 None => return "it was closed".to_owned(),
             },
-            () = suspicion.notified() => return "the server does not answer".to_owned(),
+            () = suspicion.notified() => return "the server opens no channel".to_owned(),
             () = tokio::time::sleep(LOOK) => {}
         }
         if !connection.status().connected() {
