@@ -111,7 +111,8 @@ async fn read(app: &App, letter: &Letter) -> Result<Submission, Refusal> {
         traceparent: letter.traceparent.clone().filter(|header| is_traceparent(header)),
     };
     app.submission(&Arc::clone(&pipeline), new).map_err(|complaints| {
-        let all: Vec<String> = complaints.into_iter().map(|Complaint { pointer, message }| format!("{pointer}: {message}")).collect();
+        let all: Vec<String> =
+            complaints.into_iter().map(|Complaint { pointer, message }| format!("{pointer}: {message}")).collect();
         Refusal::Forever(format!("pipeline {} does not accept this task: {}", pipeline.name, all.join("; ")))
     })
 }

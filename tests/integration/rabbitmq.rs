@@ -65,7 +65,10 @@ async fn a_queue_of_another_kind_is_named_with_what_to_do_and_stops_no_other() {
     let broker = amqp.broker();
     let lane = amqp.names.lane(&queue("leads"), Lane::Normal);
     // A classic queue, as somebody may have made it by hand.
-    amqp.channel.queue_declare(lane.as_str().into(), QueueDeclareOptions::durable(), FieldTable::default()).await.unwrap();
+    amqp.channel
+        .queue_declare(lane.as_str().into(), QueueDeclareOptions::durable(), FieldTable::default())
+        .await
+        .unwrap();
     assert_eq!(broker.publish(&[hint("leads", 4), hint("reviews", 4)]).await, [false, true]);
     let Health::Down(why) = broker.health() else { panic!("it is not well") };
     assert!(why.contains(&lane) && why.contains("delete it"), "{why}");

@@ -75,10 +75,8 @@ async fn a_message_that_comes_again_makes_no_second_task() {
         publish(&amqp, "", plain().with_message_id("m-1".into()), &greet("Bolt")).await;
     }
     publish(&amqp, "", plain(), &greet("last")).await;
-    until("the last is there", async || {
-        tasks(&scheduler).await.iter().any(|task| task.labels["company"] == "last")
-    })
-    .await;
+    until("the last is there", async || tasks(&scheduler).await.iter().any(|task| task.labels["company"] == "last"))
+        .await;
     assert_eq!(tasks(&scheduler).await.len(), 3);
 }
 

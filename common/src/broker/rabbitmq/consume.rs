@@ -232,8 +232,16 @@ impl Task {
         let consuming = channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default());
         let consumer = link.answer(consuming).await?;
         let now = Instant::now();
-        let session =
-            Session { channel, generation, prefetch, open: BTreeSet::new(), arrived: true, strikes: 0, idle: 0, looked: now };
+        let session = Session {
+            channel,
+            generation,
+            prefetch,
+            open: BTreeSet::new(),
+            arrived: true,
+            strikes: 0,
+            idle: 0,
+            looked: now,
+        };
         Ok((session, consumer))
     }
 

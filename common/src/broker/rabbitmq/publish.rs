@@ -143,8 +143,8 @@ impl Task {
         let mut kept = match self.publish(&messages).await {
             Ok(kept) => kept.into_iter(),
             Err(error) => {
+                // What there is to say of the connection, the connection says.
                 tracing::debug!(%error, messages = messages.len(), "nothing can be published");
-                self.note(Some(error.to_string()));
                 Vec::new().into_iter()
             }
         };
@@ -186,10 +186,11 @@ impl Task {
                 Ok(()) => {
                     self.declared.insert(part.clone());
                 }
-                Err(error) => {
+                Err(error @ BrokerError::Misconfigured(_)) => {
                     tracing::warn!(%error, "hints are not published");
                     refused = Some(error);
                 }
+                Err(error) => tracing::debug!(%error, "hints are not published"),
             }
         }
         Ok(refused)
