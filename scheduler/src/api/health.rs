@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use common::broker::Health;
+use common::broker::{Broker, Health};
 
 use crate::app::App;
 use crate::problem::{Kind, Problem};
@@ -32,7 +32,7 @@ pub(crate) async fn readyz(State(app): State<App>) -> Result<axum::Json<wire::He
         return Err(Problem::new(Kind::Unavailable, "the scheduler is ending"));
     }
     match tokio::time::timeout(CHECK, app.store().check()).await {
-        Ok(Ok(())) => match app.broker().map(|broker| broker.health()) {
+        Ok(Ok(())) => match app.broker().map(Broker::health) {
             Some(Health::Down(why)) => Ok(axum::Json(wire::Health { status: format!("degraded: {why}") })),
             Some(Health::Up) | None => Ok(ok()),
         },
