@@ -33,5 +33,6 @@ mod structure;
 mod tools;
 mod tools_http;
 mod tools_mcp;
+mod transfer;
 mod truncation;
 mod webhooks;
