@@ -34,7 +34,7 @@ impl RedisStore {
         let batches = self.known_batches(&moved).await?;
         let mut tasks: HashMap<TaskId, Restored> = HashMap::with_capacity(ids.len());
         for moved in moved {
-            tasks.insert(moved.id, self.restored(moved, &batches)?);
+            tasks.insert(moved.id, self.restored(&moved, &batches)?);
         }
         let mut created: HashSet<TaskId> = HashSet::new();
         for _ in 0..TRIES {
@@ -130,7 +130,7 @@ impl RedisStore {
         units
     }
 
-    fn restored(&self, moved: Moved, batches: &HashSet<BatchId>) -> Result<Restored, StoreError> {
+    fn restored(&self, moved: &Moved, batches: &HashSet<BatchId>) -> Result<Restored, StoreError> {
         let refuse = |why: &dyn std::fmt::Display| {
             StoreError::Refused(format!("what was given for task {} is no journal: {why}", moved.id))
         };
