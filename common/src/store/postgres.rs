@@ -304,7 +304,8 @@ impl Store for PostgresStore {
     }
 
     async fn restore(&self, tasks: Vec<Transcript>) -> Result<Vec<bool>, StoreError> {
-        let (new, rings) = with!(self, connection => restore::restore(connection, &self.options, &tasks));
+        let moved = intake::transcripts(tasks, &self.options.limits)?;
+        let (new, rings) = with!(self, connection => restore::restore(connection, &self.options, &moved));
         self.bell.ring(rings, &self.options);
         Ok(new)
     }

@@ -31,7 +31,10 @@ fn sqlite_path(url: &str) -> Result<&Path, StoreError> {
         Some((scheme @ ("redis" | "rediss"), _)) => {
             refuse(format!("{scheme} is not supported by this version; use sqlite:PATH or postgres://…"))
         }
-        _ => refuse("this is not the URL of a store; use sqlite:PATH, such as sqlite:.teamster/teamster.db, or postgres://…".to_owned()),
+        _ => refuse(
+            "this is not the URL of a store; use sqlite:PATH, such as sqlite:.teamster/teamster.db, or postgres://…"
+                .to_owned(),
+        ),
     }
 }
 

@@ -60,11 +60,10 @@ impl Address {
             match &*name {
                 "schema" => schema = value.into_owned(),
                 "writers" => {
-                    writers = value
-                        .parse()
-                        .ok()
-                        .filter(|writers| (1..=MOST_WRITERS).contains(writers))
-                        .ok_or_else(|| refuse(format!("writers={value} is not a number from 1 to {MOST_WRITERS}")))?;
+                    writers =
+                        value.parse().ok().filter(|writers| (1..=MOST_WRITERS).contains(writers)).ok_or_else(|| {
+                            refuse(format!("writers={value} is not a number from 1 to {MOST_WRITERS}"))
+                        })?;
                 }
                 "sslmode" => mode = Some(value.into_owned()),
                 "ca" | "sslrootcert" => ca = Some(PathBuf::from(value.into_owned())),

@@ -28,18 +28,21 @@ const REJECT: &str = "INSERT INTO batch_rows (batch, line, duplicate, reason) \
      ON CONFLICT DO NOTHING";
 const CLOSE: &str = "UPDATE batches SET closed = true WHERE id = $1";
 const OLDEST: &str = "SELECT id, created_at FROM batches WHERE over ORDER BY created_at LIMIT 1";
-const KEPT: &str = "SELECT coalesce(sum(n), 0)::bigint FROM counts WHERE kind = 'batch' AND name = $1 AND what = 'kept'";
+const KEPT: &str =
+    "SELECT coalesce(sum(n), 0)::bigint FROM counts WHERE kind = 'batch' AND name = $1 AND what = 'kept'";
 const NOT_OVER: &str = "UPDATE batches SET over = false WHERE id = $1";
 const REMOVE_ROWS: &str = "DELETE FROM batch_rows WHERE batch = $1 AND line IN \
      (SELECT line FROM batch_rows WHERE batch = $1 ORDER BY line LIMIT $2)";
 const REMOVE_COUNTS: &str = "DELETE FROM counts WHERE kind = 'batch' AND name = $1";
 const REMOVE: &str = "DELETE FROM batches WHERE id = $1";
 const STATUS: &str = "SELECT pipeline, created_at, closed FROM batches WHERE id = $1";
-const COUNTS: &str = "SELECT what, sum(n)::bigint, sum(amount) FROM counts WHERE kind = 'batch' AND name = $1 GROUP BY what";
+const COUNTS: &str =
+    "SELECT what, sum(n)::bigint, sum(amount) FROM counts WHERE kind = 'batch' AND name = $1 GROUP BY what";
 /// A task counts once, however many rows of the batch lead to it.
 const BEFORE: &str = "SELECT t.id, t.head, t.state, t.dead_reason, t.updated_at FROM tasks t WHERE t.id IN \
      (SELECT task FROM batch_rows WHERE batch = $1 AND duplicate) AND t.batch IS DISTINCT FROM $1";
-const NAMED: &str = "SELECT line, reason FROM batch_rows WHERE batch = $1 AND reason IS NOT NULL ORDER BY line LIMIT $2";
+const NAMED: &str =
+    "SELECT line, reason FROM batch_rows WHERE batch = $1 AND reason IS NOT NULL ORDER BY line LIMIT $2";
 const ROWS: &str = "SELECT t.id, t.head, t.state, t.dead_reason, t.updated_at, r.line, r.task, r.reason \
      FROM (SELECT line, task, reason FROM batch_rows WHERE batch = $1 AND line > $2 ORDER BY line LIMIT $3) r \
      LEFT JOIN tasks t ON t.id = r.task ORDER BY r.line";

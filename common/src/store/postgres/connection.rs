@@ -121,10 +121,7 @@ impl Connection {
 
     /// Prepares statements, so that later each of them is sent at the first poll, and all of them in order.
     pub(super) async fn warm(&self, statements: &[&'static str]) -> Result<(), Fault> {
-        for statement in statements {
-            self.prepared(statement).await?;
-        }
-        Ok(())
+        futures::future::try_join_all(statements.iter().map(|statement| self.prepared(statement))).await.map(drop)
     }
 
     async fn prepared(&self, sql: &'static str) -> Result<Statement, Fault> {
@@ -165,9 +162,7 @@ impl Connection {
 }
 
 /// Every wait has an end, also when the network swallows packets.
-async fn answered<T>(
-    answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Fault> {
+async fn answered<T>(answer: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Fault> {
     match tokio::time::timeout(ANSWER, answer).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Fault::Lost(format!("Postgres gave no answer within {} s", ANSWER.as_secs()))),

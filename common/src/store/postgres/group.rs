@@ -24,9 +24,25 @@ use crate::store::{Append, AppendError, Appended, Next, Signalled, StoreError, S
 
 /// Statements of a group: prepared before the first one, so that each goes out in its order.
 pub(super) const STATEMENTS: &[&str] = &[
-    LOAD, CHILDREN, ENDINGS, CLOCK, lease::READY, lease::QUEUES, lease::PAUSED, lease::RENEW, submit::LOCK_GROUPS,
-    submit::OLDER, submit::KEYS, submit::IDS, submit::DEPTHS, submit::BATCHES, write::INSERT, write::UPDATE,
-    write::EVENTS, write::JOURNALS, tally::ADD,
+    LOAD,
+    CHILDREN,
+    ENDINGS,
+    CLOCK,
+    lease::READY,
+    lease::QUEUES,
+    lease::PAUSED,
+    lease::RENEW,
+    submit::LOCK_GROUPS,
+    submit::OLDER,
+    submit::KEYS,
+    submit::IDS,
+    submit::DEPTHS,
+    submit::BATCHES,
+    write::INSERT,
+    write::UPDATE,
+    write::EVENTS,
+    write::JOURNALS,
+    tally::ADD,
 ];
 
 /// Some events of a journal, for an append that was done before.
@@ -72,7 +88,7 @@ pub(super) async fn run(
     careful: bool,
 ) -> Result<Done, Failed> {
     let before = |fault| Failed { fault, committing: false };
-    let (mut tx, found) = begin(connection, options, jobs, careful).await.map_err(before)?;
+    let (mut tx, found) = Box::pin(begin(connection, options, jobs, careful)).await.map_err(before)?;
     let later = work(&mut tx, found, jobs).await.map_err(before)?;
     let leased = |later: &Later| match later {
         Later::Claims(_, leased) => leased.iter().map(|leased| leased.task.as_uuid()).collect(),
@@ -147,7 +163,8 @@ async fn begin<'c>(
 
 /// Who takes how much from where.
 async fn demands(connection: &Connection, jobs: &[Job]) -> Result<Vec<Demand>, Fault> {
-    let takes = || jobs.iter().filter_map(|job| if let Job::Take(take, turn, _) = job { Some((take, *turn)) } else { None });
+    let takes =
+        || jobs.iter().filter_map(|job| if let Job::Take(take, turn, _) = job { Some((take, *turn)) } else { None });
     let everywhere = if takes().any(|(take, _)| take.queues.is_empty()) {
         lease::ready_queues(connection).await?
     } else {

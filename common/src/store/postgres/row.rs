@@ -64,10 +64,9 @@ impl Stored {
             unread,
         };
         let entry = serde_json::from_str::<Head>(row.try_get(1)?).map_err(|why| why.to_string()).map(|head| {
-            let lease = token.zip(due_at).map(|(token, Time(expires))| Lease {
-                token: LeaseToken::new(token.into_bytes()),
-                expires,
-            });
+            let lease = token
+                .zip(due_at)
+                .map(|(token, Time(expires))| Lease { token: LeaseToken::new(token.into_bytes()), expires });
             Entry {
                 set_aside: state == Some(StateName::Dead) && !head.state.is_terminal(),
                 lease,

@@ -144,12 +144,15 @@ mod tests {
         tally.enter(place(StateName::Succeeded));
         let columns = tally.into_columns();
         let told: Vec<_> = columns.kinds.iter().zip(&columns.whats).zip(&columns.counts).collect();
-        assert_eq!(told, [
-            ((&"batch", &"succeeded"), &1),
-            ((&"queue", &"succeeded"), &1),
-            ((&"retained", &"bytes"), &10),
-            ((&"retained", &"tasks"), &1),
-        ]);
+        assert_eq!(
+            told,
+            [
+                ((&"batch", &"succeeded"), &1),
+                ((&"queue", &"succeeded"), &1),
+                ((&"retained", &"bytes"), &10),
+                ((&"retained", &"tasks"), &1),
+            ]
+        );
     }
 
     #[test]

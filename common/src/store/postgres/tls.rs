@@ -50,7 +50,9 @@ impl Connector {
                 }
                 let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
                     .build()
-                    .map_err(|error| refuse(format!("no certificate authority is trusted: {error}; name one with ca=")))?;
+                    .map_err(|error| {
+                        refuse(format!("no certificate authority is trusted: {error}; name one with ca="))
+                    })?;
                 if *host { inner } else { Arc::new(Lenient { inner: Some(inner), provider: Arc::clone(&provider) }) }
             }
         };

@@ -146,10 +146,13 @@ impl<'c> Transaction<'c> {
     pub(super) fn put(&mut self, stored: Stored) {
         let Stored { id, beside, entry } = stored;
         self.beside.insert(id, beside);
-        self.book.load(id, match entry {
-            Ok(entry) => Known::Task(Box::new(entry)),
-            Err(why) => Known::Unreadable(why),
-        });
+        self.book.load(
+            id,
+            match entry {
+                Ok(entry) => Known::Task(Box::new(entry)),
+                Err(why) => Known::Unreadable(why),
+            },
+        );
     }
 
     /// Does an operation of the book, with everything loaded that it asks for.
@@ -251,7 +254,8 @@ pub(super) async fn fetch(connection: &Connection, wanted: &Wanted) -> Result<Fe
         async { connection.query(CHILDREN, &[&ids, &ending]).await },
         async { if told.is_empty() { Ok(Vec::new()) } else { connection.query(ENDINGS, &[&told]).await } },
     );
-    let mut fetched = Fetched { tasks: tasks?.iter().map(Stored::read).collect::<Result<_, _>>()?, ..Fetched::default() };
+    let mut fetched =
+        Fetched { tasks: tasks?.iter().map(Stored::read).collect::<Result<_, _>>()?, ..Fetched::default() };
     for row in children? {
         let parent = TaskId::from_uuid(row.try_get(0)?);
         fetched.children.entry(parent).or_default().push(TaskId::from_uuid(row.try_get(1)?));
