@@ -59,6 +59,15 @@ impl Connection {
         purpose: Purpose,
         heard: Option<mpsc::Sender<Notification>>,
     ) -> Result<Self, Fault> {
+        Self::set_up(address, connector, purpose, heard).await.map_err(Fault::while_connecting)
+    }
+
+    async fn set_up(
+        address: &Address,
+        connector: &Connector,
+        purpose: Purpose,
+        heard: Option<mpsc::Sender<Notification>>,
+    ) -> Result<Self, Fault> {
         let connecting = address.config.connect(connector.clone());
         let (client, mut driver) = tokio::time::timeout(ANSWER, connecting)
             .await

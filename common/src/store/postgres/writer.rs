@@ -111,7 +111,7 @@ impl Writer {
         group.retain(|job| !job.is_abandoned());
         match self.attempt(&mut group).await {
             Ok(()) => answer(group, None),
-            Err(fault) if group.len() > 1 && !matches!(fault, Fault::Lost(_)) => {
+            Err(fault) if group.len() > 1 && !matches!(fault, Fault::Lost(_) | Fault::Unreachable(_)) => {
                 for job in group {
                     let mut alone = vec![job];
                     let failure = self.attempt(&mut alone).await.err().map(StoreError::from);
