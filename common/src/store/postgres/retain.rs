@@ -134,7 +134,8 @@ pub(super) async fn remove(tx: &mut Transaction<'_>, tasks: &[Uuid]) -> Result<(
         async { tx.connection.execute(REMOVE_EVENTS, &[&tasks]).await },
         async { tx.connection.execute(REMOVE_HINTS, &[&tasks]).await },
     );
-    (events?, hints?);
+    events?;
+    hints?;
     for row in removed? {
         let (queue, batch): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
         if let Ok(state) = row.try_get::<_, &str>(2)?.parse() {
