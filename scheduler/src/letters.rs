@@ -16,6 +16,7 @@ use crate::text::is_traceparent;
 use crate::wire::Complaint;
 
 /// Messages that are held unacknowledged, and that are submitted together at most.
+/// How large one may be that gets here is a setting of the broker (`max_message_size`).
 pub(crate) const WINDOW: usize = 200;
 
 /// Why a message made no task.

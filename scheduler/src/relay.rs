@@ -51,9 +51,10 @@ pub async fn tick(store: &dyn Store, broker: &dyn Broker) -> Result<usize, Store
             break;
         }
         let hints = store.unsent(AGE, STEP).await?;
-        let more = hints.len() == STEP;
-        relayed += publish(store, broker, &hints).await?;
-        if !more {
+        let sent = publish(store, broker, &hints).await?;
+        relayed += sent;
+        // What the broker does not take now, it does not take a moment later.
+        if sent < STEP {
             break;
         }
     }

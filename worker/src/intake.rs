@@ -115,7 +115,8 @@ impl Intake {
             return;
         };
         let down = hints.is_down();
-        let look = if down { Instant::now() + LOOK_AGAIN } else { hints.look };
+        // Whether the broker is still there is looked at more often than the store.
+        let look = hints.look.min(Instant::now() + LOOK_AGAIN);
         let refresh = if self.queues.is_empty() { hints.refresh } else { look };
         tokio::select! {
             received = hints.subscription.receive(free) => hints.received = received,

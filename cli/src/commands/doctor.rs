@@ -19,7 +19,8 @@ use crate::output::Tone;
 
 Connects, looks at versions, settings, clocks and permissions, makes one small
 write, and says what a crash of the process, a crash of the machine and the loss
-of the site would cost. Nothing is changed. Exit code 1 says that something is
+of the site would cost. Nothing is changed, but for a broker's own queues, which are
+made where they are missing. Exit code 1 says that something is
 found that loses tasks; warnings alone give 0, or 1 with --deny-warnings.")]
 pub(crate) struct DoctorArgs {
     /// Take warnings for errors

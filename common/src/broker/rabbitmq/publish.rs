@@ -6,7 +6,7 @@
 //! beside the confirmation of *some* message of its channel (confirmations of
 //! quorum queues overtake each other), so it is known by where it was sent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ use crate::broker::BrokerError;
 
 /// Messages in flight.
 const IN_FLIGHT: usize = 1_024;
+/// How long nothing is sent to a queue that was silent: it may be without a
+/// leader, and every batch would wait for it.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Orders that wait.
 const ORDERS: usize = 64;
 /// The delivery mode of messages that survive a restart of the server.
@@ -64,7 +67,9 @@ enum Said {
     Ack,
     /// It could not take it.
     Nack,
-    /// Nothing: the channel broke, the time was up, or it was not asked.
+    /// Nothing, and the time is up.
+    Silent,
+    /// Nothing that counts: the channel broke, or no confirmations were asked for.
     Nothing,
 }
 
@@ -77,14 +82,23 @@ enum Fate {
     Unroutable,
     /// It may or may not be there.
     Unknown,
+    /// The same, and its queue may be without a leader: others must not wait for it again.
+    Silent,
 }
 
 impl Publisher {
     pub(super) fn start(link: Arc<Link>, names: Names, patience: Duration) -> Self {
         let (orders, waiting) = mpsc::channel(ORDERS);
         let trouble = Arc::new(Mutex::new(None));
-        let task =
-            Task { link, names, patience, channel: None, declared: BTreeSet::new(), trouble: Arc::clone(&trouble) };
+        let task = Task {
+            link,
+            names,
+            patience,
+            channel: None,
+            silent: BTreeMap::new(),
+            declared: BTreeSet::new(),
+            trouble: Arc::clone(&trouble),
+        };
         Self { orders, trouble, patience, _task: AbortOnDropHandle::new(tokio::spawn(task.run(waiting))) }
     }
 
@@ -114,6 +128,8 @@ struct Task {
     names: Names,
     patience: Duration,
     channel: Option<Channel>,
+    /// Routes to which nothing is sent until then. Bounded by the queues that there are.
+    silent: BTreeMap<Route, Instant>,
     /// What was there when it was last looked at. Bounded by the queues that there are.
     declared: BTreeSet<Part>,
     trouble: Arc<Mutex<Option<String>>>,
@@ -156,8 +172,11 @@ impl Task {
 
     /// Publishes; what cannot be routed is published once more when there is a queue for it.
     async fn publish(&mut self, messages: &[Message]) -> Result<Vec<bool>, BrokerError> {
-        let new: BTreeSet<&Part> =
-            messages.iter().map(|message| &message.part).filter(|part| !self.declared.contains(*part)).collect();
+        let now = Instant::now();
+        self.silent.retain(|_, until| *until > now);
+        let is_new =
+            |message: &&Message| !self.declared.contains(&message.part) && !self.silent.contains_key(&message.route);
+        let new: BTreeSet<&Part> = messages.iter().filter(is_new).map(|message| &message.part).collect();
         let mut refused = self.declare(new).await?;
         let mut fates = self.attempt(messages.iter()).await?;
         let lost = |(at, _): &(usize, &Message)| fates.get(*at) == Some(&Fate::Unroutable);
@@ -190,24 +209,51 @@ impl Task {
                     tracing::warn!(%error, "hints are not published");
                     refused = Some(error);
                 }
-                Err(error) => tracing::debug!(%error, "hints are not published"),
+                Err(error) => {
+                    tracing::debug!(%error, "hints are not published");
+                    if let Part::Lane(queue, lane) = part
+                        && self.link.trouble().is_none()
+                    {
+                        self.silence(&(self.names.hints(), Names::key(queue, *lane)));
+                    }
+                }
             }
         }
         Ok(refused)
     }
 
     /// Publishes once. After anything but a clear word about each message the channel is given up.
-    async fn attempt(&mut self, messages: impl Iterator<Item = &Message> + Clone) -> Result<Vec<Fate>, BrokerError> {
+    async fn attempt<'m>(&mut self, messages: impl Iterator<Item = &'m Message>) -> Result<Vec<Fate>, BrokerError> {
         let channel = match self.channel.take().filter(|channel| channel.status().connected()) {
             Some(channel) => channel,
             None => self.open().await?,
         };
-        let said = send(&channel, messages.clone(), Instant::now() + self.patience).await;
-        if said.iter().all(|(said, _)| *said != Said::Nothing) {
+        let messages: Vec<&Message> = messages.collect();
+        let heard: Vec<(usize, &Message)> = (0..)
+            .zip(messages.iter().copied())
+            .filter(|(_, message)| !self.silent.contains_key(&message.route))
+            .collect();
+        let until = Instant::now() + self.patience;
+        let said = send(&channel, heard.iter().map(|(_, message)| *message), until).await;
+        if said.iter().all(|(said, _)| matches!(said, Said::Ack | Said::Nack)) {
             self.channel = Some(channel);
         }
-        let routes: Vec<&Route> = messages.map(|message| &message.route).collect();
-        Ok(judge(&routes, &said))
+        let routes: Vec<&Route> = heard.iter().map(|(_, message)| &message.route).collect();
+        let mut fates = vec![Fate::Unknown; messages.len()];
+        for ((at, message), fate) in heard.iter().zip(judge(&routes, &said)) {
+            if fate == Fate::Silent {
+                self.silence(&message.route);
+            }
+            if let Some(slot) = fates.get_mut(*at) {
+                *slot = fate;
+            }
+        }
+        Ok(fates)
+    }
+
+    fn silence(&mut self, route: &Route) {
+        tracing::warn!(queue = route.1, "the broker does not confirm hints for this queue (has it a leader?)");
+        self.silent.insert(route.clone(), Instant::now() + SILENCE);
     }
 
     async fn open(&mut self) -> Result<Channel, BrokerError> {
@@ -242,7 +288,7 @@ async fn send(
             }
         })
         .collect();
-    let mut said = vec![(Said::Nothing, None); under_way.len()];
+    let mut said = vec![(Said::Silent, None); under_way.len()];
     while let Ok(Some((at, confirmation))) = tokio::time::timeout_at(until, under_way.next()).await {
         let word = match confirmation {
             Ok(Confirmation::Ack(returned)) => (Said::Ack, returned.as_deref().map(route)),
@@ -272,6 +318,7 @@ fn judge(routes: &[&Route], said: &[(Said, Option<Route>)]) -> Vec<Fate> {
         _ if returned.contains(route) => Fate::Unroutable,
         Said::Ack => Fate::Kept,
         Said::Nack | Said::Nothing => Fate::Unknown,
+        Said::Silent => Fate::Silent,
     };
     routes.iter().zip(said).map(fate).collect()
 }
@@ -295,7 +342,7 @@ mod tests {
     #[test]
     fn only_a_clear_yes_is_one() {
         let there = route("a.normal");
-        let said = [(Said::Ack, None), (Said::Nack, None), (Said::Nothing, None)];
-        assert_eq!(judge(&[&there; 3], &said), [Fate::Kept, Fate::Unknown, Fate::Unknown]);
+        let said = [(Said::Ack, None), (Said::Nack, None), (Said::Nothing, None), (Said::Silent, None)];
+        assert_eq!(judge(&[&there; 4], &said), [Fate::Kept, Fate::Unknown, Fate::Unknown, Fate::Silent]);
     }
 }
