@@ -57,7 +57,7 @@ pub(crate) struct Globals {
     #[arg(long, global = true, env = "TEAMSTER_STORE", value_name = "URL", hide_env_values = true)]
     pub(crate) store: Option<String>,
 
-    /// The broker; this version has none but the store's own queue
+    /// The broker: amqp:// or amqps://, for `RabbitMQ` [default: `broker:` in teamster.yaml, else the store's own queue]
     #[arg(long, global = true, env = "TEAMSTER_BROKER", value_name = "URL", hide_env_values = true)]
     pub(crate) broker: Option<String>,
 

@@ -15,8 +15,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::context::Context;
 use crate::error::CommandError;
-use crate::output::{Output, note};
+use crate::output::note;
 
 pub(crate) use figures::Figures;
 use fleet::Fleet;
@@ -42,8 +43,6 @@ pub(crate) enum Workload {
 /// What the bench is asked to do.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) store: Option<String>,
-    pub(crate) broker: Option<String>,
     pub(crate) workloads: Vec<Workload>,
     /// Instead of each workload's own number.
     pub(crate) tasks: Option<usize>,
@@ -54,24 +53,24 @@ pub(crate) struct Plan {
 }
 
 /// Runs the workloads, one after the other, each on a fleet of its own.
-pub(crate) async fn run(plan: &Plan, output: Output) -> Result<Vec<Figures>, CommandError> {
+pub(crate) async fn run(plan: &Plan, context: &Context) -> Result<Vec<Figures>, CommandError> {
     let mut all = Vec::new();
     for workload in &plan.workloads {
         let mut runs = Vec::with_capacity(plan.runs);
         for number in 1..=plan.runs {
-            if !output.json {
+            if !context.output.json {
                 let name = workload.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
                 note(format!("{name}: run {number} of {}", plan.runs));
             }
-            runs.push(measure(*workload, plan).await?);
+            runs.push(measure(*workload, plan, context).await?);
         }
         all.extend(figures::medians(runs));
     }
     Ok(all)
 }
 
-async fn measure(workload: Workload, plan: &Plan) -> anyhow::Result<Vec<Figures>> {
-    let mut fleet = Fleet::prepare(plan, workload).await?;
+async fn measure(workload: Workload, plan: &Plan, context: &Context) -> anyhow::Result<Vec<Figures>> {
+    let mut fleet = Fleet::prepare(plan, workload, context).await?;
     let tasks = plan.tasks;
     let figures = match workload {
         Workload::Submit => submit::measure(&mut fleet, tasks).await,

@@ -25,13 +25,6 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(globals: Globals) -> Result<Self, CommandError> {
-        if let Some(broker) = globals.broker.as_deref().filter(|url| !url.is_empty()) {
-            let scheme = broker.split(':').next().unwrap_or_default();
-            return Err(CommandError::refused(format!(
-                "this version knows no broker ({scheme}:…): the store's own queue wakes workers up; \
-                 leave --broker and TEAMSTER_BROKER out"
-            )));
-        }
         let output = Output::new(globals.json);
         let entropy = SystemEntropy::new()
             .map_err(|error| CommandError::new(Exit::Failed, format!("no randomness from the system: {error}")))?;

@@ -146,6 +146,17 @@ impl From<common::transfer::TransferError> for CommandError {
     }
 }
 
+impl From<common::broker::BrokerError> for CommandError {
+    fn from(error: common::broker::BrokerError) -> Self {
+        use common::broker::BrokerError::{Misconfigured, Unavailable};
+        let exit = match error {
+            Unavailable(_) => Exit::Unavailable,
+            Misconfigured(_) => Exit::Refused,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
 impl From<common::store::StoreError> for CommandError {
     fn from(error: common::store::StoreError) -> Self {
         use common::store::StoreError::{Damaged, Refused, Unavailable};

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use common::broker::{Broker, BrokerError, BrokerOptions, doorbell, pass_on};
 use common::config::Config;
 use common::id::WorkerId;
 use common::project::Project;
-use common::store::{Definition, Finding, Severity, Store};
+use common::store::{Definition, Finding, Severity, Store, StoreOptions};
+use secrecy::ExposeSecret;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
@@ -116,21 +119,60 @@ pub(crate) async fn open_store(context: &Context, config: &Config, url: &str) ->
     common::store::open(url, options).await.map_err(CommandError::from)
 }
 
-/// Opens the store for a service: what its settings can lose is said, and what would lose tasks is refused.
+/// The store, and what carries hints where there is something. Hints are passed on while this lives.
+#[derive(Debug)]
+pub(crate) struct Backends {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) broker: Option<Arc<dyn Broker>>,
+    _hints: Option<AbortOnDropHandle<()>>,
+}
+
+/// Opens the broker: `--broker`, else as the configuration says; none if nobody names one.
+pub(crate) fn open_broker(context: &Context, config: &Config) -> Result<Option<Arc<dyn Broker>>, CommandError> {
+    let configured = config.broker_url().map_err(|error| CommandError::refused(format!("broker: {error}")))?;
+    let named = context.globals.broker.as_deref().filter(|url| !url.is_empty());
+    let Some(url) = named.or_else(|| configured.as_ref().map(ExposeSecret::expose_secret)) else { return Ok(None) };
+    let broker = common::broker::open(url, BrokerOptions::new(Arc::clone(&context.entropy)))?;
+    Ok(Some(broker))
+}
+
+/// Opens the store and the broker, and lets the one ring for the other.
+pub(crate) async fn open_backends(context: &Context, config: &Config, url: &str) -> Result<Backends, CommandError> {
+    let Some(broker) = open_broker(context, config)? else {
+        return Ok(Backends { store: open_store(context, config, url).await?, broker: None, _hints: None });
+    };
+    let (bell, calls) = doorbell();
+    let options = StoreOptions {
+        doorbell: Some(bell),
+        ..config.store_options(&context.globals.dir, Arc::clone(&context.entropy))
+    };
+    let store = common::store::open(url, options).await?;
+    let passing = tokio::spawn(pass_on(calls, Arc::clone(&broker), Arc::clone(&store)));
+    Ok(Backends { store, broker: Some(broker), _hints: Some(AbortOnDropHandle::new(passing)) })
+}
+
+/// Opens store and broker for a service: what their settings can lose is said, and what would lose tasks is refused.
 pub(crate) async fn open_for_service(
     context: &Context,
     config: &Config,
     url: &str,
     precautions: Precautions,
-) -> Result<Arc<dyn Store>, CommandError> {
-    let store = open_store(context, config, url).await?;
-    let findings = match tokio::time::timeout(EXAMINATION, store.examine()).await {
-        Ok(findings) => findings?,
-        Err(_) => {
-            tracing::warn!("the store's settings could not be looked at in time; `teamster doctor` looks again");
-            return Ok(store);
-        }
+) -> Result<Backends, CommandError> {
+    let backends = open_backends(context, config, url).await?;
+    let Ok(findings) = tokio::time::timeout(EXAMINATION, backends.store.examine()).await else {
+        tracing::warn!("the store's settings could not be looked at in time; `teamster doctor` looks again");
+        return Ok(backends);
     };
+    let mut findings = findings?;
+    if let Some(broker) = &backends.broker {
+        match tokio::time::timeout(EXAMINATION, broker.examine()).await {
+            Ok(Ok(more)) => findings.extend(more),
+            Ok(Err(BrokerError::Misconfigured(why))) => return Err(CommandError::refused(why)),
+            // Hints are not needed to begin: the store's own queue does until the broker is there.
+            Ok(Err(error)) => tracing::warn!(%error, "the broker is tried again all the time"),
+            Err(_) => tracing::warn!("the broker does not answer and is tried again all the time"),
+        }
+    }
     for finding in findings {
         let advice = finding.advice.unwrap_or_default();
         let tolerated = finding.subject == Finding::EVICTION && precautions.allow_eviction;
@@ -147,7 +189,7 @@ pub(crate) async fn open_for_service(
             }
         }
     }
-    Ok(store)
+    Ok(backends)
 }
 
 /// Opens a store that must be there already.
@@ -156,13 +198,18 @@ pub(crate) async fn open_existing(
     config: &Config,
     url: &str,
 ) -> Result<Arc<dyn Store>, CommandError> {
-    if let Some(path) = url.strip_prefix("sqlite:")
-        && !Path::new(path.strip_prefix("//").unwrap_or(path)).exists()
-    {
-        // Opening would make an empty one, and everything would seem to be gone.
-        return Err(CommandError::new(Exit::NotFound, format!("there is no store at {url} (--store)")));
-    }
+    exists(url)?;
     open_store(context, config, url).await
+}
+
+/// Refuses a file that is not there: opening would make an empty store, and everything would seem to be gone.
+pub(crate) fn exists(url: &str) -> Result<(), CommandError> {
+    match url.strip_prefix("sqlite:") {
+        Some(path) if !Path::new(path.strip_prefix("//").unwrap_or(path)).exists() => {
+            Err(CommandError::new(Exit::NotFound, format!("there is no store at {url} (--store)")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes definitions the current ones, and says which were not before.

@@ -12,16 +12,20 @@ use crate::client::Client;
 use crate::commands::scheduler::bind;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::installation::open_existing;
+use crate::installation::{exists, open_backends};
 
 /// Serves the API over a store, and speaks to it. It ends with the process.
 pub(crate) async fn client(context: &Context, url: &str) -> Result<Client, CommandError> {
     let mut config = Project::load(&context.globals.dir).map_or_else(|_| Config::default(), |project| project.config);
     config.api.token = None;
-    let store = open_existing(context, &config, url).await?;
+    exists(url)?;
+    let backends = open_backends(context, &config, url).await?;
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let scheduler = bind(context, store, Arc::new(config), listen).await?;
+    let scheduler = bind(context, &backends, Arc::new(config), listen).await?;
     let client = Client::new(&format!("http://{}", scheduler.local_addr()), None)?;
-    tokio::spawn(scheduler.serve(Shutdown::new()));
+    tokio::spawn(async move {
+        scheduler.serve(Shutdown::new()).await;
+        drop(backends);
+    });
     Ok(client)
 }

@@ -25,6 +25,8 @@ use crate::store::{BlobOptions, BlobPlace, Keep};
 pub struct Config {
     /// The store's URL. Default `sqlite:.teamster/teamster.db`, below the directory of the file.
     pub store: Option<String>,
+    /// The broker's URL, or where it is (`env:NAME`, `file:/path`): it may hold a password. Default: none.
+    pub broker: Option<SecretOrText>,
     /// Names of environment variables that templates see as `env.NAME`.
     pub env: Vec<String>,
     /// Where webhooks come from, by the name in `/v1/hooks/NAME`.
@@ -380,13 +382,22 @@ pub struct Worker {
     pub lease: Span,
     /// How long a drain lets model and tool calls run before it gives them up. Default 25 s.
     pub drain: Span,
+    /// How often the store is asked for ready tasks although a broker brings hints. Default 5 s.
+    pub poll: Span,
     /// Where the working directories of tasks are. Default `.teamster/workspaces`, below the directory of the file.
     pub workspaces: Option<PathBuf>,
 }
 
 impl Default for Worker {
     fn default() -> Self {
-        Self { slots: 64, queues: Vec::new(), lease: Span::from_secs(8), drain: Span::from_secs(25), workspaces: None }
+        Self {
+            slots: 64,
+            queues: Vec::new(),
+            lease: Span::from_secs(8),
+            drain: Span::from_secs(25),
+            poll: Span::from_secs(5),
+            workspaces: None,
+        }
     }
 }
 

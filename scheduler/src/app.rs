@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use common::broker::Broker;
 use common::clock::{Clock, Timestamp};
 use common::entropy::Entropy;
 use common::id::TaskId;
@@ -68,6 +69,7 @@ pub(crate) struct App(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     store: Arc<dyn Store>,
+    broker: Option<Arc<dyn Broker>>,
     catalog: Catalog,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -88,6 +90,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 impl App {
     pub(crate) fn new(
         store: Arc<dyn Store>,
+        broker: Option<Arc<dyn Broker>>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
         http: HttpLimits,
@@ -97,6 +100,7 @@ impl App {
         Self(Arc::new(Shared {
             catalog: Catalog::new(Arc::clone(&store)),
             store,
+            broker,
             clock,
             entropy,
             last_id: Mutex::new(None),
@@ -115,6 +119,11 @@ impl App {
 
     pub(crate) fn shared_store(&self) -> Arc<dyn Store> {
         Arc::clone(&self.0.store)
+    }
+
+    /// What carries hints, where there is something.
+    pub(crate) fn broker(&self) -> Option<&dyn Broker> {
+        self.0.broker.as_deref()
     }
 
     pub(crate) fn catalog(&self) -> &Catalog {

@@ -1,9 +1,11 @@
 //! The scheduler as a service: options, bind, run, drain.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::broker::Broker;
 use common::clock::Clock;
 use common::config::Config;
 use common::entropy::Entropy;
@@ -14,13 +16,15 @@ use tokio::net::TcpListener;
 
 use crate::app::{App, HttpLimits};
 use crate::settings::Settings;
-use crate::{api, cron, serve, sweep};
+use crate::{api, cron, letters, relay, serve, sweep};
 
 /// What a scheduler is made of.
 #[derive(Debug, Clone)]
 pub struct SchedulerOptions {
     /// Where the truth lives.
     pub store: Arc<dyn Store>,
+    /// What carries hints to the workers, and brings tasks of other systems in.
+    pub broker: Option<Arc<dyn Broker>>,
     /// `teamster.yaml`.
     pub config: Arc<Config>,
     /// Where to listen. Port 0 takes a free one.
@@ -66,18 +70,20 @@ pub struct Scheduler {
 #[derive(Debug, Clone)]
 pub struct SchedulerHandle(App);
 
+/// The pause after messages that could not be taken in.
+const RECEIVE_AGAIN: Duration = Duration::from_secs(1);
 /// The pause between two looks at the schedules.
 const CRON: Duration = Duration::from_millis(500);
 
 impl Scheduler {
     /// Opens the socket. Connections are accepted from now on and served by [`Scheduler::run`].
     pub async fn bind(options: SchedulerOptions) -> Result<Self, SchedulerError> {
-        let SchedulerOptions { store, config, listen, clock, entropy, http } = options;
+        let SchedulerOptions { store, broker, config, listen, clock, entropy, http } = options;
         let settings = load(config, listen)?;
         let bind = |source| SchedulerError::Bind { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        let app = App::new(store, clock, entropy, http, address, settings);
+        let app = App::new(store, broker, clock, entropy, http, address, settings);
         Ok(Self { app, listener })
     }
 
@@ -96,7 +102,10 @@ impl Scheduler {
     pub async fn run(self, shutdown: Shutdown) {
         let app = self.app.clone();
         tracing::info!(address = %app.address(), "the scheduler listens");
-        let all = async { tokio::join!(self.serve(shutdown.clone()), sweeping(&app), scheduling(&app)) };
+        let all = async {
+            let hints = async { tokio::join!(relaying(&app), healing(&app), receiving(&app)) };
+            tokio::join!(self.serve(shutdown.clone()), sweeping(&app), scheduling(&app), hints)
+        };
         tokio::select! {
             _ = all => {}
             () = shutdown.stopping() => app.closing().cancel(),
@@ -165,6 +174,44 @@ async fn scheduling(app: &App) {
             tracing::warn!(%error, "the schedules could not be served and are tried again");
         }
         sleep(app, CRON).await;
+    }
+}
+
+async fn relaying(app: &App) {
+    let Some(broker) = app.broker() else { return };
+    while !app.closing().is_cancelled() {
+        match relay::tick(app.store(), broker).await {
+            Ok(0) => {}
+            Ok(hints) => tracing::debug!(hints, "hints were published from the outbox"),
+            Err(error) => tracing::warn!(%error, "the outbox could not be looked into; it is tried again"),
+        }
+        sleep(app, relay::PAUSE).await;
+    }
+}
+
+async fn healing(app: &App) {
+    let Some(broker) = app.broker() else { return };
+    let mut suspects = BTreeSet::new();
+    while !app.closing().is_cancelled() {
+        if let Err(error) = relay::heal(app.store(), broker, &mut suspects, app.now()).await {
+            tracing::debug!(%error, "lost hints could not be looked for; it is tried again");
+        }
+        sleep(app, relay::HEAL_PAUSE).await;
+    }
+}
+
+async fn receiving(app: &App) {
+    let Some(broker) = app.broker() else { return };
+    let mut inbox = broker.tasks(letters::WINDOW);
+    while !app.closing().is_cancelled() {
+        let received = tokio::select! {
+            received = inbox.receive(letters::WINDOW) => received,
+            () = app.closing().cancelled() => return,
+        };
+        if let Err(error) = letters::tick(app, &mut inbox, received).await {
+            tracing::warn!(%error, "messages could not be taken in; they come again");
+            sleep(app, RECEIVE_AGAIN).await;
+        }
     }
 }
 

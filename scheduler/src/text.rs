@@ -11,6 +11,15 @@ pub(crate) fn check_text(body: &[u8], depth: usize) -> Result<(), String> {
     }
 }
 
+/// Whether a text is a trace's parent as W3C writes it:
+/// <https://www.w3.org/TR/trace-context/#traceparent-header>.
+pub(crate) fn is_traceparent(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let [version, trace, parent, flags, ..] = parts.as_slice() else { return false };
+    let hex = |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_hexdigit());
+    hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && text.len() <= 256
+}
+
 /// Where JSON is nested deeper than `limit` for the first time. Sound for any
 /// bytes: what it lets pass never nests deeper, whether it is JSON or not.
 fn deeper_than(json: &[u8], limit: usize) -> Option<usize> {

@@ -102,6 +102,7 @@ async fn without_a_token_no_other_machine_and_no_web_page_is_served() {
     let api = RunningScheduler::start(&[]).await;
     let options = SchedulerOptions {
         store: api.store.clone(),
+        broker: None,
         config: std::sync::Arc::default(),
         listen: ([0, 0, 0, 0], 0).into(),
         clock: std::sync::Arc::new(common::clock::SystemClock),

@@ -3,7 +3,6 @@
 
 mod accidents;
 mod opening;
-mod outbox;
 mod unreadable;
 
 use std::sync::Arc;

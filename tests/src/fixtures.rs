@@ -1,5 +1,7 @@
 //! Parts of the program, started for a test.
 
+pub mod amqp;
+pub mod hinted;
 pub mod process;
 pub mod scheduler;
 pub mod worker;

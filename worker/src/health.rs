@@ -1,7 +1,9 @@
 //! `/healthz` and `/readyz` of a worker.
 //!
 //! Live means that the process answers. Ready means that the store answered
-//! the last time that the worker looked for tasks, and answers now.
+//! the last time that the worker looked for tasks, and answers now. A broker
+//! that is out of reach does not make a worker unready: it goes by the store's
+//! own queue meanwhile, and `/readyz` says `degraded`, with the reason.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,11 +42,14 @@ async fn readiness(store: &dyn Store, status: &Status, shutdown: &Shutdown) -> (
     if shutdown.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
     }
-    if !status.is_taking() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "no tasks can be taken from the store\n".to_owned());
+    if let Some(why) = status.trouble() {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("no tasks can be taken from the store: {why}\n"));
     }
     match tokio::time::timeout(PATIENCE, store.check()).await {
-        Ok(Ok(())) => (StatusCode::OK, "ok\n".to_owned()),
+        Ok(Ok(())) => match status.degraded() {
+            None => (StatusCode::OK, "ok\n".to_owned()),
+            Some(why) => (StatusCode::OK, format!("degraded: {why}\n")),
+        },
         Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n".to_owned()),
     }

@@ -11,6 +11,7 @@ pub mod execute;
 pub mod fault;
 pub mod health;
 pub mod http;
+pub mod intake;
 pub mod lease;
 pub mod models;
 pub mod process;

@@ -3,29 +3,28 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use common::broker::{Broker, Health};
 use common::clock::Clock;
 use common::config::Config;
 use common::entropy::Entropy;
 use common::failure::Failure;
-use common::id::{QueueName, WorkerId};
+use common::id::WorkerId;
 use common::shutdown::Shutdown;
-use common::store::{Claim, Store, StoreError, Take};
+use common::store::{Claim, Store, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::definitions::Definitions;
 use crate::execute::Executor;
 use crate::fault::{Fault, InvalidPoint};
+use crate::intake::{Intake, IntakeOptions};
 use crate::lease::{Leases, RENEWALS_PER_LEASE};
 use crate::models::registry::Models;
 use crate::tools::registry::Tools;
 
-/// How long a worker without work waits before it looks by itself.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The longest wait between two tries of a take that failed.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
@@ -34,6 +33,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 pub struct WorkerOptions {
     /// Where tasks come from.
     pub store: Arc<dyn Store>,
+    /// What wakes the worker up; without it, the store does.
+    pub broker: Option<Arc<dyn Broker>>,
     /// What the operator says.
     pub config: Arc<Config>,
     /// What templates see as `env`.
@@ -74,7 +75,7 @@ pub struct Worker {
     store: Arc<dyn Store>,
     executor: Arc<Executor>,
     leases: Arc<Leases>,
-    queues: Vec<QueueName>,
+    intake: Intake,
     slots: Arc<Semaphore>,
     slot_count: usize,
     lease: Duration,
@@ -82,22 +83,40 @@ pub struct Worker {
 }
 
 /// What the health endpoint wants to know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Status {
-    taking: AtomicBool,
+    /// Why no tasks can be taken, as far as the last try has shown.
+    trouble: Mutex<Option<String>>,
+    broker: Option<Arc<dyn Broker>>,
 }
 
 impl Status {
-    /// Whether the last attempt to take tasks was answered by the store.
-    pub fn is_taking(&self) -> bool {
-        self.taking.load(Ordering::Relaxed)
+    fn new(broker: Option<Arc<dyn Broker>>) -> Self {
+        Self { trouble: Mutex::new(Some("the store was not asked yet".to_owned())), broker }
+    }
+
+    fn note(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Why no tasks can be taken from the store, as far as the last try has shown.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What makes tasks start later than they could: the broker is out of reach, or does not deliver.
+    pub fn degraded(&self) -> Option<String> {
+        match self.broker.as_ref()?.health() {
+            Health::Up => None,
+            Health::Down(why) => Some(why),
+        }
     }
 }
 
 impl Worker {
     /// Prepares a worker; nothing is taken before [`Worker::run`].
     pub fn build(options: WorkerOptions) -> Result<Self, WorkerError> {
-        let WorkerOptions { store, config, env, dir, id, clock, entropy } = options;
+        let WorkerOptions { store, broker, config, env, dir, id, clock, entropy } = options;
         let settings = config.worker.clone();
         let workspaces = dir.join(settings.workspaces.clone().unwrap_or_else(|| ".teamster/workspaces".into()));
         let workspaces = std::path::absolute(&workspaces)
@@ -117,16 +136,25 @@ impl Worker {
             fault: Arc::new(Fault::from_env()?),
         };
         let slot_count = settings.slots.max(1);
+        let intake = Intake::new(IntakeOptions {
+            store: Arc::clone(&store),
+            broker: broker.clone(),
+            worker: id.clone(),
+            queues: settings.queues,
+            lease: settings.lease.get(),
+            slots: slot_count,
+            poll: settings.poll.get(),
+        });
         Ok(Self {
             id,
             store,
             executor: Arc::new(executor),
             leases: Arc::new(Leases::new(settings.lease.get())),
-            queues: settings.queues,
+            intake,
             slots: Arc::new(Semaphore::new(slot_count)),
             slot_count,
             lease: settings.lease.get(),
-            status: Arc::default(),
+            status: Arc::new(Status::new(broker)),
         })
     }
 
@@ -136,11 +164,12 @@ impl Worker {
     }
 
     /// Works until the shutdown is asked for, then hands over what it holds.
-    pub async fn run(self, shutdown: Shutdown) {
+    pub async fn run(mut self, shutdown: Shutdown) {
         tracing::info!(worker = %self.id, slots = self.slot_count, "takes tasks");
         let renewing = tokio::spawn(renew(Arc::clone(&self.leases), Arc::clone(&self.store), self.lease));
         let mut running = JoinSet::new();
         self.take_until_drained(&shutdown, &mut running).await;
+        self.intake.end();
         tracing::info!(worker = %self.id, held = self.leases.len(), "drains");
         // Each execution ends by itself: at its next checkpoint, or when the drain has lasted too long.
         while running.join_next().await.is_some() {}
@@ -149,31 +178,25 @@ impl Worker {
         tracing::info!(worker = %self.id, "has ended");
     }
 
-    async fn take_until_drained(&self, shutdown: &Shutdown, running: &mut JoinSet<()>) {
+    async fn take_until_drained(&mut self, shutdown: &Shutdown, running: &mut JoinSet<()>) {
         let mut trouble = Duration::ZERO;
         while !shutdown.is_draining() {
             while running.try_join_next().is_some() {}
-            let first = tokio::select! {
-                permit = Arc::clone(&self.slots).acquire_owned() => permit,
-                () = shutdown.draining() => return,
-            };
-            let Ok(first) = first else { return };
-            match self.tick(first, shutdown, running).await {
-                Ok(0) => {
+            let Some(permits) = self.free_slots(shutdown).await else { return };
+            let free = permits.len();
+            match self.tick(permits, shutdown, running).await {
+                Ok(taken) => {
                     trouble = Duration::ZERO;
-                    self.status.taking.store(true, Ordering::Relaxed);
-                    tokio::select! {
-                        () = self.store.ready(&self.queues) => {}
-                        () = tokio::time::sleep(LOOK_AGAIN) => {}
-                        () = shutdown.draining() => {}
+                    self.status.note(None);
+                    if taken == 0 {
+                        tokio::select! {
+                            () = self.intake.wait(free) => {}
+                            () = shutdown.draining() => {}
+                        }
                     }
                 }
-                Ok(_) => {
-                    trouble = Duration::ZERO;
-                    self.status.taking.store(true, Ordering::Relaxed);
-                }
                 Err(error) => {
-                    self.status.taking.store(false, Ordering::Relaxed);
+                    self.status.note(Some(error.to_string()));
                     tracing::warn!(%error, "no tasks can be taken; trying again");
                     trouble = (trouble * 2).clamp(Duration::from_millis(50), LONGEST_WAIT);
                     tokio::select! {
@@ -185,20 +208,25 @@ impl Worker {
         }
     }
 
-    /// Takes as many tasks as there are free slots, and starts them.
+    /// Waits for a free slot, and gives all that are free; none when it is time to end.
+    async fn free_slots(&self, shutdown: &Shutdown) -> Option<Vec<OwnedSemaphorePermit>> {
+        let first = tokio::select! {
+            permit = Arc::clone(&self.slots).acquire_owned() => permit.ok()?,
+            () = shutdown.draining() => return None,
+        };
+        let others = std::iter::from_fn(|| Arc::clone(&self.slots).try_acquire_owned().ok());
+        Some(std::iter::once(first).chain(others).collect())
+    }
+
+    /// Takes tasks into free slots, and starts them.
     async fn tick(
-        &self,
-        first: OwnedSemaphorePermit,
+        &mut self,
+        permits: Vec<OwnedSemaphorePermit>,
         shutdown: &Shutdown,
         running: &mut JoinSet<()>,
     ) -> Result<usize, StoreError> {
-        let mut permits = vec![first];
-        while let Ok(permit) = Arc::clone(&self.slots).try_acquire_owned() {
-            permits.push(permit);
-        }
         let asked = Instant::now();
-        let take = Take { worker: self.id.clone(), queues: self.queues.clone(), max: permits.len(), lease: self.lease };
-        let claims = self.store.take(take).await?;
+        let claims = self.intake.tick(permits.len()).await?;
         let taken = claims.len();
         for (claim, permit) in claims.into_iter().zip(permits) {
             running.spawn(self.hold(claim, asked, permit, shutdown.clone()));

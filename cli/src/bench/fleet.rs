@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use common::clock::{Clock, SystemClock};
 use common::config::Config;
-use common::entropy::{Entropy, SystemEntropy};
+use common::entropy::Entropy;
 use common::id::{QueueName, TaskId};
 use common::pipeline::model::Pipeline;
 use common::project::Project;
@@ -18,6 +18,8 @@ use common::task::{Signal, StateName};
 use serde_json::Value;
 
 use super::{Plan, Workload};
+use crate::context::Context as CommandContext;
+use crate::installation::{Backends, open_backends};
 use crate::processes::{Process, Setting};
 
 /// Tasks in one call.
@@ -51,6 +53,8 @@ steps:
 #[derive(Debug)]
 pub(super) struct Fleet {
     pub(super) store: Arc<dyn Store>,
+    /// Passes hints on for as long as it is there.
+    _backends: Backends,
     pub(super) entropy: Arc<dyn Entropy>,
     setting: Setting,
     pipelines: Vec<Arc<Pipeline>>,
@@ -61,7 +65,7 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// A fresh store, unless the plan names one, and no process yet.
-    pub(super) async fn prepare(plan: &Plan, workload: Workload) -> Result<Self> {
+    pub(super) async fn prepare(plan: &Plan, workload: Workload, context: &CommandContext) -> Result<Self> {
         let dir = match &plan.keep {
             Some(dir) => {
                 std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
@@ -83,20 +87,22 @@ impl Fleet {
         std::fs::write(path.join("teamster.yaml"), "worker: { queues: [bench], drain: 1s }\n")?;
         let project = Project::load(&path).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         let default = format!("sqlite:{}", path.join("bench.db").display());
-        let url = plan.store.clone().unwrap_or(default);
-        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new().context("no randomness from the system")?);
-        let store = common::store::open(&url, Config::default().store_options(&path, Arc::clone(&entropy))).await?;
+        let url = context.globals.store.clone().unwrap_or(default);
+        let backends = open_backends(context, &Config::default(), &url).await?;
+        let store = Arc::clone(&backends.store);
         store.apply(project.definitions).await?;
         let pipelines = project.pipelines.into_iter().map(Arc::new).collect();
         let setting = Setting {
             logs: path.clone(),
             project: path,
             store: url,
-            broker: plan.broker.clone(),
+            broker: context.globals.broker.clone(),
             log_filter: if workload == Workload::Latency { "warn,worker=debug" } else { "warn" },
             env: Vec::new(),
         };
-        let fleet = Self { store, entropy, setting, pipelines, processes: Vec::new(), last: None, dir };
+        let entropy = Arc::clone(&context.entropy);
+        let fleet =
+            Self { store, _backends: backends, entropy, setting, pipelines, processes: Vec::new(), last: None, dir };
         ensure!(
             fleet.open().await? == 0,
             "the queue `bench` of this store has unfinished tasks; use a store (or a prefix or schema) of its own"

@@ -38,14 +38,12 @@ pub(crate) struct BenchArgs {
 pub(crate) async fn run(args: BenchArgs, context: &Context) -> Result<(), CommandError> {
     let workloads = if args.workload.is_empty() { Workload::value_variants().to_vec() } else { args.workload };
     let plan = Plan {
-        store: context.globals.store.clone(),
-        broker: context.globals.broker.clone(),
         workloads,
         tasks: args.tasks.map(|tasks| usize::try_from(tasks).unwrap_or(usize::MAX)),
         runs: usize::from(args.runs),
         keep: args.keep,
     };
-    let figures = bench::run(&plan, context.output).await?;
+    let figures = bench::run(&plan, context).await?;
     if context.output.json {
         return Ok(context.output.document(&json!({"figures": figures}))?);
     }

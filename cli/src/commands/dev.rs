@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use common::project::Project;
 use common::shutdown::Shutdown;
-use common::store::{Definition, Store};
+use common::store::Definition;
 use scheduler::SchedulerHandle;
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -18,7 +18,7 @@ use super::worker::{Capacity, build};
 use crate::args::Rehearsal;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::installation::{ModelChoice, Precautions, apply, load, open_for_service, store_url};
+use crate::installation::{Backends, ModelChoice, Precautions, apply, load, open_for_service, store_url};
 use crate::output::note;
 use crate::signals;
 use crate::watch::Snapshot;
@@ -52,12 +52,12 @@ pub(crate) async fn run(args: DevArgs, context: &Context) -> Result<(), CommandE
     let mut files = Snapshot::of(&context.globals.dir);
     let mut project = prepared(load(context)?, &args, models);
     let url = store_url(context, &project.config, &project.dir);
-    let store = open_for_service(context, &project.config, &url, args.precautions).await?;
-    report(&apply(&*store, &project.definitions).await?);
+    let backends = open_for_service(context, &project.config, &url, args.precautions).await?;
+    report(&apply(&*backends.store, &project.definitions).await?);
 
     let shutdown = Shutdown::new();
     signals::watch(&shutdown)?;
-    let scheduler = bind(context, Arc::clone(&store), Arc::new(project.config.clone()), args.listen).await?;
+    let scheduler = bind(context, &backends, Arc::new(project.config.clone()), args.listen).await?;
     let handle = scheduler.handle();
     let address = format!("http://{}", scheduler.local_addr());
     if context.output.json {
@@ -67,7 +67,7 @@ pub(crate) async fn run(args: DevArgs, context: &Context) -> Result<(), CommandE
         note(format!("Watching {}; Ctrl-C ends it.", project.dir.display()));
     }
     let serving = tokio::spawn(scheduler.run(shutdown.clone()));
-    let mut worker = RunningWorker::start(context, &store, &project)?;
+    let mut worker = RunningWorker::start(context, &backends, &project)?;
 
     loop {
         tokio::select! {
@@ -81,7 +81,7 @@ pub(crate) async fn run(args: DevArgs, context: &Context) -> Result<(), CommandE
         files = now;
         let Some(changed) = reload(&project.dir) else { continue };
         let changed = prepared(changed, &args, models);
-        match apply(&*store, &changed.definitions).await {
+        match apply(&*backends.store, &changed.definitions).await {
             Ok(applied) => report(&applied),
             Err(error) => {
                 note(format!("The change could not be applied: {error}"));
@@ -89,7 +89,7 @@ pub(crate) async fn run(args: DevArgs, context: &Context) -> Result<(), CommandE
             }
         }
         if changed.config != project.config
-            && let Some(next) = reconfigure(context, &store, &changed, &handle)
+            && let Some(next) = reconfigure(context, &backends, &changed, &handle)
         {
             worker.end(&shutdown).await;
             worker = next;
@@ -144,7 +144,7 @@ fn report(applied: &[(Definition, bool)]) {
 /// A worker with the new configuration; none if that cannot be used.
 fn reconfigure(
     context: &Context,
-    store: &Arc<dyn Store>,
+    backends: &Backends,
     project: &Project,
     scheduler: &SchedulerHandle,
 ) -> Option<RunningWorker> {
@@ -152,7 +152,7 @@ fn reconfigure(
         note(format!("teamster.yaml cannot be used: {error}; the old one stays"));
         return None;
     }
-    match RunningWorker::start(context, store, project) {
+    match RunningWorker::start(context, backends, project) {
         Ok(worker) => {
             note("teamster.yaml has changed: a new worker takes over (the store and the address stay)");
             Some(worker)
@@ -172,8 +172,8 @@ struct RunningWorker {
 }
 
 impl RunningWorker {
-    fn start(context: &Context, store: &Arc<dyn Store>, project: &Project) -> Result<Self, CommandError> {
-        let worker = build(context, Arc::clone(store), project)?;
+    fn start(context: &Context, backends: &Backends, project: &Project) -> Result<Self, CommandError> {
+        let worker = build(context, backends, project)?;
         let shutdown = Shutdown::new();
         let task = tokio::spawn(worker.run(shutdown.clone()));
         Ok(Self { shutdown, task })

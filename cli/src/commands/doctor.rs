@@ -2,13 +2,14 @@
 //! settings mean for tasks.
 
 use clap::Args;
+use common::broker::BrokerError;
 use common::project::Project;
 use common::store::{Finding, Severity};
 use serde_json::json;
 
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
-use crate::installation::{open_existing, store_url};
+use crate::installation::{open_broker, open_existing, store_url};
 use crate::output::Tone;
 
 #[derive(Debug, Args)]
@@ -18,7 +19,8 @@ use crate::output::Tone;
 
 Connects, looks at versions, settings, clocks and permissions, makes one small
 write, and says what a crash of the process, a crash of the machine and the loss
-of the site would cost. Nothing is changed. Exit code 1 says that something is
+of the site would cost. Nothing is changed, but for a broker's own queues, which are
+made where they are missing. Exit code 1 says that something is
 found that loses tasks; warnings alone give 0, or 1 with --deny-warnings.")]
 pub(crate) struct DoctorArgs {
     /// Take warnings for errors
@@ -33,6 +35,9 @@ pub(crate) async fn run(args: &DoctorArgs, context: &Context) -> Result<(), Comm
     let store = open_existing(context, &config, &url).await?;
     let mut findings = vec![health(store.check().await.err().map(|error| error.to_string()))];
     findings.extend(store.examine().await?);
+    if let Some(broker) = open_broker(context, &config)? {
+        findings.extend(broker.examine().await.unwrap_or_else(|error| vec![unreachable(&error)]));
+    }
     let worst = findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Good);
     let failed = worst == Severity::Fatal || (args.deny_warnings && worst == Severity::Warning);
     if output.json {
@@ -52,6 +57,16 @@ fn health(error: Option<String>) -> Finding {
         Some(error) => (Severity::Fatal, error, Some("nothing can be accepted until this is mended".to_owned())),
     };
     Finding { severity, subject: "writing".to_owned(), said, advice }
+}
+
+/// A broker that cannot be looked at: nothing is lost with it, but tasks start later.
+fn unreachable(error: &BrokerError) -> Finding {
+    Finding {
+        severity: Severity::Warning,
+        subject: "broker".to_owned(),
+        said: error.to_string(),
+        advice: Some("until this is mended, workers look for tasks in the store by themselves".to_owned()),
+    }
 }
 
 fn paragraph(context: &Context, finding: &Finding) -> String {

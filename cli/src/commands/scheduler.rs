@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
-use crate::installation::{Precautions, apply, load, open_for_service, store_url};
+use crate::installation::{Backends, Precautions, apply, load, open_for_service, store_url};
 use crate::output::note;
 use crate::signals;
 
@@ -39,9 +39,9 @@ pub(crate) struct SchedulerArgs {
 pub(crate) async fn run(args: SchedulerArgs, context: &Context) -> Result<(), CommandError> {
     let project = load(context)?;
     let url = store_url(context, &project.config, &project.dir);
-    let store = open_for_service(context, &project.config, &url, args.precautions).await?;
+    let backends = open_for_service(context, &project.config, &url, args.precautions).await?;
     if args.apply {
-        for (definition, changed) in apply(&*store, &project.definitions).await? {
+        for (definition, changed) in apply(&*backends.store, &project.definitions).await? {
             tracing::info!(pipeline = %definition.name, digest = definition.digest.short(), changed, "applied");
         }
     }
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: SchedulerArgs, context: &Context) -> Result<(), Co
     if args.stop_with_stdin {
         signals::stop_with_stdin(&shutdown);
     }
-    let scheduler = bind(context, Arc::clone(&store), Arc::new(project.config), args.listen).await?;
+    let scheduler = bind(context, &backends, Arc::new(project.config), args.listen).await?;
     let address = format!("http://{}", scheduler.local_addr());
     if context.output.json {
         context.output.record(&json!({"listening": address, "store": url}))?;
@@ -64,12 +64,13 @@ pub(crate) async fn run(args: SchedulerArgs, context: &Context) -> Result<(), Co
 /// Opens the socket of a scheduler.
 pub(crate) async fn bind(
     context: &Context,
-    store: Arc<dyn common::store::Store>,
+    backends: &Backends,
     config: Arc<common::config::Config>,
     listen: SocketAddr,
 ) -> Result<Scheduler, CommandError> {
     let options = SchedulerOptions {
-        store,
+        store: Arc::clone(&backends.store),
+        broker: backends.broker.clone(),
         config,
         listen,
         clock: Arc::clone(&context.clock),

@@ -8,7 +8,6 @@ use common::config::Config;
 use common::id::QueueName;
 use common::project::Project;
 use common::shutdown::Shutdown;
-use common::store::Store;
 use serde_json::json;
 use tokio::net::TcpListener;
 use worker::service::{Worker, WorkerOptions};
@@ -16,7 +15,7 @@ use worker::service::{Worker, WorkerOptions};
 use crate::args::Rehearsal;
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
-use crate::installation::{ModelChoice, Precautions, load, open_for_service, store_url, worker_id};
+use crate::installation::{Backends, ModelChoice, Precautions, load, open_for_service, store_url, worker_id};
 use crate::output::note;
 use crate::signals;
 
@@ -74,13 +73,13 @@ pub(crate) async fn run(args: WorkerArgs, context: &Context) -> Result<(), Comma
         project.config.rehearse();
         tracing::info!("{}", ModelChoice::Asked.sentence());
     }
-    let store = open_for_service(context, &project.config, &url, args.precautions).await?;
+    let backends = open_for_service(context, &project.config, &url, args.precautions).await?;
     let shutdown = Shutdown::new();
     signals::watch(&shutdown)?;
     if args.stop_with_stdin {
         signals::stop_with_stdin(&shutdown);
     }
-    let worker = build(context, Arc::clone(&store), &project)?;
+    let worker = build(context, &backends, &project)?;
     let listener = TcpListener::bind(args.listen)
         .await
         .map_err(|error| CommandError::new(Exit::Failed, format!("cannot listen on {}: {error}", args.listen)))?;
@@ -90,7 +89,7 @@ pub(crate) async fn run(args: WorkerArgs, context: &Context) -> Result<(), Comma
     } else {
         note(format!("worker: {address}, store {url}"));
     }
-    let health = worker::health::serve(listener, store, worker.status(), shutdown.clone());
+    let health = worker::health::serve(listener, Arc::clone(&backends.store), worker.status(), shutdown.clone());
     let serving = tokio::spawn(health);
     worker.run(shutdown.clone()).await;
     shutdown.stop_now();
@@ -101,9 +100,10 @@ pub(crate) async fn run(args: WorkerArgs, context: &Context) -> Result<(), Comma
 }
 
 /// A worker of this process.
-pub(crate) fn build(context: &Context, store: Arc<dyn Store>, project: &Project) -> Result<Worker, CommandError> {
+pub(crate) fn build(context: &Context, backends: &Backends, project: &Project) -> Result<Worker, CommandError> {
     let options = WorkerOptions {
-        store,
+        store: Arc::clone(&backends.store),
+        broker: backends.broker.clone(),
         env: project.config.env_values(),
         config: Arc::new(project.config.clone()),
         dir: project.dir.clone(),

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Config, Model, ProviderKind};
+use secrecy::SecretString;
+
+use super::{Config, Model, ProviderKind, SecretOrText};
 use crate::entropy::Entropy;
 use crate::failure::{Failure, FailureClass};
+use crate::secret::SecretError;
 use crate::store::{self, BlobOptions, StoreOptions};
 
 /// The store of an installation that names none, below the directory of `teamster.yaml`.
@@ -44,6 +47,18 @@ impl Config {
             },
         };
         format!("sqlite:{}", dir.join(path).display())
+    }
+
+    /// The URL of the broker, if there is one.
+    ///
+    /// # Errors
+    /// When the URL stands elsewhere and cannot be had.
+    pub fn broker_url(&self) -> Result<Option<SecretString>, SecretError> {
+        match &self.broker {
+            None => Ok(None),
+            Some(SecretOrText::Text(url)) => Ok(Some(url.as_str().into())),
+            Some(SecretOrText::Secret(reference)) => reference.resolve().map(Some),
+        }
     }
 
     /// What a store is opened with. A relative folder for large values is below `dir`, the directory

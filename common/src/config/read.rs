@@ -34,6 +34,7 @@ impl Config {
         let default_model = table.get("default_model");
         let config = Self {
             store: table.read("store", out),
+            broker: table.read("broker", out),
             env: table.get("env").map(|node| environment(node, file, out)).unwrap_or_default(),
             webhooks: entries(table.get("webhooks"), "webhooks", file, out, check_webhook),
             default_model: default_model.and_then(|node| node.read(file, out)),

@@ -85,18 +85,25 @@ impl std::fmt::Debug for PostgresStore {
     }
 }
 
-/// Does something on a connection of the pool, and again if another transaction was in its way. What was begun and
-/// not finished is undone.
+/// Does something on a connection of the pool, and again if another transaction was in its way. A transaction that was
+/// begun and not finished is undone; a `read` has none, and may be given up at any time.
 macro_rules! with {
-    ($store:expr, $connection:ident => $work:expr) => {{
+    ($store:expr, read $connection:ident => $work:expr) => {
+        with!(@ true, $store, $connection => $work)
+    };
+    ($store:expr, $connection:ident => $work:expr) => {
+        with!(@ false, $store, $connection => $work)
+    };
+    (@ $clean:literal, $store:expr, $connection:ident => $work:expr) => {{
         let mut tries = 0;
         loop {
             let loan = $store.lend().await?;
-            loan.set_clean(false);
             let $connection = loan.connection().map_err(StoreError::from)?;
+            loan.set_clean($clean);
             let outcome = $work.await.map_err(Stop::<StoreError>::from);
-            let clean = outcome.is_ok() || $connection.batch("ROLLBACK").await.is_ok();
-            loan.set_clean(clean);
+            if !$clean {
+                loan.set_clean(outcome.is_ok() || $connection.batch("ROLLBACK").await.is_ok());
+            }
             match outcome {
                 Ok(answer) => break answer,
                 Err(Stop::Fault(Fault::Conflict(_) | Fault::Lost(_))) if tries < TRIES => tries += 1,
@@ -220,19 +227,19 @@ impl Store for PostgresStore {
     }
 
     async fn head(&self, task: TaskId) -> Result<Option<Head>, StoreError> {
-        Ok(with!(self, connection => read::find(connection, task)))
+        Ok(with!(self, read connection => read::find(connection, task)))
     }
 
     async fn journal(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Recorded>, StoreError> {
-        Ok(with!(self, connection => read::journal(connection, task, after, limit.min(MOST))))
+        Ok(with!(self, read connection => read::journal(connection, task, after, limit.min(MOST))))
     }
 
     async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        Ok(with!(self, connection => read::list(connection, &filter, after, limit)))
+        Ok(with!(self, read connection => read::list(connection, &filter, after, limit)))
     }
 
     async fn queues(&self) -> Result<Vec<Queue>, StoreError> {
-        Ok(with!(self, connection => read::queues(connection)))
+        Ok(with!(self, read connection => read::queues(connection)))
     }
 
     async fn pause(&self, queue: QueueName, paused: bool) -> Result<(), StoreError> {
@@ -247,15 +254,15 @@ impl Store for PostgresStore {
     }
 
     async fn definition(&self, digest: &Digest) -> Result<Option<Definition>, StoreError> {
-        Ok(with!(self, connection => catalog::definition(connection, digest)))
+        Ok(with!(self, read connection => catalog::definition(connection, digest)))
     }
 
     async fn current(&self, pipeline: &PipelineName) -> Result<Option<Definition>, StoreError> {
-        Ok(with!(self, connection => catalog::current(connection, pipeline)))
+        Ok(with!(self, read connection => catalog::current(connection, pipeline)))
     }
 
     async fn definitions(&self) -> Result<Vec<Definition>, StoreError> {
-        Ok(with!(self, connection => catalog::definitions(connection)))
+        Ok(with!(self, read connection => catalog::definitions(connection)))
     }
 
     async fn open_batch(&self, batch: OpenBatch) -> Result<(), StoreError> {
@@ -274,15 +281,15 @@ impl Store for PostgresStore {
     }
 
     async fn batch(&self, batch: &BatchId) -> Result<Option<BatchStatus>, StoreError> {
-        Ok(with!(self, connection => batch::status(connection, batch)))
+        Ok(with!(self, read connection => batch::status(connection, batch)))
     }
 
     async fn batch_rows(&self, batch: &BatchId, after: u64, limit: usize) -> Result<Vec<BatchRow>, StoreError> {
-        Ok(with!(self, connection => batch::rows(connection, batch, after, limit.min(MOST))))
+        Ok(with!(self, read connection => batch::rows(connection, batch, after, limit.min(MOST))))
     }
 
     async fn schedule(&self, name: &str) -> Result<Option<Timestamp>, StoreError> {
-        Ok(with!(self, connection => catalog::schedule(connection, name)))
+        Ok(with!(self, read connection => catalog::schedule(connection, name)))
     }
 
     async fn serve_schedule(&self, name: &str, until: Timestamp) -> Result<(), StoreError> {
@@ -323,13 +330,14 @@ impl Store for PostgresStore {
     }
 
     async fn restore(&self, tasks: Vec<Transcript>) -> Result<Vec<bool>, StoreError> {
-        let (new, rings) = with!(self, connection => restore::restore(connection, &self.options, &tasks));
+        let moved = intake::transcripts(tasks, &self.options.limits)?;
+        let (new, rings) = with!(self, connection => restore::restore(connection, &self.options, &moved));
         self.bell.ring(rings, &self.options);
         Ok(new)
     }
 
     async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
-        Ok(with!(self, connection => examine::examine(connection, &self.address)))
+        Ok(with!(self, read connection => examine::examine(connection, &self.address)))
     }
 
     async fn check(&self) -> Result<(), StoreError> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::State;
+use common::broker::{Broker, Health};
 
 use crate::app::App;
 use crate::problem::{Kind, Problem};
@@ -17,7 +18,8 @@ pub(crate) async fn healthz() -> axum::Json<wire::Health> {
     ok()
 }
 
-/// The store accepts writes, so that work can be taken in.
+/// The store accepts writes, so that work can be taken in. A broker that is out
+/// of reach only makes tasks start later: then this says `degraded`, and why.
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(
@@ -30,7 +32,10 @@ pub(crate) async fn readyz(State(app): State<App>) -> Result<axum::Json<wire::He
         return Err(Problem::new(Kind::Unavailable, "the scheduler is ending"));
     }
     match tokio::time::timeout(CHECK, app.store().check()).await {
-        Ok(Ok(())) => Ok(ok()),
+        Ok(Ok(())) => match app.broker().map(Broker::health) {
+            Some(Health::Down(why)) => Ok(axum::Json(wire::Health { status: format!("degraded: {why}") })),
+            Some(Health::Up) | None => Ok(ok()),
+        },
         Ok(Err(error)) => Err(Problem::new(Kind::Unavailable, error.to_string())),
         Err(_) => Err(Problem::new(Kind::Unavailable, "the store did not answer within 2 s")),
     }

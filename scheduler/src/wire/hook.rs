@@ -29,6 +29,6 @@ pub struct DeliveredTask {
 /// The answer of `/healthz` and `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Health {
-    /// `ok`.
+    /// `ok`, or `degraded: …` when everything works and something is slower than it could be.
     pub status: String,
 }

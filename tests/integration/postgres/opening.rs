@@ -1,7 +1,7 @@
 //! Opening: a schema is made, brought forward, or refused and left alone.
 
 use anyhow::{Context, Result, ensure};
-use common::store::{PostgresStore, Severity, Store, StoreError};
+use common::store::{Finding, PostgresStore, Severity, Store, StoreError};
 use suite::servers::postgres::{self, Options, Server};
 
 use super::{bench, client, options, schema};
@@ -62,10 +62,10 @@ async fn unsafe_settings_are_named_with_what_they_can_lose() -> Result<()> {
     let server = tokio::task::spawn_blocking(move || Server::start(&unsafe_settings)).await?;
     let store = PostgresStore::open(&format!("{}?schema=x", server.url()), options()?).await?;
     let findings = store.examine().await?;
-    for subject in ["fsync", "synchronous_commit"] {
+    for (subject, setting) in [(Finding::MACHINE, "fsync"), (Finding::PROCESS, "synchronous_commit")] {
         let finding = findings.iter().find(|finding| finding.subject == subject).context("it is looked at")?;
         ensure!(finding.severity == Severity::Warning && finding.advice.is_some(), "{finding:?}");
-        ensure!(finding.said.contains("lost") || finding.said.contains("lose"), "{finding:?}");
+        ensure!(finding.said.contains(setting) && finding.said.contains("lost"), "{finding:?}");
     }
     let version = findings.iter().find(|finding| finding.subject == "server_version").context("the version")?;
     ensure!(version.severity == Severity::Good, "{version:?}");

@@ -59,6 +59,15 @@ impl Connection {
         purpose: Purpose,
         heard: Option<mpsc::Sender<Notification>>,
     ) -> Result<Self, Fault> {
+        Self::set_up(address, connector, purpose, heard).await.map_err(Fault::while_connecting)
+    }
+
+    async fn set_up(
+        address: &Address,
+        connector: &Connector,
+        purpose: Purpose,
+        heard: Option<mpsc::Sender<Notification>>,
+    ) -> Result<Self, Fault> {
         let connecting = address.config.connect(connector.clone());
         let (client, mut driver) = tokio::time::timeout(ANSWER, connecting)
             .await
@@ -121,10 +130,7 @@ impl Connection {
 
     /// Prepares statements, so that later each of them is sent at the first poll, and all of them in order.
     pub(super) async fn warm(&self, statements: &[&'static str]) -> Result<(), Fault> {
-        for statement in statements {
-            self.prepared(statement).await?;
-        }
-        Ok(())
+        futures::future::try_join_all(statements.iter().map(|statement| self.prepared(statement))).await.map(drop)
     }
 
     async fn prepared(&self, sql: &'static str) -> Result<Statement, Fault> {

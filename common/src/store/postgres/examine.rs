@@ -29,6 +29,7 @@ const STATE: &str = "SELECT pg_is_in_recovery(), clock_timestamp(), \
 
 /// What was asked of the server. Kept apart from what it means, which is pure.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is the answer to a question of its own")]
 struct Look {
     settings: HashMap<String, String>,
     recovering: bool,
@@ -67,21 +68,9 @@ pub(super) async fn examine(connection: &Connection, address: &Address) -> Resul
 fn findings(look: &Look, address: &Address) -> Vec<Finding> {
     let setting = |name: &str| look.settings.get(name).map_or("", String::as_str);
     let mut findings = vec![version(setting("server_version_num"), setting("server_version"))];
-    findings.push(if setting("fsync") == "off" {
-        let said = "off: when the server's machine crashes or loses power, accepted tasks are lost and the database may \
-                    be damaged beyond repair";
-        fatal("fsync", said, "set fsync = on")
-    } else {
-        good("fsync", "on: what was accepted is on disk, and survives a crash of the server's machine")
-    });
-    findings.push(synchronous_commit(look, setting("synchronous_commit"), setting("wal_writer_delay")));
-    findings.push(if setting("full_page_writes") == "off" {
-        let said = "off: a crash of the server's machine in the middle of a write may damage the database";
-        warning("full_page_writes", said, "set full_page_writes = on, unless the file system writes pages atomically")
-    } else {
-        good("full_page_writes", "on: a page that was half written is mended after a crash")
-    });
-    findings.push(replicas(setting("synchronous_commit"), setting("synchronous_standby_names")));
+    findings.push(process(setting("synchronous_commit"), setting("wal_writer_delay")));
+    findings.push(machine(setting));
+    findings.push(site(setting("synchronous_commit"), setting("synchronous_standby_names")));
     if look.recovering {
         let said = "this server is a standby: it accepts no tasks";
         findings.push(fatal(
@@ -137,29 +126,47 @@ fn version(number: &str, name: &str) -> Finding {
     }
 }
 
-fn synchronous_commit(look: &Look, setting: &str, delay: &str) -> Finding {
-    let subject = "synchronous_commit";
-    if setting == "off" {
-        // The documentation: at most three times wal_writer_delay.
-        let lost = delay.parse::<u64>().map_or_else(|_| "part of a second".to_owned(), |ms| format!("{} ms", ms * 3));
-        let said = format!(
-            "off: a crash of the server (not of this program) can lose what was accepted in the last {lost}; nothing is \
-             damaged"
-        );
-        return warning(subject, &said, "set synchronous_commit = on for the database or the role");
-    }
-    let _ = look;
-    good(subject, &format!("{setting}: a task is accepted when it is on disk"))
+/// What an asynchronous commit can lose, if commits are that. The documentation: at most three times `wal_writer_delay`.
+fn asynchronous(commit: &str, delay: &str) -> Option<String> {
+    let lost = || delay.parse::<u64>().map_or_else(|_| "part of a second".to_owned(), |ms| format!("{} ms", ms * 3));
+    (commit == "off").then(|| {
+        format!("synchronous_commit is off: what was accepted in the last {} is lost, and nothing is damaged", lost())
+    })
 }
 
-fn replicas(commit: &str, names: &str) -> Finding {
-    let subject = "synchronous_standby_names";
+const SYNCHRONOUS: &str = "set synchronous_commit = on for the database or the role";
+
+fn process(commit: &str, delay: &str) -> Finding {
+    if let Some(said) = asynchronous(commit, delay) {
+        return warning(Finding::PROCESS, &said, SYNCHRONOUS);
+    }
+    let said = format!("synchronous_commit is {commit}: nothing is lost, a task is accepted when it is on disk");
+    good(Finding::PROCESS, &said)
+}
+
+fn machine<'a>(setting: impl Fn(&str) -> &'a str) -> Finding {
+    if setting("fsync") == "off" {
+        let said = "fsync is off: accepted tasks are lost, and the database may be damaged beyond repair";
+        return warning(Finding::MACHINE, said, "set fsync = on; without it this server is for tests only");
+    }
+    if setting("full_page_writes") == "off" {
+        let said = "full_page_writes is off: a page that was half written stays damaged";
+        return warning(Finding::MACHINE, said, "set full_page_writes = on, unless the file system writes pages whole");
+    }
+    if let Some(said) = asynchronous(setting("synchronous_commit"), setting("wal_writer_delay")) {
+        return warning(Finding::MACHINE, &said, SYNCHRONOUS);
+    }
+    let said = "fsync and full_page_writes are on: nothing is lost, unless the disk says that it wrote what it did not";
+    good(Finding::MACHINE, said)
+}
+
+fn site(commit: &str, names: &str) -> Finding {
     if names.is_empty() || matches!(commit, "off" | "local") {
-        let said = "no standby has to confirm: if the server's disk or site is lost for good, what had not reached a \
-                    replica or backup is lost with it";
-        warning(subject, said, "name a synchronous standby if a site may be lost, or accept it")
+        let said = "no standby has to confirm a commit (synchronous_standby_names): what has not reached a replica or a \
+                    backup is lost";
+        warning(Finding::SITE, said, "name a synchronous standby on another site, or accept it and keep backups")
     } else {
-        good(subject, &format!("{names}: what was accepted is on a standby too, and survives the loss of the server"))
+        good(Finding::SITE, &format!("{names}: what was accepted is on a standby too"))
     }
 }
 
@@ -262,18 +269,28 @@ mod tests {
 
     #[test]
     fn what_can_lose_tasks_is_named() {
-        for (setting, value, severity) in [
-            ("fsync", "off", Severity::Fatal),
-            ("synchronous_commit", "off", Severity::Warning),
-            ("full_page_writes", "off", Severity::Warning),
-            ("synchronous_standby_names", "", Severity::Warning),
-            ("max_connections", "15", Severity::Warning),
-            ("autovacuum", "off", Severity::Warning),
-            ("server_encoding", "SQL_ASCII", Severity::Fatal),
+        let bad = [Severity::Warning, Severity::Fatal];
+        for (setting, value, severity, subjects) in [
+            ("fsync", "off", bad[0], &[Finding::MACHINE][..]),
+            ("synchronous_commit", "off", bad[0], &[Finding::PROCESS, Finding::MACHINE, Finding::SITE]),
+            ("full_page_writes", "off", bad[0], &[Finding::MACHINE]),
+            ("synchronous_standby_names", "", bad[0], &[Finding::SITE]),
+            ("max_connections", "15", bad[0], &["max_connections"]),
+            ("autovacuum", "off", bad[0], &["autovacuum"]),
+            ("server_encoding", "SQL_ASCII", bad[1], &["server_encoding"]),
         ] {
             let found = worst(&look(&[(setting, value)]), "postgres://localhost/db");
-            assert!(found.contains(&(severity, setting.to_owned())), "{setting}: {found:?}");
+            let expected: Vec<_> = subjects.iter().map(|subject| (severity, (*subject).to_owned())).collect();
+            assert_eq!(found, expected, "{setting}");
         }
+    }
+
+    #[test]
+    fn a_standby_is_refused() {
+        let mut standby = look(&[]);
+        standby.recovering = true;
+        let found = worst(&standby, "postgres://localhost/db");
+        assert_eq!(found, [(Severity::Fatal, "pg_is_in_recovery".to_owned())]);
     }
 
     #[test]

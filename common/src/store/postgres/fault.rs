@@ -9,6 +9,8 @@ use crate::store::StoreError;
 pub(super) enum Fault {
     /// The transaction was undone because of another one: it is done again.
     Conflict(String),
+    /// No connection can be made; nothing was begun.
+    Unreachable(String),
     /// The connection is gone; what was under way may or may not have been committed.
     Lost(String),
     /// It does not work now, for all that this connection knows.
@@ -48,6 +50,16 @@ impl Fault {
         Self::Damaged(format!("{what} cannot be read by this version: {why}"))
     }
 
+    /// The same for a connection that was about to be made.
+    pub(super) fn while_connecting(self) -> Self {
+        match self {
+            Self::Lost(why) | Self::Unavailable(why) | Self::Conflict(why) | Self::Unreachable(why) => {
+                Self::Unreachable(why)
+            }
+            Self::Damaged(why) => Self::Damaged(why),
+        }
+    }
+
     /// Whether nothing was changed and doing it again may help.
     pub(super) const fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict(_))
@@ -61,6 +73,7 @@ impl From<Fault> for StoreError {
             Fault::Lost(why) => Self::Unavailable(format!(
                 "{why}; whether the last write was done is not known, and it is safe to repeat it"
             )),
+            Fault::Unreachable(why) => Self::Unavailable(format!("Postgres cannot be reached: {why}")),
             Fault::Conflict(why) | Fault::Unavailable(why) => Self::Unavailable(why),
         }
     }

@@ -91,7 +91,7 @@ pub(super) async fn run(
     careful: bool,
 ) -> Result<Done, Failed> {
     let before = |fault| Failed { fault, committing: false };
-    let (mut tx, found) = begin(connection, options, jobs, careful).await.map_err(before)?;
+    let (mut tx, found) = Box::pin(begin(connection, options, jobs, careful)).await.map_err(before)?;
     let later = work(&mut tx, found, jobs).await.map_err(before)?;
     let leased = |later: &Later| match later {
         Later::Claims(_, leased) => leased.iter().map(|leased| leased.task.as_uuid()).collect(),

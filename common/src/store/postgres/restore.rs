@@ -1,127 +1,139 @@
-//! Tasks that come from another store, with their journals: all or none.
+//! Putting tasks here with the journals that they had in another store: all or none.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use futures::join;
 use uuid::Uuid;
 
 use super::blob;
 use super::connection::Connection;
 use super::fault::{Fault, Stop};
-use super::submit::{BATCHES, IDS, KEYS};
+use super::submit::{BATCHES, DEPTHS, IDS, KEYS, check_depth};
 use super::transaction::{Rings, Transaction};
+use super::value::{integer, natural};
 use super::write::Created;
 use crate::clock::Timestamp;
-use crate::id::TaskId;
-use crate::journal::{Event, Recorded, Reference};
+use crate::id::{BatchId, IdempotencyKey, PipelineName, QueueName, TaskId};
 use crate::store::book::Entry;
-use crate::store::{StoreError, StoreOptions, Transcript, ledger};
+use crate::store::intake::Moved;
+use crate::store::{StoreError, StoreOptions, ledger};
+use crate::task::StateName;
 
-/// Puts them here; says which are new.
+/// What is here already.
+struct Here {
+    ids: HashSet<TaskId>,
+    keys: HashMap<(PipelineName, IdempotencyKey), TaskId>,
+    batches: HashSet<BatchId>,
+    depths: BTreeMap<QueueName, u64>,
+}
+
+/// Writes those that are not here yet; says which these are.
 pub(super) async fn restore(
     connection: &Connection,
     options: &StoreOptions,
-    tasks: &[Transcript],
+    moved: &[Moved],
 ) -> Result<(Vec<bool>, Rings), Stop<StoreError>> {
-    let most = options.limits.submissions;
-    if tasks.len() > most {
-        return Err(refuse(format!(
-            "{} tasks in one call; at most {most} are allowed (limits.submissions)",
-            tasks.len()
-        )));
-    }
     let mut tx = Transaction::begin(connection, options).await?;
-    let mut known = present(connection, tasks).await?;
-    let batches = batches(connection, tasks).await?;
-    let mut new = Vec::with_capacity(tasks.len());
-    for Transcript { id, journal } in tasks {
-        let is_new = known.insert(*id);
-        new.push(is_new);
-        if is_new {
-            tx.created.push(created(*id, journal, tx.now, &batches)?);
+    let mut here = Here::ask(connection, moved).await?;
+    let mut new_in_queue: BTreeMap<&QueueName, u64> = BTreeMap::new();
+    let mut answers = Vec::with_capacity(moved.len());
+    for moved in moved {
+        let is_new = here.ids.insert(moved.id);
+        answers.push(is_new);
+        let Some(submitted) = moved.submitted().filter(|_| is_new) else { continue };
+        if let Some(key) = &submitted.key
+            && let Some(other) = here.keys.insert((submitted.pipeline.clone(), key.clone()), moved.id)
+        {
+            return Err(refuse(format!(
+                "task {} cannot come here: task {other} of pipeline {} has its idempotency key {key}",
+                moved.id, submitted.pipeline
+            )));
         }
+        let row = match (submitted.line, &submitted.batch) {
+            (Some(line), Some(batch)) if here.batches.contains(batch) => Some((line, batch)),
+            _ => None,
+        };
+        let created = created(moved, tx.now, row.map(|(_, batch)| batch))?;
+        if matches!(created.entry.state(), StateName::Ready | StateName::Scheduled) {
+            *new_in_queue.entry(&submitted.queue).or_default() += 1;
+        }
+        if let Some((line, batch)) = row {
+            tx.rows.batches.push(batch.to_string());
+            tx.rows.lines.push(integer(line));
+            tx.rows.tasks.push(moved.id.as_uuid());
+            tx.rows.duplicates.push(false);
+        }
+        tx.created.push(created);
     }
-    check_keys(connection, &tx.created).await?;
     tx.kept_blobs = blob::kept(connection, tx.created.iter().flat_map(|created| &created.blobs)).await?;
     if !tx.created.iter().all(|created| tx.keeps(&created.blobs)) {
         return Err(Stop::Refused(blob::gone()));
     }
-    Ok((new, tx.commit().await?))
+    check_depth(&here.depths, new_in_queue, options.limits.queue_depth).map_err(Stop::Refused)?;
+    Ok((answers, tx.commit().await?))
 }
 
 fn refuse(why: String) -> Stop<StoreError> {
     Stop::Refused(StoreError::Refused(why))
 }
 
-/// Which of them are here.
-async fn present(connection: &Connection, tasks: &[Transcript]) -> Result<HashSet<TaskId>, Fault> {
-    let ids: Vec<Uuid> = tasks.iter().map(|task| task.id.as_uuid()).collect();
-    let mut known = HashSet::new();
-    for row in connection.query(IDS, &[&ids]).await? {
-        known.insert(TaskId::from_uuid(row.try_get(0)?));
+impl Here {
+    /// Asks, in one flush.
+    async fn ask(connection: &Connection, moved: &[Moved]) -> Result<Self, Fault> {
+        let ids: Vec<Uuid> = moved.iter().map(|moved| moved.id.as_uuid()).collect();
+        let submitted = || moved.iter().filter_map(Moved::submitted);
+        let keys = submitted().filter_map(|s| s.key.as_ref().map(|key| (s.pipeline.as_str(), key.as_str())));
+        let (pipelines, keys): (Vec<&str>, Vec<&str>) = keys.unzip();
+        let unique = |names: BTreeSet<&str>| names.into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let queues = unique(submitted().map(|s| s.queue.as_str()).collect());
+        let batches = unique(submitted().filter_map(|s| s.batch.as_ref().map(BatchId::as_str)).collect());
+        let (known, taken, open, depths) = join!(
+            async { connection.query(IDS, &[&ids]).await },
+            async { connection.query(KEYS, &[&pipelines, &keys]).await },
+            async { connection.query(BATCHES, &[&batches]).await },
+            async { connection.query(DEPTHS, &[&queues]).await },
+        );
+        let mut here =
+            Self { ids: HashSet::new(), keys: HashMap::new(), batches: HashSet::new(), depths: BTreeMap::new() };
+        for row in known? {
+            here.ids.insert(TaskId::from_uuid(row.try_get(0)?));
+        }
+        for row in taken? {
+            if let (Ok(pipeline), Ok(key)) =
+                (PipelineName::new(row.try_get::<_, &str>(0)?), IdempotencyKey::new(row.try_get::<_, &str>(1)?))
+            {
+                here.keys.insert((pipeline, key), TaskId::from_uuid(row.try_get(2)?));
+            }
+        }
+        for row in open? {
+            here.batches.extend(BatchId::new(row.try_get::<_, &str>(0)?).ok());
+        }
+        for row in depths? {
+            if let Ok(queue) = QueueName::new(row.try_get::<_, &str>(0)?) {
+                here.depths.insert(queue, natural(row.try_get(1)?));
+            }
+        }
+        Ok(here)
     }
-    Ok(known)
 }
 
-/// Which of their batches are here: a row leads to its task where there is a batch to lead from.
-async fn batches(connection: &Connection, tasks: &[Transcript]) -> Result<HashSet<String>, Fault> {
-    let named: BTreeSet<&str> = tasks
-        .iter()
-        .filter_map(|task| match task.journal.first().map(|first| &first.event) {
-            Some(Event::Submitted(submitted)) => submitted.batch.as_ref().map(AsRef::as_ref),
-            _ => None,
-        })
-        .collect();
-    let named: Vec<&str> = named.into_iter().collect();
-    let mut found = HashSet::new();
-    for row in connection.query(BATCHES, &[&named]).await? {
-        found.insert(row.try_get(0)?);
-    }
-    Ok(found)
-}
-
-fn created(
-    id: TaskId,
-    journal: &[Recorded],
-    now: Timestamp,
-    batches: &HashSet<String>,
-) -> Result<Created, Stop<StoreError>> {
-    let illegal = |why: &dyn std::fmt::Display| refuse(format!("task {id} cannot be restored: {why}"));
-    let (head, added) = ledger::restore(id, journal, now).map_err(|why| illegal(&why))?;
-    let mut events = Vec::with_capacity(journal.len() + added.len());
-    let mut blobs = Vec::new();
-    for Recorded { seq, at, event } in journal.iter().chain(&added) {
-        let encoded = serde_json::to_string(event).map_err(|why| illegal(&why))?;
-        blobs.extend(Reference::in_event(event, &encoded));
-        events.push((*seq, *at, encoded));
+fn created(moved: &Moved, now: Timestamp, batch: Option<&BatchId>) -> Result<Created, Stop<StoreError>> {
+    let id = moved.id;
+    let (head, added) = ledger::restore(id, &moved.journal, now)
+        .map_err(|illegal| refuse(format!("what was given for task {id} is no journal: {illegal}")))?;
+    let given = moved.journal.iter().zip(&moved.events).map(|(r, event)| (r.seq, r.at, event.clone()));
+    let mut events: Vec<_> = given.collect();
+    for added in added {
+        let event = serde_json::to_string(&added.event)
+            .map_err(|error| refuse(format!("an event of task {id} cannot be encoded: {error}")))?;
+        events.push((added.seq, added.at, event));
     }
     let bytes = events.iter().map(|(_, _, event)| event.len() as u64).sum();
-    let Some(Event::Submitted(submitted)) = journal.first().map(|first| &first.event) else {
-        return Err(illegal(&"its journal does not start with submitted"));
-    };
-    let batch = submitted.line.and(submitted.batch.as_ref()).map(ToString::to_string);
     Ok(Created {
         entry: Entry::open(head, bytes),
         events,
-        blobs,
-        batch: batch.filter(|batch| batches.contains(batch)),
-        supersede: submitted.supersede.as_ref().map(ToString::to_string),
+        blobs: moved.blobs.clone(),
+        batch: batch.map(ToString::to_string),
+        supersede: moved.submitted().and_then(|s| s.supersede.as_ref()).map(ToString::to_string),
     })
-}
-
-/// A key leads to one task: what is here already is not pushed aside.
-async fn check_keys(connection: &Connection, created: &[Created]) -> Result<(), Stop<StoreError>> {
-    let mut keys = BTreeSet::new();
-    for Created { entry, .. } in created {
-        if let Some(key) = &entry.head.key
-            && !keys.insert((entry.head.pipeline.as_str(), key.as_str()))
-        {
-            return Err(refuse(format!("two of the tasks have the key {key} of pipeline {}", entry.head.pipeline)));
-        }
-    }
-    let (pipelines, names): (Vec<&str>, Vec<&str>) = keys.into_iter().unzip();
-    let taken = connection.query(KEYS, &[&pipelines, &names]).await?;
-    let Some(row) = taken.first() else { return Ok(()) };
-    let (pipeline, key): (&str, &str) = (row.try_get(0).map_err(Fault::from)?, row.try_get(1).map_err(Fault::from)?);
-    let owner = TaskId::from_uuid(row.try_get(2).map_err(Fault::from)?);
-    Err(refuse(format!("the key {key} of pipeline {pipeline} belongs to task {owner} here; remove that one first")))
 }

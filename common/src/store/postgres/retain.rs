@@ -135,7 +135,8 @@ pub(super) async fn remove(tx: &mut Transaction<'_>, tasks: &[Uuid]) -> Result<(
         async { tx.connection.execute(REMOVE_EVENTS, &[&tasks]).await },
         async { tx.connection.execute(REMOVE_HINTS, &[&tasks]).await },
     );
-    (events?, hints?);
+    events?;
+    hints?;
     blob::end_use(tx, tasks).await?;
     for row in removed? {
         let (queue, batch): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);

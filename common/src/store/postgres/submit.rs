@@ -218,17 +218,26 @@ fn judge(tx: &Transaction<'_>, intake: &Intake, accepted: &[Accepted]) -> Result
         by_key.extend(key.map(|key| (key, index)));
         verdicts.push(Verdict::New);
     }
-    let limit = tx.options.limits.queue_depth;
+    check_depth(&intake.depths, new_in_queue, tx.options.limits.queue_depth)?;
+    Ok(verdicts)
+}
+
+/// Refuses what would make a queue deeper than its limit.
+pub(super) fn check_depth(
+    depths: &BTreeMap<QueueName, u64>,
+    new_in_queue: BTreeMap<&QueueName, u64>,
+    limit: u64,
+) -> Result<(), StoreError> {
     for (queue, new) in new_in_queue {
-        let depth = intake.depths.get(queue).copied().unwrap_or(0);
+        let depth = depths.get(queue).copied().unwrap_or(0);
         if depth.saturating_add(new) > limit {
-            return refuse(format!(
+            return Err(StoreError::Refused(format!(
                 "queue {queue} holds {depth} tasks that are ready or scheduled, and {new} more would be over its limit \
                  of {limit} (limits.queue_depth); try again when some are done"
-            ));
+            )));
         }
     }
-    Ok(verdicts)
+    Ok(())
 }
 
 /// A new task; the older ones of its group are cancelled.

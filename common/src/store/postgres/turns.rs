@@ -110,7 +110,7 @@ impl Stock {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use crate::clock::Timestamp;
 
@@ -141,7 +141,9 @@ mod tests {
                     let of = |id: &TaskId| all.iter().find(|(_, ids)| ids.contains(id)).unwrap().0.to_string();
                     let count = |ids: &Vec<TaskId>| {
                         let mut counts = BTreeMap::new();
-                        ids.iter().for_each(|id| *counts.entry(of(id)).or_default() += 1);
+                        for id in ids {
+                            *counts.entry(of(id)).or_default() += 1;
+                        }
                         counts
                     };
                     let different: BTreeSet<_> = given.iter().flatten().collect();

@@ -161,7 +161,7 @@ struct Events {
     tasks: Vec<Uuid>,
     seqs: Vec<i64>,
     ats: Vec<Time>,
-    events: Vec<String>,
+    json: Vec<String>,
 }
 
 impl Common {
@@ -326,7 +326,7 @@ impl<'c> Writing<'c> {
         columns.tasks.push(task.as_uuid());
         columns.seqs.push(integer(seq));
         columns.ats.push(Time(at));
-        columns.events.push(event);
+        columns.json.push(event);
     }
 
     /// Sends everything, the commit last, and waits once. Answers with what is to be rung, and the journals asked for.
@@ -355,8 +355,8 @@ impl<'c> Writing<'c> {
         for columns in updates {
             pipeline.send(update(connection, columns)).await;
         }
-        for Events { tasks, seqs, ats, events, .. } in events {
-            let insert = async move { connection.execute(EVENTS, &[&tasks, &seqs, &ats, &events]).await };
+        for Events { tasks, seqs, ats, json, .. } in events {
+            let insert = async move { connection.execute(EVENTS, &[&tasks, &seqs, &ats, &json]).await };
             pipeline.send(insert.map_ok(drop)).await;
         }
         if !users.is_empty() {

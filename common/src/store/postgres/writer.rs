@@ -36,7 +36,7 @@ const BACKOFF: [Duration; 5] = [
     Duration::from_millis(50),
     Duration::from_millis(200),
     Duration::from_millis(500),
-    Duration::from_millis(1_000),
+    Duration::from_secs(1),
 ];
 
 /// All writers of a store. They end when it is dropped and nothing waits any more.
@@ -110,18 +110,18 @@ impl Writer {
     async fn write(&mut self, mut group: Vec<Job>) {
         group.retain(|job| !job.is_abandoned());
         match self.attempt(&mut group).await {
-            Ok(()) => group.into_iter().for_each(|job| job.answer(None)),
-            Err(fault) if group.len() > 1 && !matches!(fault, Fault::Lost(_)) => {
+            Ok(()) => answer(group, None),
+            Err(fault) if group.len() > 1 && !matches!(fault, Fault::Lost(_) | Fault::Unreachable(_)) => {
                 for job in group {
                     let mut alone = vec![job];
                     let failure = self.attempt(&mut alone).await.err().map(StoreError::from);
-                    alone.into_iter().for_each(|job| job.answer(failure.as_ref().map(again)));
+                    answer(alone, failure.as_ref());
                 }
             }
             Err(fault) => {
                 let failure = StoreError::from(fault);
                 tracing::warn!(%failure, operations = group.len(), "a write to the store failed");
-                group.into_iter().for_each(|job| job.answer(Some(again(&failure))));
+                answer(group, Some(&failure));
             }
         }
     }
@@ -161,7 +161,7 @@ impl Writer {
                     *group = repeated;
                     let failure = StoreError::from(fault);
                     let uncertain: Vec<Job> = uncertain;
-                    uncertain.into_iter().for_each(|job| job.answer(Some(again(&failure))));
+                    answer(uncertain, Some(&failure));
                 }
                 continue;
             }
@@ -199,6 +199,13 @@ impl Writer {
     /// Sleeps for a random part of a time: many writers must not come back at the same moment.
     async fn pause(&self, longest: Duration) {
         tokio::time::sleep(longest.mul_f64(self.tools.options.entropy.unit())).await;
+    }
+}
+
+/// Gives all callers their answers, or tells them of the failure.
+fn answer(jobs: Vec<Job>, failure: Option<&StoreError>) {
+    for job in jobs {
+        job.answer(failure.map(again));
     }
 }
 

@@ -34,13 +34,22 @@ pub(super) enum Kind {
     Cluster,
 }
 
+/// Whom to trust, with TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// Whom the system trusts.
+    System,
+    /// The certificates in a file.
+    File(PathBuf),
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub(super) struct Address {
     pub(super) kind: Kind,
     pub(super) hosts: Vec<(String, u16)>,
-    /// With TLS, and whom to trust then.
-    pub(super) tls: Option<Option<PathBuf>>,
+    /// How it is secured, if it is.
+    pub(super) tls: Option<Trust>,
     pub(super) user: Option<String>,
     pub(super) password: Option<SecretString>,
     pub(super) database: i64,
@@ -102,7 +111,7 @@ impl Address {
         let mut address = Self {
             kind,
             hosts,
-            tls: secure.then_some(None),
+            tls: secure.then_some(Trust::System),
             user,
             password,
             database,
@@ -131,7 +140,7 @@ impl Address {
                 self.partitions = Some(number.ok_or_else(|| format!("partitions {value:?}: use 1 to {MOST}"))?);
             }
             "ca" if self.tls.is_none() => return Err("ca is for rediss://".to_owned()),
-            "ca" => self.tls = Some(Some(PathBuf::from(value))),
+            "ca" => self.tls = Some(Trust::File(PathBuf::from(value))),
             other => return Err(format!("the option {other:?} is not known; there are prefix, partitions and ca")),
         }
         Ok(())
@@ -232,7 +241,7 @@ mod tests {
         assert_eq!(full.hosts, [("::1".to_owned(), 7)]);
         assert_eq!(full.password.as_ref().map(ExposeSecret::expose_secret), Some("p@ss"));
         assert_eq!((full.user.as_deref(), full.database, full.partitions), (Some("u"), 3, Some(4)));
-        assert_eq!(full.tls, Some(Some(PathBuf::from("/etc/ca.pem"))));
+        assert_eq!(full.tls, Some(Trust::File(PathBuf::from("/etc/ca.pem"))));
         let sentinel = Address::parse("redis+sentinel://:secret@a,b:5/mymaster/2").unwrap();
         assert_eq!(sentinel.kind, Kind::Sentinel("mymaster".to_owned()));
         assert_eq!(sentinel.hosts, [("a".to_owned(), 26379), ("b".to_owned(), 5)]);

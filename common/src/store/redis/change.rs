@@ -103,17 +103,14 @@ fn move_task(
     let id = || task.as_uuid().as_bytes().to_vec();
     let queued = |place: Option<Place>| place.and_then(|place| place.ready);
     if queued(from) != queued(to) {
-        match queued(to) {
-            Some(score) => {
-                unit.command("ZADD", keys::named("q", queue), [score.to_string().into_bytes(), id()]);
-                if manner.hints {
-                    unit.command("ZADD", b"outbox".to_vec(), [millis(manner.now).to_string().into_bytes(), id()]);
-                }
+        if let Some(score) = queued(to) {
+            unit.command("ZADD", keys::named("q", queue), [score.to_string().into_bytes(), id()]);
+            if manner.hints {
+                unit.command("ZADD", b"outbox".to_vec(), [millis(manner.now).to_string().into_bytes(), id()]);
             }
-            None => {
-                unit.strike(&keys::named("q", queue), task);
-                unit.strike(b"outbox", task);
-            }
+        } else {
+            unit.strike(&keys::named("q", queue), task);
+            unit.strike(b"outbox", task);
         }
     }
     let due = |place: Option<Place>| place.and_then(|place| place.due);

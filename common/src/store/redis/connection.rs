@@ -18,7 +18,7 @@ use redis::{
 };
 use secrecy::ExposeSecret;
 
-use super::address::{Address, Kind};
+use super::address::{Address, Kind, Trust};
 use crate::store::StoreError;
 
 /// How long a new connection may take.
@@ -73,7 +73,7 @@ impl Link {
     /// [`StoreError::Refused`] if the certificates cannot be read.
     pub(super) fn new(address: Address) -> Result<Self, StoreError> {
         let certificates = match &address.tls {
-            Some(Some(file)) => {
+            Some(Trust::File(file)) => {
                 let root = std::fs::read(file).map_err(|error| {
                     StoreError::Refused(format!("store {address}: cannot read ca {}: {error}", file.display()))
                 })?;
@@ -146,26 +146,21 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Connection, RedisError> {
-        match &self.address.kind {
-            Kind::Cluster => {
-                let mut builder = ClusterClient::builder(self.address.servers()?)
-                    .connection_timeout(CONNECT)
-                    .response_timeout(ANSWER)
-                    .retries(TRIES);
-                if let Some(certificates) = &self.certificates {
-                    builder = builder.certs(certificates.clone());
-                }
-                let cluster = tokio::time::timeout(CONNECT * 3, builder.build()?.get_async_connection()).await;
-                Ok(Connection::Cluster(cluster.map_err(|_| slow())??))
+        if self.address.kind == Kind::Cluster {
+            let mut builder = ClusterClient::builder(self.address.servers()?)
+                .connection_timeout(CONNECT)
+                .response_timeout(ANSWER)
+                .retries(TRIES);
+            if let Some(certificates) = &self.certificates {
+                builder = builder.certs(certificates.clone());
             }
-            _ => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(CONNECT))
-                    .set_response_timeout(Some(ANSWER));
-                let client = self.client().await?;
-                Ok(Connection::Server(client.get_multiplexed_async_connection_with_config(&config).await?))
-            }
+            let cluster = tokio::time::timeout(CONNECT * 3, builder.build()?.get_async_connection()).await;
+            return Ok(Connection::Cluster(cluster.map_err(|_| slow())??));
         }
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(Some(ANSWER));
+        let client = self.client().await?;
+        Ok(Connection::Server(client.get_multiplexed_async_connection_with_config(&config).await?))
     }
 
     /// The server to talk to: the one there is, the master that sentinels name, or a node of the cluster.

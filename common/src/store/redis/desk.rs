@@ -138,15 +138,15 @@ impl RedisStore {
                 return Ok(Outcomes { answer, kept: None });
             }
             let (committed, written) = self.write(&desk, &changes, alive).await?;
-            match committed.outcome {
-                Outcome::Done => {
-                    self.remember(written);
-                    self.ring_for(&changes);
-                    return Ok(Outcomes { answer, kept: committed.kept });
-                }
-                Outcome::Gone => return Err(blob::gone().into()),
-                _ => (cached, desk) = (false, Desk::new()),
+            if committed.outcome == Outcome::Done {
+                self.remember(written);
+                self.ring_for(&changes);
+                return Ok(Outcomes { answer, kept: committed.kept });
             }
+            if committed.outcome == Outcome::Gone {
+                return Err(blob::gone().into());
+            }
+            (cached, desk) = (false, Desk::new());
         }
         Err(StoreError::Unavailable(format!("others change task {first} again and again; try again")).into())
     }
@@ -196,13 +196,7 @@ impl RedisStore {
         let Some(doorbell) = &self.options.doorbell else { return };
         let became_ready =
             |change: &&Change| change.after.ready_since().is_some() && change.before.ready_since().is_none();
-        let hint = |change: &Change| Hint {
-            task: change.after.head.id,
-            version: change.after.head.version,
-            queue: change.after.head.queue.clone(),
-            priority: change.after.head.priority,
-        };
-        let hints: Vec<Hint> = changes.iter().filter(became_ready).map(hint).collect();
+        let hints: Vec<Hint> = changes.iter().filter(became_ready).map(|change| Hint::of(&change.after.head)).collect();
         if !hints.is_empty() {
             doorbell.ring(hints);
         }

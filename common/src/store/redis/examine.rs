@@ -69,12 +69,9 @@ impl RedisStore {
     /// Asks the server what its user may do, without doing it.
     async fn permissions(&self) -> Result<Finding, StoreError> {
         let subject = "permissions";
-        let user = match self.link.run(redis::cmd("ACL").arg("WHOAMI")).await {
-            Ok(user) => reply::text(user),
-            Err(_) => {
-                let said = "the server does not say what its users may do";
-                return Ok(finding(Severity::Warning, subject, said, "start a worker and look at its first errors"));
-            }
+        let Ok(user) = self.link.run(redis::cmd("ACL").arg("WHOAMI")).await.map(reply::text) else {
+            let said = "the server does not say what its users may do";
+            return Ok(finding(Severity::Warning, subject, said, "start a worker and look at its first errors"));
         };
         let (key, channel) = (self.keys.key(0, &keys::named("q", "x")), self.keys.channel());
         let mut refused = Vec::new();
@@ -88,16 +85,12 @@ impl RedisStore {
                     word => command.arg(word),
                 };
             }
-            match self.link.run(&command).await {
-                Ok(answer) => {
-                    if reply::text(answer) != "OK" {
-                        refused.push(words.first().copied().unwrap_or_default());
-                    }
-                }
-                Err(_) => {
-                    let said = format!("whether user {user} may do what the store does cannot be seen");
-                    return Ok(finding(Severity::Warning, subject, said, ""));
-                }
+            let Ok(answer) = self.link.run(&command).await.map(reply::text) else {
+                let said = format!("whether user {user} may do what the store does cannot be seen");
+                return Ok(finding(Severity::Warning, subject, said, ""));
+            };
+            if answer != "OK" {
+                refused.push(words.first().copied().unwrap_or_default());
             }
         }
         if refused.is_empty() {

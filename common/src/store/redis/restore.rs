@@ -35,7 +35,7 @@ impl RedisStore {
         let batches = self.known_batches(&moved).await?;
         let mut tasks: HashMap<TaskId, Restored> = HashMap::with_capacity(ids.len());
         for moved in moved {
-            tasks.insert(moved.id, self.restored(moved, &batches)?);
+            tasks.insert(moved.id, self.restored(&moved, &batches)?);
         }
         let mut created: HashSet<TaskId> = HashSet::new();
         for _ in 0..TRIES {
@@ -134,7 +134,7 @@ impl RedisStore {
         units
     }
 
-    fn restored(&self, moved: Moved, batches: &HashSet<BatchId>) -> Result<Restored, StoreError> {
+    fn restored(&self, moved: &Moved, batches: &HashSet<BatchId>) -> Result<Restored, StoreError> {
         let refuse = |why: &dyn std::fmt::Display| {
             StoreError::Refused(format!("what was given for task {} is no journal: {why}", moved.id))
         };
@@ -158,7 +158,7 @@ impl RedisStore {
             events.push(element(recorded.at, &event));
         }
         let line = task.line;
-        Ok(Restored { entry: Entry::open(head, bytes), extra, events, blobs: moved.blobs, line })
+        Ok(Restored { entry: Entry::open(head, bytes), extra, events, blobs: moved.blobs.clone(), line })
     }
 
     fn hint_at(&self, tasks: &HashMap<TaskId, Restored>, created: &HashSet<TaskId>) {
