@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use common::clock::{Clock, SystemClock};
 use common::entropy::{Entropy, SystemEntropy};
-use common::id::{AppendId, Digest, PipelineName, QueueName, StepId, StepKey, TaskId, WorkerId};
-use common::journal::{Event, StepOutcome, Submitted};
-use common::store::{Append, Claim, Next, Store, StoreOptions, Submission, Take};
+use common::id::{AppendId, CallId, Digest, PipelineName, QueueName, StepId, StepKey, TaskId, WorkerId};
+use common::journal::{CallResult, Event, ModelCall, RequestHead, Run, StepOutcome, Submitted, Usage};
+use common::store::{Append, Claim, ClaimTasks, Next, Store, StoreOptions, Submission, Take};
 use serde_json::{Value, json};
 
 /// Tasks that are submitted, then taken and finished.
@@ -194,6 +194,67 @@ async fn latency(bench: &Bench) -> Result<(Duration, Duration)> {
     Ok((at(50)?, at(99)?))
 }
 
+/// How long another process takes to take a task of a thousand turns and to fold its journal, when
+/// each turn is a reply of 1 KiB and a tool result of so many bytes. The best of five.
+async fn long_journal(bench: &Bench, other: &Arc<dyn Store>, result: usize) -> Result<(Duration, Duration)> {
+    let step = StepKey::of(StepId::new("think")?);
+    let task = bench.store.submit(vec![bench.submission(json!({"of": result}))?]).await?[0].id;
+    let worker = WorkerId::new("bench")?;
+    let request = || ClaimTasks { worker: worker.clone(), tasks: vec![task], lease: Duration::from_secs(60) };
+    let claim = bench.store.claim(request()).await?.pop().context("it is ready")?;
+    let head = RequestHead {
+        alias: "m".to_owned(),
+        provider: "p".to_owned(),
+        model: "m".to_owned(),
+        max_tokens: 8_000,
+        system: "Think. ".repeat(300),
+        tools: Vec::new(),
+        output_schema: None,
+        options: serde_json::Map::new(),
+    };
+    let mut events =
+        vec![Event::AgentStarted { step: step.clone(), head: Box::new(head), prompt: "Think.".to_owned() }];
+    let mut version = 2;
+    for number in 0..1_000 {
+        let id = format!("toolu_{number}");
+        let words = format!("{number} and so on. ").repeat(1_000 / 18);
+        let call = ModelCall {
+            content: vec![
+                json!({"type": "text", "text": words}),
+                json!({"type": "tool_use", "id": id, "name": "Read", "input": {"n": number}}),
+            ],
+            stop_reason: "tool_use".to_owned(),
+            model: "m".to_owned(),
+            response_id: "r".to_owned(),
+            usage: Usage::default(),
+            duration_ms: 1,
+        };
+        events.push(Event::TurnFinished { step: step.clone(), call: Box::new(call) });
+        let line = |n: usize| format!("{n}\tlet value = {:x};\n", n.wrapping_mul(0x9E37_79B9) ^ number);
+        let text: String = (0..result / 22).map(line).collect();
+        let result = CallResult::Done { content: json!([{"type": "text", "text": text}]), is_error: false };
+        let call = CallId::new(id)?;
+        events.push(Event::CallFinished { step: step.clone(), call, tool: "Read".to_owned(), result, duration_ms: 1 });
+        if number % 100 == 99 {
+            let next = if number == 999 { Next::Release { reason: "bench".to_owned() } } else { Next::Continue };
+            version = bench.append(&claim, version, std::mem::take(&mut events), next).await?;
+        }
+    }
+    let (mut took, mut folded) = (Duration::MAX, Duration::MAX);
+    for _ in 0..5 {
+        let start = Instant::now();
+        let claim = other.claim(request()).await?.pop().context("it is ready")?;
+        took = took.min(start.elapsed());
+        let start = Instant::now();
+        let run = Run::fold(task, &claim.journal)?;
+        folded = folded.min(start.elapsed());
+        let again = Bench { store: Arc::clone(other), entropy: Arc::clone(&bench.entropy) };
+        let next = Next::Release { reason: "bench".to_owned() };
+        again.append(&claim, run.head.version, Vec::new(), next).await?;
+    }
+    Ok((took, folded))
+}
+
 /// Since the benchmark began.
 fn micros() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -216,9 +277,17 @@ async fn main() -> Result<()> {
     println!("step appends    {appended:>10.0} steps/s   ({IN_FLIGHT} in flight, 1 KiB each)");
     let (p50, p99) = latency(&bench).await?;
     println!("submit to take  {p50:>10.2?} p50, {p99:.2?} p99   (at {RATE} tasks/s)");
+    let other = common::store::open(&url, StoreOptions::new(Arc::clone(&bench.entropy))).await?;
+    let (small, small_fold) = long_journal(&bench, &other, 3_000).await?;
+    println!("1,000 turns     {small:>10.2?} to take, {small_fold:.2?} to fold   (tool results of 3 KB)");
+    let (large, large_fold) = long_journal(&bench, &other, 100_000).await?;
+    println!(
+        "1,000 turns     {large:>10.2?} to take, {large_fold:.2?} to fold   (tool results of 100 KB, beside the journal)"
+    );
     let figures = json!({
         "store": url.split(':').next(), "submit_per_s": submitted, "drain_per_s": drained, "steps_per_s": appended,
         "latency_p50_us": p50.as_micros(), "latency_p99_us": p99.as_micros(),
+        "long_take_us": small.as_micros(), "long_fold_us": small_fold.as_micros(), "large_take_us": large.as_micros(),
     });
     println!("{figures}");
     Ok(())

@@ -272,18 +272,17 @@ pub async fn a_kept_signal_uses_its_value(place: Place) -> Result<()> {
 /// the same content gets another name from then on.
 pub async fn what_is_elsewhere_is_condemned(place: Place) -> Result<()> {
     let bench = Bench::tuned(place, keep_nothing).await?;
-    let shard = shard();
-    let first = name(shard, BlobHouse::Object, 1, "content");
+    let first = name(shard(), BlobHouse::Object, 1, "content");
     ensure!(bench.store.keep_blob(&first, None).await? == first);
     let inside = keep(&bench, 9, "content").await?;
     ensure!(inside.house() == BlobHouse::Store, "each house by itself");
-    let second = name(shard, BlobHouse::Object, 2, "content");
+    let second = name(shard(), BlobHouse::Object, 2, "content");
     ensure!(bench.store.keep_blob(&second, None).await? == first);
-    let task = submit(&bench, reference(&first)).await?;
+    let user = submit(&bench, reference(&first)).await?;
     bench.clock.advance(BLOB_GRACE * 2);
     sweep(&bench).await?;
     ensure!(bench.store.condemned_blobs(10).await?.is_empty());
-    bench.succeed(&mut bench.claimed(task).await?).await?;
+    bench.succeed(&mut bench.claimed(user).await?).await?;
     sweep(&bench).await?;
     bench.clock.advance(BLOB_GRACE);
     sweep(&bench).await?;
@@ -295,7 +294,7 @@ pub async fn what_is_elsewhere_is_condemned(place: Place) -> Result<()> {
     ensure!(bench.store.condemned_blobs(10).await? == [first.clone()]);
     bench.store.bury_blobs(&[first.clone(), second.clone()]).await?;
     ensure!(bench.store.condemned_blobs(10).await?.is_empty());
-    let third = name(shard, BlobHouse::Object, 3, "content");
+    let third = name(shard(), BlobHouse::Object, 3, "content");
     ensure!(bench.store.keep_blob(&third, None).await? == second, "what is used cannot be buried");
     bench.store.bury_blobs(&[first]).await?;
     bench.verify().await
@@ -304,10 +303,9 @@ pub async fn what_is_elsewhere_is_condemned(place: Place) -> Result<()> {
 /// Bytes are where the name says, or the call is a mistake.
 pub async fn bytes_belong_where_the_name_says(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
-    let shard = shard();
-    let inside = bench.store.keep_blob(&name(shard, BlobHouse::Store, 1, "x"), None).await;
+    let inside = bench.store.keep_blob(&name(shard(), BlobHouse::Store, 1, "x"), None).await;
     ensure!(matches!(inside, Err(StoreError::Refused(_))), "{inside:?}");
-    let outside = bench.store.keep_blob(&name(shard, BlobHouse::Object, 1, "x"), Some(Bytes::from("x"))).await;
+    let outside = bench.store.keep_blob(&name(shard(), BlobHouse::Object, 1, "x"), Some(Bytes::from("x"))).await;
     ensure!(matches!(outside, Err(StoreError::Refused(_))), "{outside:?}");
     Ok(())
 }
