@@ -82,10 +82,9 @@ impl Slot<'_> {
 /// What is left of `room` after a value.
 fn spend(value: &Value, room: usize) -> Option<usize> {
     match value {
-        Value::Null | Value::Bool(true) => room.checked_sub(4),
+        // Numbers have between 1 and 25 characters.
+        Value::Null | Value::Bool(true) | Value::Number(_) => room.checked_sub(4),
         Value::Bool(false) => room.checked_sub(5),
-        // Between 1 and 25 characters.
-        Value::Number(_) => room.checked_sub(4),
         Value::String(text) => room.checked_sub(text.len() + 2),
         Value::Array(items) => {
             let room = room.checked_sub(2)?;

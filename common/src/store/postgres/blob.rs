@@ -142,7 +142,8 @@ pub(super) async fn remove_unused(tx: &Transaction<'_>) -> Result<Option<Timesta
     let (condemned, deleted) = join!(async { connection.execute(CONDEMN, &[&names]).await }, async {
         connection.execute(DELETE, &[&names]).await
     },);
-    (condemned?, deleted?);
+    condemned?;
+    deleted?;
     next().await
 }
 
