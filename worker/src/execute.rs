@@ -6,6 +6,7 @@
 mod child;
 mod journal;
 mod perform;
+mod workspace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -30,9 +31,8 @@ use crate::decide::{Action, ActionKey, Given, Performed, Rest, conclude, decide}
 use crate::definitions::{DefinitionError, Definitions};
 use crate::fault::Fault;
 use crate::lease::Hold;
-use crate::models::registry::Models;
+use crate::outside::Outside;
 use crate::tools::ToolSet;
-use crate::tools::registry::Tools;
 
 use journal::{HeldJournal, Stopped};
 
@@ -44,9 +44,7 @@ pub struct Executor {
     /// What templates see as `env`.
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) definitions: Definitions,
-    pub(crate) models: Models,
-    pub(crate) tools: Tools,
-    pub(crate) http: crate::http::HttpClient,
+    pub(crate) outside: Arc<Outside>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     /// Where the working directories of tasks are.
@@ -119,7 +117,8 @@ impl Executor {
         };
         execution.run(hold, shutdown).await?;
         let head = &execution.journal.run().head;
-        if matches!(head.state.name(), StateName::Succeeded | StateName::Cancelled) {
+        let over = matches!(head.state.name(), StateName::Succeeded | StateName::Cancelled);
+        if over && workspace::may_be_used(&pipeline) {
             self.remove_workspace(head.id).await;
         }
         Ok(head.state.name())
@@ -167,11 +166,13 @@ impl Execution<'_> {
                 continue;
             }
             let time_left = self.time_left();
+            // In this order: what ends the task's right to go on is seen before what it has done.
             tokio::select! {
-                Some(flight) = self.flights.next() => landed = self.land(flight),
-                () = hold.signals.notified() => self.journal.append(Vec::new(), Next::Continue).await?,
+                biased;
                 () = hold.lost.cancelled() => return Err(Stopped::Lost),
                 () = shutdown.stopping() => return Err(Stopped::Confused("told to stop at once".to_owned())),
+                Some(flight) = self.flights.next() => landed = self.land(flight),
+                () = hold.signals.notified() => self.journal.append(Vec::new(), Next::Continue).await?,
                 () = tokio::time::sleep(time_left) => {}
                 () = until_drained(shutdown, self.executor.config.worker.drain.get(), &mut drain_ends) => {
                     tracing::warn!(task = %self.journal.run().head.id, "calls outlast the drain and are cut off");

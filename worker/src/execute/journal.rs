@@ -118,6 +118,7 @@ impl HeldJournal {
         let mut wait = Duration::from_millis(20);
         let appended = loop {
             let answer = tokio::select! {
+                biased;
                 answer = self.store.append(append.clone()) => answer,
                 () = self.lost.cancelled() => return Err(AppendError::LeaseLost(task)),
             };
@@ -125,8 +126,9 @@ impl HeldJournal {
                 Err(AppendError::Store(StoreError::Unavailable(why))) => {
                     tracing::warn!(%task, why, "the store cannot be written to; trying again");
                     tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
+                        biased;
                         () = self.lost.cancelled() => return Err(AppendError::LeaseLost(task)),
+                        () = tokio::time::sleep(wait) => {}
                     }
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
