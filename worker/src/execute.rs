@@ -190,7 +190,7 @@ impl Execution<'_> {
             limits: &self.executor.config.limits,
             tools: &self.tools,
             in_flight: &self.in_flight,
-            now: self.executor.clock.now(),
+            now: self.journal.now(),
         }
     }
 
@@ -200,7 +200,7 @@ impl Execution<'_> {
         if !self.in_flight.is_empty() {
             return Next::Continue;
         }
-        let Ok(run) = self.journal.with(events, self.executor.clock.now()) else { return Next::Continue };
+        let Ok(run) = self.journal.with(events, self.journal.now()) else { return Next::Continue };
         rest(&run, self.given())
     }
 
@@ -210,7 +210,7 @@ impl Execution<'_> {
     }
 
     fn time_left(&self) -> Duration {
-        let worked = self.journal.run().head.worked(self.executor.clock.now());
+        let worked = self.journal.run().head.worked(self.journal.now());
         self.pipeline.timeout.get().saturating_sub(worked)
     }
 
@@ -239,7 +239,7 @@ impl Execution<'_> {
         if let Some(tools) = landed.tools {
             self.tools.insert(step.clone(), tools);
         }
-        let (now, unit) = (self.executor.clock.now(), self.executor.entropy.unit());
+        let (now, unit) = (self.journal.now(), self.executor.entropy.unit());
         conclude(self.journal.run(), self.pipeline, &step, landed.performed, now, unit)
     }
 }
