@@ -27,6 +27,7 @@ mod rabbitmq_ingress;
 mod redis;
 mod schedules;
 mod servers;
+mod simulation;
 mod slow_clients;
 mod sqlite;
 mod structure;

@@ -10,3 +10,4 @@ pub mod faults;
 pub mod fixtures;
 pub mod project;
 pub mod servers;
+pub mod simulation;
