@@ -115,7 +115,7 @@ pub(crate) fn store_url(context: &Context, config: &Config, dir: &Path) -> Strin
 
 /// Opens the store.
 pub(crate) async fn open_store(context: &Context, config: &Config, url: &str) -> Result<Arc<dyn Store>, CommandError> {
-    let options = config.store_options(Arc::clone(&context.entropy));
+    let options = config.store_options(&context.globals.dir, Arc::clone(&context.entropy));
     common::store::open(url, options).await.map_err(CommandError::from)
 }
 
@@ -142,7 +142,10 @@ pub(crate) async fn open_backends(context: &Context, config: &Config, url: &str)
         return Ok(Backends { store: open_store(context, config, url).await?, broker: None, _hints: None });
     };
     let (bell, calls) = doorbell();
-    let options = StoreOptions { doorbell: Some(bell), ..config.store_options(Arc::clone(&context.entropy)) };
+    let options = StoreOptions {
+        doorbell: Some(bell),
+        ..config.store_options(&context.globals.dir, Arc::clone(&context.entropy))
+    };
     let store = common::store::open(url, options).await?;
     let passing = tokio::spawn(pass_on(calls, Arc::clone(&broker), Arc::clone(&store)));
     Ok(Backends { store, broker: Some(broker), _hints: Some(AbortOnDropHandle::new(passing)) })

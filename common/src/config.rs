@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::journal::Effect;
 use crate::secret::SecretRef;
 use crate::span::Span;
-use crate::store::Keep;
+use crate::store::{BlobOptions, BlobPlace, Keep};
 
 /// The whole file. Everything has a default.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -45,6 +45,8 @@ pub struct Config {
     pub effects: BTreeMap<String, Effect>,
     /// What is refused.
     pub limits: Limits,
+    /// Where large values go.
+    pub blobs: Blobs,
     /// What is kept of finished tasks.
     pub retention: Retention,
     /// How workers work.
@@ -266,8 +268,10 @@ pub struct Limits {
     pub webhook_body: Size,
     /// The input of a task. Default 1 MiB.
     pub input: Size,
-    /// The journal of a task. Default 64 MiB.
+    /// The journal of a task, without its large values, and each of these. Default 64 MiB.
     pub journal: Size,
+    /// The large values of one journal that are loaded together. Default 256 MiB.
+    pub values: Size,
     /// The body of a batch. Default 1 GiB; it is read as a stream.
     pub batch_body: Size,
     /// Nesting of JSON in any body. Default 64.
@@ -290,6 +294,7 @@ impl Default for Limits {
             webhook_body: Size(5 << 20),
             input: Size(1 << 20),
             journal: Size(64 << 20),
+            values: Size(256 << 20),
             batch_body: Size(1 << 30),
             json_depth: 64,
             tool_output: Size(1 << 20),
@@ -298,6 +303,31 @@ impl Default for Limits {
             foreach_items: 10_000,
             child_depth: 8,
         }
+    }
+}
+
+/// Large values: inputs, model answers, tool results, outputs. They leave the
+/// journals, are compressed, and tasks with equal values share them. All
+/// processes of an installation need the same place. Whoever changes it brings
+/// what is there along: values in the store stay readable from any place.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Blobs {
+    /// A value with more bytes of JSON than this leaves the journal. Default 64 KiB.
+    pub threshold: Size,
+    /// `store` (the default), `file:PATH` (below the directory of the file; all processes share it)
+    /// or `s3://BUCKET/PREFIX` (credentials and region from the usual `AWS_…` variables).
+    pub place: BlobPlace,
+    /// The address of another server that speaks S3, such as `http://127.0.0.1:9000`.
+    pub endpoint: Option<String>,
+    /// How many bytes of large values a process keeps at hand. Default 16 MiB.
+    pub cache: Size,
+}
+
+impl Default for Blobs {
+    fn default() -> Self {
+        let BlobOptions { threshold, place, endpoint, cache } = BlobOptions::default();
+        Self { threshold: Size(threshold as u64), place, endpoint, cache: Size(cache as u64) }
     }
 }
 

@@ -3,11 +3,15 @@
 //! Validation happens once, here, at construction. Nothing in this module reads
 //! a clock or a random source: both come in as arguments.
 
+mod blob;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use blob::{BlobHouse, BlobName};
 
 use crate::clock::Timestamp;
 
@@ -125,6 +129,11 @@ impl Shard {
         }
         let [first, second, ..] = *hasher.finalize().as_bytes();
         Self(u16::from_le_bytes([first, second]) & ((1 << Self::BITS) - 1))
+    }
+
+    /// The shard of a number; what goes beyond 12 bits is cut.
+    pub const fn numbered(number: u16) -> Self {
+        Self(number & ((1 << Self::BITS) - 1))
     }
 
     /// Its number, below 4,096.

@@ -8,11 +8,15 @@
 mod conversation;
 mod event;
 mod record;
+mod reference;
 mod run;
+mod slot;
 
 pub use conversation::{Conversation, Prompted, ToolUse, Turn};
 pub use event::{Event, Recorded, Submitted};
 pub use record::{
     ApprovalDecision, CallRecord, CallResult, Effect, ModelCall, RequestHead, StepOutcome, Usage, WakeCause,
 };
+pub use reference::Reference;
 pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Run, StepRun, StepStatus};
+pub use slot::{Slot, SlotMut};

@@ -7,10 +7,12 @@
 //!
 //! A backend is done when the conformance suite in `tests/` passes on it.
 
+mod blob;
 pub mod book;
 pub mod intake;
 pub mod ledger;
 mod model;
+pub mod offload;
 pub mod postgres;
 pub mod redis;
 pub mod sqlite;
@@ -19,20 +21,23 @@ pub mod url;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
+pub use blob::{BLOB_GRACE, BlobOptions, BlobPlace};
 pub use model::{
     Append, AppendError, Appended, BatchRow, BatchRowState, BatchStatus, Claim, ClaimTasks, Cursor, Definition,
     Doorbell, Due, Filter, Finding, Hint, Keep, Limits, Next, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew,
     Renewal, Retention, Severity, SignalError, Signalled, StoreClock, StoreError, StoreOptions, Submission, Take,
     Transcript,
 };
+pub use offload::Offload;
 pub use postgres::PostgresStore;
 pub use redis::RedisStore;
 pub use sqlite::SqliteStore;
 pub use url::open;
 
 use crate::clock::Timestamp;
-use crate::id::{BatchId, Digest, PipelineName, QueueName, TaskId};
+use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
 use crate::journal::Recorded;
 use crate::task::{Head, Signal};
 
@@ -147,6 +152,30 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// The broker has these hints: they need not be kept any more.
     async fn sent(&self, hints: &[Hint]) -> Result<(), StoreError>;
+
+    // ---- large values ---------------------------------------------------------
+
+    // Events refer to blobs ([`crate::journal::Reference`]). A store notes, in the step that writes
+    // an event or keeps a signal, that the task uses what it refers to, and forgets that in the step
+    // that removes the task. An event that refers to what is not kept is refused as
+    // [`StoreError::Unavailable`]: keep the value again. What no task has used for [`BLOB_GRACE`],
+    // since it was kept last or since its last user went, `due` removes: bytes that are in this
+    // store at once, the others are condemned.
+
+    /// Keeps a blob under this name, or, if the same content is kept in the same house already and
+    /// is not condemned, under the name that it has: the answer. Without `data`, the bytes are kept
+    /// elsewhere by the caller, once this has answered.
+    async fn keep_blob(&self, name: &BlobName, data: Option<Bytes>) -> Result<BlobName, StoreError>;
+
+    /// The bytes of blobs that are kept in this store, in the same order.
+    async fn blobs(&self, names: &[BlobName]) -> Result<Vec<Option<Bytes>>, StoreError>;
+
+    /// Up to `limit` blobs that are to be removed from where they are kept, since no task uses them
+    /// nor ever will. They are named again until they are buried.
+    async fn condemned_blobs(&self, limit: usize) -> Result<Vec<BlobName>, StoreError>;
+
+    /// Condemned blobs that are gone from where they were kept.
+    async fn bury_blobs(&self, names: &[BlobName]) -> Result<(), StoreError>;
 
     // ---- moving ---------------------------------------------------------------
 

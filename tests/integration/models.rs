@@ -424,8 +424,9 @@ async fn a_rehearsal_waits_as_long_as_it_is_told() -> anyhow::Result<()> {
     let models = Models::from_config(&Config::default())?;
     let provider = models.provider(&models.resolve(Some("rehearsal"))?.provider)?;
     let mut conversation = conversation();
-    conversation.head.options = json!({"latency_ms": 30}).as_object().cloned().unwrap_or_default();
-    conversation.head.tools.clear();
+    let head = std::sync::Arc::make_mut(&mut conversation.head);
+    head.options = json!({"latency_ms": 30}).as_object().cloned().unwrap_or_default();
+    head.tools.clear();
     let call = ask(&*provider, &conversation).await?;
     assert!(call.duration_ms >= 30 && call.usage.cost_usd.abs() < f64::EPSILON);
     let text = call.content[0]["text"].as_str().unwrap_or_default();

@@ -8,6 +8,7 @@
 
 pub mod batch;
 pub mod bench;
+pub mod blob;
 pub mod cancel;
 pub mod catalog;
 pub mod children;
@@ -83,6 +84,10 @@ macro_rules! conformance {
             batch: rows_lead_to_tasks, a_batch_posted_again_makes_no_second_task, duplicates_are_told,
                 rejected_rows_are_told, rows_come_in_pages, an_unknown_batch_is_refused, removed_rows_are_told,
                 the_cost_is_summed, a_batch_that_is_over_goes;
+            blob: kept_bytes_come_back, equal_content_is_kept_once, what_nobody_uses_goes_after_the_grace,
+                tasks_share_it_and_the_last_takes_it_along, a_text_is_referred_to, an_event_cannot_refer_to_what_is_gone,
+                a_parent_uses_what_its_child_answered, a_kept_signal_uses_its_value, what_is_elsewhere_is_condemned,
+                bytes_belong_where_the_name_says, blobs_are_there_after_reopening;
             outbox: a_submit_rings, what_is_refused_is_silent, all_that_makes_ready_rings, a_hint_leads_to_a_claim,
                 unsent_ones_are_given_after_their_age, unsent_ones_are_not_given_twice_within_their_age,
                 sent_ones_are_kept_no_more, what_is_not_ready_has_no_hint, hints_survive_a_restart,

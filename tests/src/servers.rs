@@ -20,6 +20,7 @@ pub mod postgres;
 mod process;
 pub mod rabbitmq;
 pub mod redis;
+pub mod s3;
 
 /// Makes aws-lc-rs the TLS of this process, as the program's `main` does.
 /// Safe to call again; call it before the first TLS connection of a test.

@@ -10,7 +10,7 @@ use super::{Config, Model, ProviderKind, SecretOrText};
 use crate::entropy::Entropy;
 use crate::failure::{Failure, FailureClass};
 use crate::secret::SecretError;
-use crate::store::{self, StoreOptions};
+use crate::store::{self, BlobOptions, StoreOptions};
 
 /// The store of an installation that names none, below the directory of `teamster.yaml`.
 const STORE: &str = ".teamster/teamster.db";
@@ -61,16 +61,24 @@ impl Config {
         }
     }
 
-    /// What a store is opened with.
-    pub fn store_options(&self, entropy: Arc<dyn Entropy>) -> StoreOptions {
+    /// What a store is opened with. A relative folder for large values is below `dir`, the directory
+    /// of `teamster.yaml`.
+    pub fn store_options(&self, dir: &Path, entropy: Arc<dyn Entropy>) -> StoreOptions {
         StoreOptions {
             retention: store::Retention { finished: self.retention.finished, dead: self.retention.dead },
             limits: store::Limits {
                 input_bytes: self.limits.input.bytes(),
                 journal_bytes: self.limits.journal.0,
+                values_bytes: self.limits.values.0,
                 queue_depth: self.limits.queue_depth,
                 barren_attempts: self.limits.barren_attempts,
                 ..store::Limits::default()
+            },
+            blobs: BlobOptions {
+                threshold: self.blobs.threshold.bytes(),
+                place: self.blobs.place.clone().below(dir),
+                endpoint: self.blobs.endpoint.clone(),
+                cache: self.blobs.cache.bytes(),
             },
             ..StoreOptions::new(entropy)
         }

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::{Config, HttpTool, McpServer, Model, Provider, ProviderKind, Webhook};
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table, closest};
+use crate::store::BlobPlace;
 
 /// Who can send webhooks.
 const SENDERS: [&str; 2] = ["github", "hmac"];
@@ -43,6 +44,7 @@ impl Config {
             tools: entries(table.get("tools"), "tools", file, out, check_tool),
             effects: table.read_or("effects", BTreeMap::new(), out),
             limits: table.read("limits", out).unwrap_or_default(),
+            blobs: table.get("blobs").map(|node| blobs(node, file, out)).unwrap_or_default(),
             retention: table.read("retention", out).unwrap_or_default(),
             worker: table.get("worker").map(|node| worker(node, file, out)).unwrap_or_default(),
             api: table.read("api", out).unwrap_or_default(),
@@ -206,4 +208,24 @@ fn worker(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> super::Worke
         out.push(file.error(field(node, "lease").unwrap_or(node.at), "`lease` must be at least 1s"));
     }
     worker
+}
+
+fn blobs(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> super::Blobs {
+    let blobs: super::Blobs = node.read(file, out).unwrap_or_default();
+    let place = |name: &str| field(node, name).unwrap_or(node.at);
+    if blobs.threshold.0 < 1 << 10 {
+        out.push(file.error(
+            place("threshold"),
+            "`threshold` must be at least 1KiB: small values are read faster where they are",
+        ));
+    }
+    if let Some(endpoint) = &blobs.endpoint {
+        if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+            out.push(file.error(place("endpoint"), "`endpoint` must start with https:// or http://"));
+        }
+        if !matches!(blobs.place, BlobPlace::Bucket { .. }) {
+            out.push(file.error(place("endpoint"), "`endpoint` is for a `place` that begins with s3://"));
+        }
+    }
+    blobs
 }

@@ -96,11 +96,40 @@ fn the_store_is_below_the_directory() {
 #[test]
 fn limits_reach_the_store() {
     let config = parse("limits: {input: 2KiB, journal: 1MiB, queue_depth: 5}").unwrap();
-    let options = config.store_options(Arc::new(crate::entropy::SeededEntropy::new(1)));
+    let options = config.store_options(Path::new("/p"), Arc::new(crate::entropy::SeededEntropy::new(1)));
     assert_eq!(
         (options.limits.input_bytes, options.limits.journal_bytes, options.limits.queue_depth),
         (2048, 1 << 20, 5)
     );
+}
+
+#[test]
+fn large_values_go_where_the_file_says() {
+    let options = |text: &str| {
+        parse(text).unwrap().store_options(Path::new("/p"), Arc::new(crate::entropy::SeededEntropy::new(1))).blobs
+    };
+    assert_eq!(options(""), BlobOptions::default());
+    let folder = options("blobs: {threshold: 1MiB, place: 'file:big', cache: 1MiB}");
+    assert_eq!((folder.threshold, folder.cache), (1 << 20, 1 << 20));
+    assert_eq!(folder.place, BlobPlace::Folder("/p/big".into()));
+    let bucket = options("blobs: {place: 's3://my-bucket/fleet', endpoint: 'http://127.0.0.1:9000'}");
+    assert_eq!(bucket.place, BlobPlace::Bucket { bucket: "my-bucket".to_owned(), prefix: "fleet".to_owned() });
+    assert_eq!(bucket.endpoint.as_deref(), Some("http://127.0.0.1:9000"));
+}
+
+#[test]
+fn a_place_that_cannot_be_is_refused_where_it_stands() {
+    let wrong = [
+        ("blobs: {place: here}", "`store`, `file:PATH` or `s3://BUCKET/PREFIX`"),
+        ("blobs: {threshold: 10}", "at least 1KiB"),
+        ("blobs: {endpoint: 'http://h'}", "s3://"),
+        ("blobs: {place: 's3://my-bucket', endpoint: h}", "https://"),
+        ("blobs: {path: x}", "path"),
+    ];
+    for (text, said) in wrong {
+        let problems = parse(text).unwrap_err().to_string();
+        assert!(problems.contains(said) && problems.contains("teamster.yaml:1"), "{problems}");
+    }
 }
 
 proptest! {

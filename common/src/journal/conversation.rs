@@ -5,6 +5,7 @@
 //! have been sent without it: JSON objects keep the order of their keys.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -44,15 +45,16 @@ pub struct Prompted {
     pub reason: String,
 }
 
-/// All of one agent step's model calls.
+/// All of one agent step's model calls. A clone shares the turns with its original, so that looking
+/// ahead costs little however long the conversation is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conversation {
     /// What stays the same in every request.
-    pub head: RequestHead,
+    pub head: Arc<RequestHead>,
     /// The first user message.
-    pub prompt: String,
+    pub prompt: Arc<str>,
     /// The replies so far.
-    pub turns: Vec<Turn>,
+    pub turns: Vec<Arc<Turn>>,
     /// The number of turns that were there when the task was last replayed:
     /// limits count from here, so that a replayed step has room to go on.
     pub counted_from: usize,
@@ -61,13 +63,13 @@ pub struct Conversation {
 impl Conversation {
     /// A conversation that has not been answered yet.
     pub fn new(head: RequestHead, prompt: String) -> Self {
-        Self { head, prompt, turns: Vec::new(), counted_from: 0 }
+        Self { head: Arc::new(head), prompt: prompt.into(), turns: Vec::new(), counted_from: 0 }
     }
 
     /// Adds a reply.
     pub fn answered(&mut self, reply: ModelCall) {
         let tool_uses = reply.content.iter().filter_map(tool_use).collect();
-        self.turns.push(Turn { reply, tool_uses, results: BTreeMap::new(), prompted: None });
+        self.turns.push(Arc::new(Turn { reply, tool_uses, results: BTreeMap::new(), prompted: None }));
     }
 
     /// The tool calls of the last turn that have no result yet, in order.
@@ -79,7 +81,8 @@ impl Conversation {
 
     /// The turn that asked for a call.
     pub fn turn_of(&mut self, call: &CallId) -> Option<&mut Turn> {
-        self.turns.iter_mut().rev().find(|turn| turn.tool_uses.iter().any(|u| &u.id == call))
+        let turn = self.turns.iter_mut().rev().find(|turn| turn.tool_uses.iter().any(|u| &u.id == call))?;
+        Some(Arc::make_mut(turn))
     }
 
     /// What all turns cost together.
@@ -94,7 +97,7 @@ impl Conversation {
     /// The messages of the next request. All results of one reply stand in one
     /// user message, in the order of the calls, before any text.
     pub fn messages(&self) -> Vec<Value> {
-        let mut messages = vec![json!({"role": "user", "content": self.prompt})];
+        let mut messages = vec![json!({"role": "user", "content": &*self.prompt})];
         for turn in &self.turns {
             messages.push(json!({"role": "assistant", "content": turn.reply.content}));
             let mut content: Vec<Value> = turn
@@ -114,7 +117,7 @@ impl Conversation {
 
     /// The text of the last reply.
     pub fn last_text(&self) -> String {
-        self.turns.last().map_or_else(String::new, Turn::text)
+        self.turns.last().map_or_else(String::new, |turn| turn.text())
     }
 }
 

@@ -2,6 +2,7 @@
 //! task need to know. One transition function, used live and on recovery.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -14,17 +15,18 @@ use crate::failure::Failure;
 use crate::id::{ApprovalId, CallId, StepKey, TaskId};
 use crate::task::{Head, IllegalEvent, Outcome};
 
-/// A task with all that its journal says.
+/// A task with all that its journal says. A clone shares what it can with its original: looking one
+/// event ahead must not cost more the longer the journal is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
     /// The life of the task as a whole.
     pub head: Head,
     /// What was submitted.
-    pub submitted: Submitted,
+    pub submitted: Arc<Submitted>,
     /// What it works on: the submitted input, or the one that a replay corrected.
-    pub input: Value,
+    pub input: Arc<Value>,
     /// Every step that anything is known of.
-    pub steps: BTreeMap<StepKey, StepRun>,
+    pub steps: BTreeMap<StepKey, Arc<StepRun>>,
     /// The task's output, once it succeeded.
     pub output: Option<Value>,
     /// Who asked for its cancellation, and why, while it runs.
@@ -49,7 +51,7 @@ pub struct StepRun {
     /// The last failure of a try, also when the step went on to succeed.
     pub last_error: Option<Failure>,
     /// Its calls that are not `read`, and every answered call of a step that is no agent.
-    pub calls: BTreeMap<CallId, Call>,
+    pub calls: BTreeMap<CallId, Arc<Call>>,
     /// The conversation of an agent step.
     pub conversation: Option<Conversation>,
     /// The items of a step that fans out.
@@ -168,8 +170,8 @@ impl Run {
             });
         };
         let mut run = Self {
-            input: submitted.input.clone(),
-            submitted: (**submitted).clone(),
+            input: Arc::new(submitted.input.clone()),
+            submitted: Arc::new((**submitted).clone()),
             head,
             steps: BTreeMap::new(),
             output: None,
@@ -183,7 +185,7 @@ impl Run {
 
     /// What is known of a step.
     pub fn step(&self, key: &StepKey) -> Option<&StepRun> {
-        self.steps.get(key)
+        self.steps.get(key).map(Arc::as_ref)
     }
 
     /// Applies one event, or leaves everything as it was and says why it cannot follow.
@@ -205,7 +207,7 @@ impl Run {
     /// What the head cannot know: whether the event fits its step.
     fn check_step(&self, event: &Event) -> Result<(), &'static str> {
         let Some(key) = event.step() else { return Ok(()) };
-        let step = self.steps.get(key);
+        let step = self.step(key);
         if step.is_some_and(StepRun::is_done) {
             return Err("the step is done");
         }
@@ -220,7 +222,7 @@ impl Run {
                 Err("there is no turn to answer")
             }
             Event::Expanded { .. } if step.is_some_and(|s| s.items.is_some()) => Err("the step has its items"),
-            Event::CallIntended { call, .. } => match step.and_then(|s| s.calls.get(&call.call)) {
+            Event::CallIntended { call, .. } => match step.and_then(|s| s.calls.get(&call.call)).map(Arc::as_ref) {
                 None | Some(Call { state: CallState::Cleared | CallState::Intended { .. }, .. }) => Ok(()),
                 Some(_) => Err("the call was answered, or its outcome is in question"),
             },
@@ -230,7 +232,7 @@ impl Run {
                 let in_turn = conversation.is_some_and(|c| c.turns.iter().any(|turn| turn.results.contains_key(call)));
                 if answered || in_turn { Err("the call was answered before") } else { Ok(()) }
             }
-            Event::OutcomeUnknown { call, .. } => match step.and_then(|s| s.calls.get(call)) {
+            Event::OutcomeUnknown { call, .. } => match step.and_then(|s| s.calls.get(call)).map(Arc::as_ref) {
                 Some(Call { state: CallState::Intended { .. }, .. }) => Ok(()),
                 _ => Err("only an intended call can have an unknown outcome"),
             },
@@ -249,16 +251,16 @@ impl Run {
             Event::Replayed { reset, input, .. } => {
                 self.cancel = None;
                 if let Some(input) = input {
-                    self.input = input.clone();
+                    self.input = Arc::new(input.clone());
                 }
                 for (key, step) in &mut self.steps {
                     if reset.contains(&key.step) {
-                        *step = StepRun { generation: step.generation + 1, ..StepRun::default() };
+                        *step = Arc::new(StepRun { generation: step.generation + 1, ..StepRun::default() });
                     } else if !matches!(
                         step.status,
                         StepStatus::Done(StepOutcome::Succeeded { .. } | StepOutcome::Skipped)
                     ) {
-                        step.reopen();
+                        Arc::make_mut(step).reopen();
                     }
                 }
             }
@@ -267,9 +269,11 @@ impl Run {
             }
             Event::ApprovalExpired { approval } => self.answer_approval(*approval, &ApprovalAnswer::Expired),
             Event::ChildFinished { child, outcome, result } => {
-                let children = self.steps.values_mut().filter_map(|step| step.child.as_mut());
-                for known in children.filter(|known| known.task == *child) {
-                    known.ended = Some((*outcome, result.clone()));
+                let is_of = |step: &Arc<StepRun>| step.child.as_ref().is_some_and(|known| known.task == *child);
+                for step in self.steps.values_mut().filter(|step| is_of(step)) {
+                    if let Some(known) = &mut Arc::make_mut(step).child {
+                        known.ended = Some((*outcome, result.clone()));
+                    }
                 }
             }
             _ => {}
@@ -277,8 +281,9 @@ impl Run {
     }
 
     fn answer_approval(&mut self, id: ApprovalId, answer: &ApprovalAnswer) {
-        for approval in self.steps.values_mut().filter_map(|step| step.approval.as_mut()) {
-            if approval.id == id {
+        let asks = |step: &Arc<StepRun>| step.approval.as_ref().is_some_and(|approval| approval.id == id);
+        for step in self.steps.values_mut().filter(|step| asks(step)) {
+            if let Some(approval) = &mut Arc::make_mut(step).approval {
                 approval.answer = Some(answer.clone());
             }
         }
@@ -288,7 +293,7 @@ impl Run {
         let Some(key) = recorded.event.step() else { return };
         let attempt = self.head.attempts;
         let id = ApprovalId { task: self.head.id, seq: recorded.seq };
-        let step = self.steps.entry(key.clone()).or_default();
+        let step = Arc::make_mut(self.steps.entry(key.clone()).or_default());
         step.started_at.get_or_insert(recorded.at);
         if !matches!(recorded.event, Event::StepFinished { .. } | Event::StepRetrying { .. }) {
             step.status = StepStatus::Started;
@@ -322,12 +327,12 @@ impl Run {
             }
             Event::Prompted { text, reason, .. } => {
                 if let Some(turn) = step.conversation.as_mut().and_then(|c| c.turns.last_mut()) {
-                    turn.prompted = Some(Prompted { text: text.clone(), reason: reason.clone() });
+                    Arc::make_mut(turn).prompted = Some(Prompted { text: text.clone(), reason: reason.clone() });
                 }
             }
             Event::CallIntended { call, .. } => {
                 let state = CallState::Intended { attempt };
-                step.calls.insert(call.call.clone(), Call { record: Some(call.clone()), state });
+                step.calls.insert(call.call.clone(), Arc::new(Call { record: Some(call.clone()), state }));
             }
             Event::CallFinished { call, result, duration_ms, .. } => {
                 step.busy_ms += duration_ms;
@@ -335,7 +340,7 @@ impl Run {
             }
             Event::OutcomeUnknown { call, error, .. } => {
                 if let Some(known) = step.calls.get_mut(call) {
-                    known.state = CallState::Unknown { error: error.clone() };
+                    Arc::make_mut(known).state = CallState::Unknown { error: error.clone() };
                 }
             }
             Event::OutcomeResolved { call, happened: Some(content), .. } => {
@@ -343,7 +348,7 @@ impl Run {
             }
             Event::OutcomeResolved { call, happened: None, .. } => {
                 if let Some(known) = step.calls.get_mut(call) {
-                    known.state = CallState::Cleared;
+                    Arc::make_mut(known).state = CallState::Cleared;
                 }
             }
             Event::ApprovalRequested { expires, show, .. } => {
@@ -364,7 +369,7 @@ impl StepRun {
                 return;
             }
         }
-        self.calls.insert(call.clone(), Call { record, state: CallState::Finished(result.clone()) });
+        self.calls.insert(call.clone(), Arc::new(Call { record, state: CallState::Finished(result.clone()) }));
     }
 
     /// New tries for a step that had failed or was cut short; what its journal holds already stays.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::blob::BlobOptions;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::entropy::Entropy;
 use crate::failure::Failure;
@@ -26,6 +27,8 @@ pub struct StoreOptions {
     pub retention: Retention,
     /// What is refused.
     pub limits: Limits,
+    /// What is done with large values.
+    pub blobs: BlobOptions,
     /// Who passes hints on where there is a broker. With it, a store also keeps
     /// each hint until [`super::Store::sent`] says that the broker has it.
     pub doorbell: Option<Arc<dyn Doorbell>>,
@@ -39,6 +42,7 @@ impl StoreOptions {
             entropy,
             retention: Retention::default(),
             limits: Limits::default(),
+            blobs: BlobOptions::default(),
             doorbell: None,
         }
     }
@@ -145,8 +149,11 @@ pub struct Limits {
     pub submissions: usize,
     /// The input of one task, in bytes of JSON. Default 1 MiB.
     pub input_bytes: usize,
-    /// The journal of one task, in bytes. Default 64 MiB.
+    /// The journal of one task, in bytes, and any value of it; large values count as the references to them.
+    /// Default 64 MiB.
     pub journal_bytes: u64,
+    /// The large values of one journal that are loaded together, in bytes of JSON. Default 256 MiB.
+    pub values_bytes: u64,
     /// Tasks that are ready or scheduled in one queue. Default 10 million.
     pub queue_depth: u64,
     /// Leases in a row without an event of their holder, after which a task is poison. Default 3.
@@ -159,6 +166,7 @@ impl Default for Limits {
             submissions: 10_000,
             input_bytes: 1 << 20,
             journal_bytes: 64 << 20,
+            values_bytes: 256 << 20,
             queue_depth: 10_000_000,
             barren_attempts: 3,
         }

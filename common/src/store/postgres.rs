@@ -10,6 +10,7 @@
 mod address;
 mod batch;
 mod bell;
+mod blob;
 mod catalog;
 mod connection;
 mod due;
@@ -39,6 +40,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use self::address::Address;
 use self::bell::{Bell, Messenger};
@@ -53,7 +55,7 @@ use super::{
     StoreOptions, Submission, Take, Transcript, intake,
 };
 use crate::clock::Timestamp;
-use crate::id::{BatchId, Digest, PipelineName, QueueName, TaskId};
+use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
 use crate::journal::Recorded;
 use crate::task::{Head, Signal};
 
@@ -307,6 +309,23 @@ impl Store for PostgresStore {
             return Ok(());
         }
         with!(self, connection => outbox::sent(connection, hints));
+        Ok(())
+    }
+
+    async fn keep_blob(&self, name: &BlobName, data: Option<Bytes>) -> Result<BlobName, StoreError> {
+        Ok(with!(self, connection => blob::keep(connection, &self.options, name, data.as_ref())))
+    }
+
+    async fn blobs(&self, names: &[BlobName]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        Ok(with!(self, connection => blob::read(connection, names)))
+    }
+
+    async fn condemned_blobs(&self, limit: usize) -> Result<Vec<BlobName>, StoreError> {
+        Ok(with!(self, connection => blob::condemned(connection, limit.min(MOST))))
+    }
+
+    async fn bury_blobs(&self, names: &[BlobName]) -> Result<(), StoreError> {
+        with!(self, connection => blob::bury(connection, names));
         Ok(())
     }
 

@@ -27,6 +27,7 @@ mod address;
 mod append;
 mod batch;
 mod bell;
+mod blob;
 mod catalog;
 mod change;
 mod clock;
@@ -57,6 +58,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use lru::LruCache;
 
 use self::address::Address;
@@ -73,7 +75,7 @@ use super::{
     StoreOptions, Submission, Take, Transcript, intake,
 };
 use crate::clock::Timestamp;
-use crate::id::{BatchId, Digest, PipelineName, QueueName, TaskId};
+use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
 use crate::journal::Recorded;
 use crate::task::{Head, Signal};
 
@@ -246,6 +248,22 @@ impl Store for RedisStore {
 
     async fn sent(&self, hints: &[Hint]) -> Result<(), StoreError> {
         self.forget_hints(hints).await
+    }
+
+    async fn keep_blob(&self, name: &BlobName, data: Option<Bytes>) -> Result<BlobName, StoreError> {
+        self.keep_bytes(name, data).await
+    }
+
+    async fn blobs(&self, names: &[BlobName]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.bytes_of(names).await
+    }
+
+    async fn condemned_blobs(&self, limit: usize) -> Result<Vec<BlobName>, StoreError> {
+        self.condemned(limit).await
+    }
+
+    async fn bury_blobs(&self, names: &[BlobName]) -> Result<(), StoreError> {
+        self.bury(names).await
     }
 
     async fn restore(&self, tasks: Vec<Transcript>) -> Result<Vec<bool>, StoreError> {

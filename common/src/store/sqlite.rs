@@ -11,6 +11,7 @@
 mod append;
 mod batch;
 mod bell;
+mod blob;
 mod catalog;
 mod connection;
 mod due;
@@ -34,6 +35,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use self::bell::{Bell, Lookout};
 use self::connection::{Readers, Stop, open_writer};
@@ -45,7 +47,7 @@ use super::{
     StoreOptions, Submission, Take, Transcript, intake,
 };
 use crate::clock::Timestamp;
-use crate::id::{BatchId, Digest, PipelineName, QueueName, TaskId};
+use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
 use crate::journal::Recorded;
 use crate::task::{Head, Signal};
 
@@ -272,6 +274,25 @@ impl Store for SqliteStore {
         }
         let hints = hints.to_vec();
         self.writer.write(hints.len(), move |tx| outbox::sent(tx, &hints)).await
+    }
+
+    async fn keep_blob(&self, name: &BlobName, data: Option<Bytes>) -> Result<BlobName, StoreError> {
+        let name = name.clone();
+        self.writer.write(1, move |tx| blob::keep(tx, &name, data.as_ref())).await
+    }
+
+    async fn blobs(&self, names: &[BlobName]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let names = names.to_vec();
+        self.readers.read(move |db| blob::read(db, &names).map_err(Stop::<StoreError>::from)).await
+    }
+
+    async fn condemned_blobs(&self, limit: usize) -> Result<Vec<BlobName>, StoreError> {
+        self.readers.read(move |db| blob::condemned(db, limit.min(MOST)).map_err(Stop::<StoreError>::from)).await
+    }
+
+    async fn bury_blobs(&self, names: &[BlobName]) -> Result<(), StoreError> {
+        let names = names.to_vec();
+        self.writer.write(names.len(), move |tx| blob::bury(tx, &names).map_err(Stop::<StoreError>::from)).await
     }
 
     async fn restore(&self, tasks: Vec<Transcript>) -> Result<Vec<bool>, StoreError> {

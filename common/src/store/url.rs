@@ -20,21 +20,21 @@ use std::sync::Arc;
 use super::postgres::PostgresStore;
 use super::redis::RedisStore;
 use super::sqlite::SqliteStore;
-use super::{Store, StoreError, StoreOptions};
+use super::{Offload, Store, StoreError, StoreOptions};
 
-/// Opens the store that a URL names; see the module for the forms.
+/// Opens the store that a URL names; see the module for the forms. Large values are kept as the options say.
 ///
 /// # Errors
 /// [`StoreError::Refused`] for a URL of another kind, else what opening the store answers.
 pub async fn open(url: &str, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
-    if is_redis(url) {
-        return Ok(RedisStore::open(url, options).await?);
-    }
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return Ok(PostgresStore::open(url, options).await?);
-    }
-    let path = sqlite_path(url)?;
-    Ok(SqliteStore::open(path, options)?)
+    let store: Arc<dyn Store> = if is_redis(url) {
+        RedisStore::open(url, options.clone()).await?
+    } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        PostgresStore::open(url, options.clone()).await?
+    } else {
+        SqliteStore::open(sqlite_path(url)?, options.clone())?
+    };
+    Ok(Offload::around(store, &options)?)
 }
 
 /// Whether a URL is one of a Redis.

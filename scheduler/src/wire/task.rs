@@ -1,6 +1,7 @@
 //! Tasks: submitting them, and what they look like.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use common::clock::Timestamp;
 use common::failure::Failure;
@@ -321,10 +322,11 @@ impl Task {
     /// pipeline in the order of the file (steps that it lacks come last).
     pub fn new(run: Run, order: &[StepId]) -> Self {
         let place = |key: &StepKey| order.iter().position(|id| id == &key.step).unwrap_or(usize::MAX);
-        let mut steps: Vec<Step> = run.steps.into_iter().map(|(key, step)| Step::new(key, step)).collect();
+        let mut steps: Vec<Step> =
+            run.steps.into_iter().map(|(key, step)| Step::new(key, Arc::unwrap_or_clone(step))).collect();
         // Stable: items of one step stay in the order of their index.
         steps.sort_by_key(|step| place(&step.id));
-        Self { summary: run.head.into(), input: run.input, steps, output: run.output }
+        Self { summary: run.head.into(), input: Arc::unwrap_or_clone(run.input), steps, output: run.output }
     }
 }
 

@@ -39,7 +39,7 @@ pub async fn replay_makes_it_ready(place: Place) -> Result<()> {
     let mut again = bench.take_one().await?;
     ensure!(again.task == held.task);
     let run = Run::fold(again.task, &bench.journal(again.task).await?)?;
-    ensure!(run.input == json!({"n": 2}));
+    ensure!(*run.input == json!({"n": 2}));
     ensure!(run.step(&step("a")).is_some_and(common::journal::StepRun::is_done));
     ensure!(run.step(&step("b")).is_some_and(|b| !b.is_done() && b.generation == 1));
     bench.succeed(&mut again).await?;

@@ -285,7 +285,7 @@ fn full_text(conversation: &Conversation) -> String {
         .skip(1)
         .take_while(|turn| turn.prompted.as_ref().is_some_and(|prompted| prompted.reason == CONTINUE))
         .count();
-    turns[turns.len() - (cut_off + 1).min(turns.len())..].iter().map(Turn::text).collect()
+    turns[turns.len() - (cut_off + 1).min(turns.len())..].iter().map(|turn| turn.text()).collect()
 }
 
 /// Models like to wrap JSON into a Markdown fence, whatever they are told.
@@ -303,7 +303,7 @@ fn with_attempts(error: Failure, conversation: &Conversation) -> Failure {
         .filter(|turn| turn.tool_uses.is_empty())
         .rev()
         .take(REPAIRS + 1)
-        .map(Turn::text)
+        .map(|turn| turn.text())
         .collect();
     let detail = json!({"attempts": texts.into_iter().rev().collect::<Vec<_>>(), "last": error.detail});
     error.with_detail(detail)

@@ -145,7 +145,7 @@ fn a_replay_keeps_what_succeeded_and_gives_new_tries_to_the_rest() {
     add(&mut run, Event::Died { reason: DeadReason::Failed, error: failure(), step: Some(step()) });
     let reset = vec![StepId::new("reset").unwrap()];
     add(&mut run, Event::Replayed { by: "ann".to_owned(), reset, input: Some(json!(7)) });
-    assert_eq!((run.head.state.name(), &run.input), (StateName::Ready, &json!(7)));
+    assert_eq!((run.head.state.name(), &*run.input), (StateName::Ready, &json!(7)));
     assert!(run.step(&named("kept")).unwrap().is_done());
     let reset = run.step(&named("reset")).unwrap();
     assert_eq!((&reset.status, reset.generation), (&StepStatus::Pending, 1));

@@ -1,8 +1,8 @@
 //! A task as a store keeps it beside its journal, and what an operation made of it.
 
 use crate::clock::Timestamp;
-use crate::id::{AppendId, LeaseToken, TaskId};
-use crate::journal::Recorded;
+use crate::id::{AppendId, BlobName, LeaseToken, TaskId};
+use crate::journal::{Recorded, Reference};
 use crate::store::Hint;
 use crate::task::{Head, Signal, State, StateName};
 
@@ -70,6 +70,19 @@ pub struct Change {
     pub after: Entry,
     /// The events to be added, with their JSON.
     pub added: Vec<(Recorded, String)>,
+}
+
+impl Change {
+    /// The blobs that the task uses from now on: what its new events and newly kept signals refer to.
+    pub fn blobs(&self) -> Vec<BlobName> {
+        let mut names = Vec::new();
+        for (recorded, event) in &self.added {
+            names.extend(Reference::in_event(&recorded.event, event));
+        }
+        let kept = self.after.kept.strip_prefix(self.before.kept.as_slice()).unwrap_or(&self.after.kept);
+        names.extend(kept.iter().flat_map(Reference::in_signal));
+        names
+    }
 }
 
 impl Change {

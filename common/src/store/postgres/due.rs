@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::batch;
+use super::blob;
 use super::connection::Connection;
 use super::fault::{Fault, Stop};
 use super::retain;
@@ -107,6 +108,8 @@ async fn sweep(
             let next = batch::forget(&tx, Duration::from_millis(age), room).await?;
             swept.next = [swept.next, next].into_iter().flatten().min();
         }
+        let next = blob::remove_unused(&tx).await?;
+        swept.next = [swept.next, next].into_iter().flatten().min();
     }
     tx.commit().await?;
     Ok(swept)

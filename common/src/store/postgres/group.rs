@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use futures::join;
 use uuid::Uuid;
 
+use super::blob;
 use super::connection::Connection;
 use super::fault::{Fault, Stop};
 use super::job::{Job, refused};
@@ -17,8 +18,8 @@ use super::transaction::{CHILDREN, CLOCK, ENDINGS, LOAD, Rings, Transaction, Wan
 use super::turns::{Demand, Stock, Turn};
 use super::value::integer;
 use super::{tally, write};
-use crate::id::{LeaseToken, QueueName, TaskId};
-use crate::journal::{Event, Recorded};
+use crate::id::{BlobName, LeaseToken, QueueName, TaskId};
+use crate::journal::{Event, Recorded, Reference};
 use crate::store::book::AppendAnswer;
 use crate::store::{Append, AppendError, Appended, Next, Signalled, StoreError, StoreOptions};
 
@@ -38,6 +39,8 @@ pub(super) const STATEMENTS: &[&str] = &[
     submit::IDS,
     submit::DEPTHS,
     submit::BATCHES,
+    blob::KEPT,
+    blob::BEGIN_USE,
     write::INSERT,
     write::UPDATE,
     write::EVENTS,
@@ -138,18 +141,21 @@ async fn begin<'c>(
     };
     let claims = jobs.iter().any(|job| matches!(job, Job::Claim(..)));
     let none = || Ok(Vec::new());
-    let (begun, intake, renewed, fetched, ready, paused, now) = join!(
+    let references = references(jobs);
+    let (begun, intake, renewed, fetched, ready, paused, kept_blobs, now) = join!(
         connection.batch("BEGIN"),
         questions.ask(connection),
         renewals.renew(connection, options),
         fetch(connection, &wanted),
         async { if first.is_empty() { none() } else { lease::find(connection, &first).await } },
         async { if claims { connection.query(lease::PAUSED, &[]).await } else { none() } },
+        blob::kept(connection, &references),
         clock(connection, options),
     );
     begun?;
     let mut tx = Transaction::new(connection, options);
     tx.set_now(now?);
+    tx.kept_blobs = kept_blobs?;
     tx.enter(&wanted, fetched?);
     lease::put(&mut tx, &mut stock, first, &ready?)?;
     let shares = lease::share(&mut tx, &mut stock, &demands).await?;
@@ -209,6 +215,17 @@ fn gather(jobs: &[Job], careful: bool) -> (Wanted, Renewals, Questions) {
     (wanted, renewals, questions)
 }
 
+/// The blobs that jobs refer to.
+fn references(jobs: &[Job]) -> Vec<BlobName> {
+    let of = |job: &Job| match job {
+        Job::Submit(accepted, _) => accepted.iter().flat_map(|accepted| accepted.blobs.iter().cloned()).collect(),
+        Job::Append(_, encoded, _) => encoded.blobs.clone(),
+        Job::Signal(_, signal, _) => Reference::in_signal(signal),
+        Job::Take(..) | Job::Claim(..) | Job::Renew(..) | Job::GiveUp(..) => Vec::new(),
+    };
+    jobs.iter().flat_map(of).collect()
+}
+
 /// The children that an append says there are.
 fn children(append: &Append) -> impl Iterator<Item = Uuid> + Clone + '_ {
     append.events.iter().filter_map(|event| match event {
@@ -225,6 +242,11 @@ async fn work(tx: &mut Transaction<'_>, mut found: Found, jobs: &mut [Job]) -> R
         match job {
             Job::Submit(..) => {}
             Job::Append(append, encoded, call) => {
+                let last = tx.entry(append.task).and_then(|entry| entry.last_append);
+                if !tx.keeps(&encoded.blobs) && last.is_none_or(|last| last.id != append.id) {
+                    call.set(Err(blob::gone().into()));
+                    continue;
+                }
                 match refused(tx.settle(|book| book.append(append, encoded)).await)? {
                     Ok(AppendAnswer::Added(recorded)) => call.set(Ok(Appended { recorded })),
                     Ok(AppendAnswer::Repeated { from, to }) => {
@@ -235,6 +257,10 @@ async fn work(tx: &mut Transaction<'_>, mut found: Found, jobs: &mut [Job]) -> R
             }
             Job::Signal(task, signal, call) => {
                 let (task, signal) = (*task, signal.clone());
+                if !tx.keeps(&Reference::in_signal(&signal)) {
+                    call.set(Err(blob::gone().into()));
+                    continue;
+                }
                 let answer: Result<Signalled, _> = refused(tx.settle(|book| book.signal(task, &signal)).await)?;
                 call.set(answer);
             }
@@ -268,6 +294,10 @@ async fn work(tx: &mut Transaction<'_>, mut found: Found, jobs: &mut [Job]) -> R
     }
     for job in jobs {
         if let Job::Submit(accepted, call) = job {
+            if !accepted.iter().all(|accepted| tx.keeps(&accepted.blobs)) {
+                call.set(Err(blob::gone()));
+                continue;
+            }
             call.set(refused(submit::submit(tx, &mut found.intake, accepted).await)?);
         }
     }

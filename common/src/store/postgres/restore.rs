@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use futures::join;
 use uuid::Uuid;
 
+use super::blob;
 use super::connection::Connection;
 use super::fault::{Fault, Stop};
 use super::submit::{BATCHES, DEPTHS, IDS, KEYS, check_depth};
@@ -63,6 +64,10 @@ pub(super) async fn restore(
             tx.rows.duplicates.push(false);
         }
         tx.created.push(created);
+    }
+    tx.kept_blobs = blob::kept(connection, tx.created.iter().flat_map(|created| &created.blobs)).await?;
+    if !tx.created.iter().all(|created| tx.keeps(&created.blobs)) {
+        return Err(Stop::Refused(blob::gone()));
     }
     check_depth(&here.depths, new_in_queue, options.limits.queue_depth).map_err(Stop::Refused)?;
     Ok((answers, tx.commit().await?))
@@ -127,6 +132,7 @@ fn created(moved: &Moved, now: Timestamp, batch: Option<&BatchId>) -> Result<Cre
     Ok(Created {
         entry: Entry::open(head, bytes),
         events,
+        blobs: moved.blobs.clone(),
         batch: batch.map(ToString::to_string),
         supersede: moved.submitted().and_then(|s| s.supersede.as_ref()).map(ToString::to_string),
     })

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::blob;
 use super::connection::Connection;
 use super::fault::Fault;
 use super::tally::{Class, Place};
@@ -136,6 +137,7 @@ pub(super) async fn remove(tx: &mut Transaction<'_>, tasks: &[Uuid]) -> Result<(
     );
     events?;
     hints?;
+    blob::end_use(tx, tasks).await?;
     for row in removed? {
         let (queue, batch): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
         if let Ok(state) = row.try_get::<_, &str>(2)?.parse() {

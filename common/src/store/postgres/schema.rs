@@ -16,7 +16,7 @@ const LOCK: i64 = 0x544D_5354_4D49_4752;
 const MARK: &str = "the tables of Teamster, version";
 
 /// One entry a version; never changed once released, only added to.
-const MIGRATIONS: &[&str] = &[VERSION_1];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
 
 const VERSION_1: &str = r#"
 -- A task. `head` is the truth for a reader; the other columns are what indexes and filters need of it.
@@ -143,6 +143,31 @@ DO $$ BEGIN
     EXECUTE 'ALTER TABLE tasks ALTER COLUMN head SET COMPRESSION lz4';
 EXCEPTION WHEN OTHERS THEN NULL;
 END $$;
+"#;
+
+const VERSION_2: &str = r#"
+-- Large values that events refer to by name.
+CREATE TABLE blobs (
+    name         text COLLATE "C" PRIMARY KEY,
+    digest       text COLLATE "C" NOT NULL,  -- BLAKE3 of the value's JSON
+    elsewhere    boolean NOT NULL,           -- its bytes are in a folder or a bucket, not in blob_data
+    unused_since timestamptz,                -- while no task uses it
+    condemned    boolean NOT NULL DEFAULT false  -- it is to be removed from that folder or bucket
+) WITH (fillfactor = 70);
+CREATE UNIQUE INDEX blobs_content ON blobs (digest, elsewhere) WHERE NOT condemned;
+CREATE INDEX blobs_unused ON blobs (unused_since) WHERE unused_since IS NOT NULL AND NOT condemned;
+CREATE INDEX blobs_condemned ON blobs (name) WHERE condemned;
+CREATE TABLE blob_data (
+    name text COLLATE "C" PRIMARY KEY,
+    data bytea NOT NULL              -- the JSON, compressed with zstd
+);
+ALTER TABLE blob_data ALTER COLUMN data SET STORAGE EXTERNAL;
+CREATE TABLE blob_users (
+    task uuid NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    PRIMARY KEY (task, name)
+);
+CREATE INDEX blob_users_name ON blob_users (name);
 "#;
 
 /// Brings the schema to the version that this program knows, or refuses it.

@@ -246,7 +246,7 @@ async fn create(
     intake: &mut Intake,
     submission: &Accepted,
 ) -> Result<Receipt, Stop<StoreError>> {
-    let Accepted { id, task, event } = submission;
+    let Accepted { id, task, event, blobs } = submission;
     // `ledger::open`, without a copy of what is encoded already.
     let entry = Entry::open(Head::open(*id, tx.now, task), event.len() as u64);
     let state = entry.state();
@@ -281,6 +281,7 @@ async fn create(
     *intake.depths.entry(task.queue.clone()).or_default() += 1;
     tx.created.push(Created {
         events: vec![(1, tx.now, event.clone())],
+        blobs: blobs.clone(),
         batch,
         supersede: task.supersede.as_ref().map(ToString::to_string),
         entry,

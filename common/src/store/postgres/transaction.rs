@@ -15,7 +15,7 @@ use super::tally::Tally;
 use super::value::Time;
 use super::write;
 use crate::clock::Timestamp;
-use crate::id::{QueueName, TaskId};
+use crate::id::{BlobName, QueueName, TaskId};
 use crate::store::book::{self, Book, Entry, Known, Needs};
 use crate::store::{Hint, StoreClock, StoreOptions, ledger};
 use crate::task::{Signal, StateName};
@@ -67,6 +67,8 @@ pub(super) struct Transaction<'c> {
     pub(super) rows: write::BatchRows,
     /// Batches of which retention removed tasks.
     pub(super) lessened: BTreeSet<String>,
+    /// Of the blobs that operations refer to, those that are kept.
+    pub(super) kept_blobs: HashSet<String>,
     /// Tasks that cannot be read, with where they are to be counted no more.
     aside: HashSet<TaskId>,
 }
@@ -94,6 +96,7 @@ impl<'c> Transaction<'c> {
             created: Vec::new(),
             rows: write::BatchRows::default(),
             lessened: BTreeSet::new(),
+            kept_blobs: HashSet::new(),
             aside: HashSet::new(),
         }
     }
@@ -105,6 +108,11 @@ impl<'c> Transaction<'c> {
         let mut tx = Self::new(connection, options);
         tx.set_now(now?);
         Ok(tx)
+    }
+
+    /// Whether all blobs that an operation refers to are kept.
+    pub(super) fn keeps(&self, names: &[BlobName]) -> bool {
+        names.iter().all(|name| self.kept_blobs.contains(&name.to_string()))
     }
 
     /// From now on it is this time.
@@ -211,7 +219,7 @@ impl<'c> Transaction<'c> {
 
     /// As [`Self::commit`]; answers with the journals of some tasks, too.
     pub(super) async fn commit_reading(self, journals: Vec<Uuid>) -> Result<(Rings, write::Journals), Fault> {
-        let Self { connection, options, now, book, beside, tally, created, rows, lessened, aside } = self;
+        let Self { connection, options, now, book, beside, tally, created, rows, lessened, aside, .. } = self;
         let mut writing = write::Writing::new(connection, options, now, tally);
         writing.created(created)?;
         writing.changes(book.into_changes(), &beside)?;

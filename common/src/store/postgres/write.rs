@@ -7,6 +7,7 @@ use futures::TryFutureExt;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::blob::BEGIN_USE;
 use super::connection::Connection;
 use super::fault::Fault;
 use super::pipeline::Pipeline;
@@ -15,7 +16,7 @@ use super::tally::{ADD, COST, Columns, DUPLICATES, KEPT, Place, Tally};
 use super::transaction::Rings;
 use super::value::{Time, integer, token_uuid};
 use crate::clock::Timestamp;
-use crate::id::TaskId;
+use crate::id::{BlobName, TaskId};
 use crate::store::book::{Change, Entry};
 use crate::store::{Hint, StoreOptions};
 use crate::task::{State, StateName};
@@ -76,6 +77,8 @@ pub(super) struct Created {
     pub(super) entry: Entry,
     /// Numbers, times and JSON.
     pub(super) events: Vec<(u64, Timestamp, String)>,
+    /// What these refer to.
+    pub(super) blobs: Vec<BlobName>,
     /// The batch of which a row made it.
     pub(super) batch: Option<String>,
     pub(super) supersede: Option<String>,
@@ -104,6 +107,9 @@ pub(super) struct Writing<'c> {
     lessened: Vec<String>,
     /// Tasks that became ready, and those that are no more.
     ready: BTreeMap<TaskId, Option<Hint>>,
+    /// Tasks, and the blobs that they use from now on.
+    users: Vec<Uuid>,
+    used: Vec<String>,
 }
 
 #[derive(Default)]
@@ -197,6 +203,8 @@ impl<'c> Writing<'c> {
             rows: BatchRows::default(),
             lessened: Vec::new(),
             ready: BTreeMap::new(),
+            users: Vec::new(),
+            used: Vec::new(),
         }
     }
 
@@ -210,7 +218,8 @@ impl<'c> Writing<'c> {
                 _ => order(a).cmp(&order(b)),
             }
         });
-        for Created { entry, events, batch, supersede } in created {
+        for Created { entry, events, blobs, batch, supersede } in created {
+            self.uses(entry.head.id, &blobs);
             let head = &entry.head;
             let id = head.id;
             self.tally.enter(place(&entry, batch.as_deref()));
@@ -243,6 +252,7 @@ impl<'c> Writing<'c> {
     pub(super) fn changes(&mut self, changes: Vec<Change>, beside: &HashMap<TaskId, Beside>) -> Result<(), Fault> {
         for change in changes {
             let hint = change.hint();
+            self.uses(change.after.head.id, &change.blobs());
             let Change { before, after, added } = change;
             let id = after.head.id;
             let (batch, unread) = match beside.get(&id) {
@@ -297,6 +307,13 @@ impl<'c> Writing<'c> {
         self.lessened = lessened.into_iter().collect();
     }
 
+    fn uses(&mut self, task: TaskId, blobs: &[BlobName]) {
+        for name in blobs {
+            self.users.push(task.as_uuid());
+            self.used.push(name.to_string());
+        }
+    }
+
     fn note(&mut self, task: TaskId, hint: Option<Hint>, gone: bool) {
         if hint.is_some() || gone {
             self.ready.insert(task, hint);
@@ -314,7 +331,21 @@ impl<'c> Writing<'c> {
 
     /// Sends everything, the commit last, and waits once. Answers with what is to be rung, and the journals asked for.
     pub(super) async fn commit(self, journals: Vec<Uuid>) -> Result<(Rings, Journals), Fault> {
-        let Self { connection, options, now, tally, inserts, updates, events, aside, rows, lessened, ready } = self;
+        let Self {
+            connection,
+            options,
+            now,
+            tally,
+            inserts,
+            updates,
+            events,
+            aside,
+            rows,
+            lessened,
+            ready,
+            users,
+            used,
+        } = self;
         let queues = ready.values().flatten().map(|hint| hint.queue.clone()).collect();
         let mut read = Vec::new();
         let mut pipeline = Pipeline::default();
@@ -327,6 +358,10 @@ impl<'c> Writing<'c> {
         for Events { tasks, seqs, ats, json, .. } in events {
             let insert = async move { connection.execute(EVENTS, &[&tasks, &seqs, &ats, &json]).await };
             pipeline.send(insert.map_ok(drop)).await;
+        }
+        if !users.is_empty() {
+            let begin = async move { connection.execute(BEGIN_USE, &[&users, &used]).await };
+            pipeline.send(begin.map_ok(drop)).await;
         }
         if !aside.is_empty() {
             let update = async move { connection.execute(ASIDE, &[&aside, &Time(now)]).await };

@@ -212,6 +212,9 @@ pub(super) fn write(
     let keep = record.lease.is_some() && before.entry.lease.map(|l| l.token) == record.lease.map(|l| l.token);
     let events: Vec<_> = change.added.iter().map(|(recorded, event)| element(recorded.at, event)).collect();
     unit.write(task, &record, keep, &events);
+    for name in change.blobs() {
+        unit.use_blob(task, &name);
+    }
 
     let batch = stored.extra.batch.as_ref().map(AsRef::as_ref);
     let (from, to) = (Place::of(&before.entry, before.record().at), Place::of(after, record.at));
@@ -284,6 +287,7 @@ pub(super) fn set_aside(unit: &mut Unit, unreadable: &Unreadable, stamp: Stamp, 
 /// Removes a done task with all that belongs to it.
 pub(super) fn remove(unit: &mut Unit, task: TaskId, record: &Record, manner: Manner) {
     unit.expect(task, record.stamp, false);
+    unit.quit_blobs(task);
     for letter in *b"thiuc" {
         unit.command("UNLINK", keys::of(letter, task), []);
     }

@@ -3,14 +3,14 @@
 -- anything of a unit is written, for Lua has no rollback.
 --
 -- ARGV: time, channel, then the units. A unit begins with a header that counts its
--- arguments, checks, absent keys, depths, births, writes and operations (see
+-- arguments, checks, absent keys, blobs, depths, births, writes and operations (see
 -- unit.rs). Answers with the time, one number a unit (1 done, 0 stale, 2 the lease
--- is over, 3 a queue would be too deep), and what retention counts if a task ended.
+-- is over, 3 a queue would be too deep, 4 a blob is not kept), and what retention counts if a task ended.
 local now = time()
 local results, touched = {}, {}
 local removes, adds, order = {}, {}, {}
 local sums, sum_order, costs = {}, {}, {}
-local rows = {}
+local rows, quits = {}, {}
 local depth_added = {}
 local ended = false
 
@@ -23,7 +23,7 @@ end
 
 -- Whether a unit may be written; each check is the id, and the stamp that is
 -- expected (none: there is no such task), and L if its lease must hold now.
-local function check(i, checks, keys, depths, births, ops)
+local function check(i, checks, keys, blobs, depths, births, ops)
   for _ = 1, checks do
     local what = ARGV[i]
     local id = sub(what, 1, 16)
@@ -45,6 +45,10 @@ local function check(i, checks, keys, depths, births, ops)
     if touched[ARGV[n]] then return 0 end
   end
   i = i + keys
+  for n = i, i + blobs - 1 do
+    if call('HGET', K .. 'blobs', content(ARGV[n])) ~= ARGV[n] then return 4 end
+  end
+  i = i + blobs
   for _ = 1, depths do
     if depth(ARGV[i]) + tonumber(ARGV[i + 1]) > tonumber(ARGV[i + 2]) then return 3 end
     i = i + 3
@@ -70,6 +74,8 @@ local function gather(command, key, i, n)
     costs[#costs + 1] = {key, ARGV[i], ARGV[i + 1]}
   elseif command == 'ROW' then
     rows[#rows + 1] = {key, ARGV[i], ARGV[i + 1]}
+  elseif command == 'QUIT' then
+    quits[#quits + 1] = key
   elseif command == 'LREM' then
     removes[#removes + 1] = {command, key, {'1', ARGV[i]}}
   else
@@ -89,15 +95,15 @@ end
 local i = 3
 local last = #ARGV
 while i <= last do
-  local length, checks, keys, depths, births, writes, ops = unpack('>I4I4I4I4I4I4I4', ARGV[i])
-  local result = check(i + 1, checks, keys, depths, births, ops)
+  local length, checks, keys, blobs, depths, births, writes, ops = unpack('>I4I4I4I4I4I4I4I4', ARGV[i])
+  local result = check(i + 1, checks, keys, blobs, depths, births, ops)
   results[#results + 1] = result
   if result == 1 then
     local a = i + 1
     for n = a, a + checks - 1 do touched[sub(ARGV[n], 1, 16)] = true end
     a = a + checks
     for n = a, a + keys - 1 do touched[ARGV[n]] = true end
-    a = a + keys
+    a = a + keys + blobs
     for _ = 1, depths do
       depth_added[ARGV[a]] = (depth_added[ARGV[a]] or 0) + tonumber(ARGV[a + 1])
       a = a + 3
@@ -143,6 +149,14 @@ for _, op in ipairs(adds) do
   if op[1] == 'ZADD' and sub(op[2], 1, 2) == 'q:' and call('ZCARD', K .. op[2]) <= added then
     rung[#rung + 1] = sub(op[2], 3)
   end
+end
+for _, id in ipairs(quits) do
+  -- After all additions: another task of the group may begin to use what this one leaves.
+  for _, name in ipairs(call('SMEMBERS', K .. 'w' .. id)) do
+    call('SREM', K .. 'U:' .. name, id)
+    if call('EXISTS', K .. 'U:' .. name) == 0 then call('ZADD', K .. 'unused', text(now), name) end
+  end
+  call('UNLINK', K .. 'w' .. id)
 end
 for _, key in ipairs(sum_order) do
   for field, by in pairs(sums[key]) do count(K .. key, field, by) end

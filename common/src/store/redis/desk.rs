@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::RedisStore;
+use super::blob;
 use super::change::{self, Manner};
 use super::group::{Committed, Kept};
 use super::record::Stamp;
@@ -141,6 +142,9 @@ impl RedisStore {
                 self.remember(written);
                 self.ring_for(&changes);
                 return Ok(Outcomes { answer, kept: committed.kept });
+            }
+            if committed.outcome == Outcome::Gone {
+                return Err(blob::gone().into());
             }
             (cached, desk) = (false, Desk::new());
         }

@@ -39,6 +39,8 @@ pub(super) struct Agenda {
     pub(super) batch: Option<(String, Timestamp)>,
     /// Tasks whose elders are to be cancelled still.
     notes: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Since when the oldest unused blob has been that.
+    pub(super) unused: Option<Timestamp>,
 }
 
 impl RedisStore {
@@ -76,6 +78,7 @@ impl RedisStore {
             let look_again = self.forget_batch(&agendas, Duration::from_millis(age), room).await?;
             next = [next, look_again].into_iter().flatten().min();
         }
+        next = [next, self.remove_unused(&agendas).await?].into_iter().flatten().min();
         answer.next = next;
         Ok(answer)
     }
@@ -108,6 +111,7 @@ impl RedisStore {
             while !notes.is_empty() {
                 agenda.notes.push((notes.bytes(), notes.bytes()));
             }
+            agenda.unused = reply.integer().ok().map(Timestamp::from_millis);
             Ok::<_, StoreError>(agenda)
         });
         try_join_all(looks).await

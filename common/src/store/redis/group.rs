@@ -143,6 +143,7 @@ fn outcome(value: &Value) -> Result<Outcome, StoreError> {
         1 => Outcome::Done,
         2 => Outcome::Expired,
         3 => Outcome::Full,
+        4 => Outcome::Gone,
         _ => Outcome::Stale,
     })
 }

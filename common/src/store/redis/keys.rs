@@ -12,6 +12,10 @@
 //! | `due` | zset: timers and leases by time |
 //! | `open`, `done`, `failed`, `ask` | zsets, by id: unfinished tasks; succeeded; cancelled and dead; those that ask a person |
 //! | `f`, `d` | lists: finished tasks and dead letters in the order in which they finished, for retention |
+//! | `blobs` | hash: the names of kept blobs by house and content |
+//! | `B:`NAME, `U:`NAME | the bytes of a blob; set: the tasks that use it |
+//! | `w`ID | set: the blobs that a task uses |
+//! | `unused`, `condemned` | zset: blobs that no task uses, by time; set: those to be removed elsewhere |
 //! | `n` | hash: how many tasks of a queue are in a state, and what retention counts |
 //! | `keys` | hash: idempotency keys by their digest |
 //! | `outbox` | zset: hints that the broker may not have |
@@ -83,7 +87,8 @@ impl Keys {
         usize::from(u16::from_le_bytes([first, second])) % self.count()
     }
 
-    fn of_shard(&self, shard: Shard) -> usize {
+    /// The partition of a shard.
+    pub(super) fn of_shard(&self, shard: Shard) -> usize {
         usize::from(shard.number()) % self.count()
     }
 }

@@ -14,6 +14,9 @@ end
 
 local function text(number) return string.format('%.0f', number) end
 
+-- What the name of a blob says of its house and its content: unique among those that are kept.
+local function content(name) return sub(name, 1, 1) .. sub(name, 23) end
+
 -- Calls a command with a list of arguments, in pieces; the sum of its answers.
 local function many(command, key, list)
   local sum = 0

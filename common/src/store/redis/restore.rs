@@ -9,7 +9,7 @@ use super::change;
 use super::keys::{group_digest, key_digest};
 use super::record::Extra;
 use super::unit::{Outcome, Unit, element};
-use crate::id::{BatchId, TaskId};
+use crate::id::{BatchId, BlobName, TaskId};
 use crate::store::book::Entry;
 use crate::store::intake::{self, Moved};
 use crate::store::{Hint, StoreError, Transcript, ledger};
@@ -23,6 +23,7 @@ struct Restored {
     entry: Entry,
     extra: Extra,
     events: Vec<Vec<u8>>,
+    blobs: Vec<BlobName>,
     line: Option<u64>,
 }
 
@@ -123,6 +124,9 @@ impl RedisStore {
                 unit.expect_no_key(key);
             }
             change::bear(unit, &restored.entry, &restored.extra, self.stamp(), &restored.events, manner);
+            for name in &restored.blobs {
+                unit.use_blob(*task, name);
+            }
             if let (Some(batch), Some(line)) = (&restored.extra.batch, restored.line) {
                 unit.row(batch, line, *task, false);
             }
@@ -153,7 +157,8 @@ impl RedisStore {
             bytes += event.len() as u64;
             events.push(element(recorded.at, &event));
         }
-        Ok(Restored { entry: Entry::open(head, bytes), extra, events, line: task.line })
+        let line = task.line;
+        Ok(Restored { entry: Entry::open(head, bytes), extra, events, blobs: moved.blobs.clone(), line })
     }
 
     fn hint_at(&self, tasks: &HashMap<TaskId, Restored>, created: &HashSet<TaskId>) {

@@ -52,6 +52,10 @@ scripts! {
     UNSENT = "unsent.lua";
     /// Forgets hints.
     SENT = "sent.lua";
+    /// Keeps a blob.
+    KEEP_BLOB = "keep_blob.lua";
+    /// Removes blobs that nobody uses.
+    UNUSED = "unused.lua";
 }
 
 /// Arguments one behind the other: cheap to build, to keep and to pass on.

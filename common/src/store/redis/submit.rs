@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use futures::future::try_join_all;
 
 use super::RedisStore;
+use super::blob;
 use super::change::{self, Manner};
 use super::desk::Desk;
 use super::keys::{self, group_digest, key_digest};
@@ -59,6 +60,8 @@ impl RedisStore {
             return Ok(Vec::new());
         }
         self.know_batches(&candidates).await?;
+        let blobs: Vec<_> = candidates.iter().flat_map(|one| one.accepted.blobs.iter().cloned()).collect();
+        self.expect_blobs(&blobs).await?;
         let spread =
             candidates.iter().any(|one| one.partition != candidates.first().map_or(0, |first| first.partition));
         // What would be refused if it were new is looked for first, too.
@@ -85,6 +88,7 @@ impl RedisStore {
                         stale.push(partition);
                     }
                     Outcome::Full => return Err(self.full(&candidates, &verdicts).await),
+                    Outcome::Gone => return Err(blob::gone()),
                     Outcome::Stale | Outcome::Expired => stale.push(partition),
                 }
             }
@@ -303,6 +307,9 @@ impl RedisStore {
                 let extra = Extra { key: one.key, group: one.group, batch, family, snapshot: 0 };
                 let entry = Entry::open(head, one.accepted.event.len() as u64);
                 change::bear(unit, &entry, &extra, self.stamp(), &[event], manner);
+                for name in &one.accepted.blobs {
+                    unit.use_blob(id, name);
+                }
                 if let Some(group) = &one.group {
                     let note = [group.as_slice(), &millis(manner.now).to_be_bytes()].concat();
                     unit.command("HSET", b"notes".to_vec(), [id.as_uuid().as_bytes().to_vec(), note]);

@@ -7,13 +7,14 @@ use super::keys;
 use super::record::{Record, ShortDigest, Stamp};
 use super::scripts::Args;
 use crate::clock::Timestamp;
-use crate::id::{BatchId, TaskId};
+use crate::id::{BatchId, BlobName, TaskId};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Unit {
     checks: Args,
     keys: Args,
+    blobs: Args,
     depths: Args,
     births: Args,
     writes: Args,
@@ -42,6 +43,8 @@ pub(super) enum Outcome {
     Expired,
     /// A queue would be too deep: nothing was written.
     Full,
+    /// It refers to a blob that is not kept: nothing was written.
+    Gone,
 }
 
 /// An event as it stands in a journal: the time in milliseconds, then the event as JSON.
@@ -72,6 +75,20 @@ impl Unit {
     /// No task may have this idempotency key.
     pub(super) fn expect_no_key(&mut self, key: &ShortDigest) {
         self.keys.push(key);
+    }
+
+    /// The task uses a blob from now on, which must be kept.
+    pub(super) fn use_blob(&mut self, task: TaskId, name: &BlobName) {
+        let name = name.to_string();
+        self.blobs.push(&name);
+        self.command("ZREM", b"unused".to_vec(), [name.clone().into_bytes()]);
+        self.command("SADD", keys::named("U", &name), [task.as_uuid().as_bytes().to_vec()]);
+        self.command("SADD", keys::of(b'w', task), [name.into_bytes()]);
+    }
+
+    /// The task goes: it uses no blob any more.
+    pub(super) fn quit_blobs(&mut self, task: TaskId) {
+        self.command("QUIT", task.as_uuid().as_bytes().to_vec(), []);
     }
 
     /// With `new` more, no more than `limit` tasks of the queue may be ready or scheduled in this partition.
@@ -172,10 +189,11 @@ impl Unit {
             operations.number(by);
             count += 1;
         }
-        let parts = [&self.checks, &self.keys, &self.depths, &self.births, &self.writes, &operations];
+        let parts = [&self.checks, &self.keys, &self.blobs, &self.depths, &self.births, &self.writes, &operations];
         let length = 1 + parts.iter().map(|part| part.len()).sum::<usize>();
-        let mut header = Vec::with_capacity(28);
-        for part in [length, self.checks.len(), self.keys.len(), self.depths.len() / 3, self.births.len() / 3] {
+        let mut header = Vec::with_capacity(32);
+        let (depths, births) = (self.depths.len() / 3, self.births.len() / 3);
+        for part in [length, self.checks.len(), self.keys.len(), self.blobs.len(), depths, births] {
             header.extend(number(part));
         }
         header.extend(self.write_count.to_be_bytes());
@@ -209,7 +227,7 @@ mod tests {
         unit.count(b"n", b"1q".to_vec(), 1);
         unit.count(b"n", b"0q".to_vec(), 0);
         let args = unit.encode();
-        let header: Vec<u8> = [15_u32, 1, 0, 0, 0, 0, 2].into_iter().flat_map(u32::to_be_bytes).collect();
+        let header: Vec<u8> = [15_u32, 1, 0, 0, 0, 0, 0, 2].into_iter().flat_map(u32::to_be_bytes).collect();
         let all: Vec<&[u8]> = args.iter().collect();
         assert_eq!(all.first(), Some(&header.as_slice()));
         assert_eq!(all.len(), 15, "the header says how many arguments the unit has");

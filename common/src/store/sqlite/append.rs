@@ -21,6 +21,7 @@ pub(super) fn append(
     entries.load(append.task, reach)?;
     let recorded = match entries.perform(|book| book.append(append, encoded))? {
         AppendAnswer::Added(recorded) => {
+            entries.expect_blobs(&encoded.blobs)?;
             entries.write()?;
             recorded
         }

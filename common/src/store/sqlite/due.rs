@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use rusqlite::{OptionalExtension, params};
 
-use super::batch;
 use super::connection::Stop;
 use super::entries::{Entries, Reach};
 use super::row::{Found, integer};
 use super::tally::Class;
 use super::transaction::Transaction;
+use super::{batch, blob};
 use crate::clock::Timestamp;
 use crate::id::TaskId;
 use crate::store::book::DueAnswer;
@@ -50,6 +50,8 @@ pub(super) fn due(tx: &mut Transaction<'_>, limit: usize) -> Result<Due, Stop<St
         let (_, look_again) = batch::forget(tx, Duration::from_millis(age), room)?;
         next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
     }
+    let look_again = blob::remove_unused(tx)?;
+    next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
     due.next = next.map(Timestamp::from_millis);
     Ok(due)
 }

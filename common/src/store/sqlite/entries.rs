@@ -5,13 +5,14 @@ use std::collections::HashMap;
 
 use rusqlite::params;
 
+use super::blob;
 use super::connection::{Stop, unencodable};
 use super::row::{Found, Place, Stored, encode_head, integer, read_events};
 use super::transaction::Transaction;
 use crate::clock::Timestamp;
-use crate::id::TaskId;
+use crate::id::{BlobName, TaskId};
 use crate::store::book::{self, Book, Change, Entry, Known, Needs};
-use crate::store::{SignalError, Signalled};
+use crate::store::{SignalError, Signalled, StoreError};
 use crate::task::{Signal, State};
 
 /// How much of a task is read.
@@ -103,6 +104,11 @@ impl<'t, 'c> Entries<'t, 'c> {
         }
     }
 
+    /// Refuses what refers to a blob that is not kept, before anything is written.
+    pub(super) fn expect_blobs<E: From<StoreError>>(&self, names: &[BlobName]) -> Result<(), Stop<E>> {
+        blob::expect(self.tx, names)
+    }
+
     /// Writes what has changed.
     pub(super) fn write(self) -> rusqlite::Result<()> {
         let Self { tx, book, places } = self;
@@ -124,6 +130,7 @@ impl Transaction<'_> {
         for (recorded, event) in added {
             self.insert_event(&id, recorded.seq, recorded.at, event)?;
         }
+        blob::begin_use(self, &id, &change.blobs())?;
         let kept = self.keep(&id, place, change)?;
         let last = after.last_append;
         let indexed = |entry: &Entry| {

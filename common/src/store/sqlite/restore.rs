@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::blob;
 use super::connection::{Stop, unencodable};
 use super::submit::{check_depth, find_key, note_row};
 use super::transaction::{NewTask, Transaction};
@@ -36,6 +37,7 @@ pub(super) fn restore(tx: &mut Transaction<'_>, moved: &[Moved]) -> Result<Vec<b
         tx.insert(&NewTask {
             entry: &entry,
             journal: &journal,
+            blobs: &moved.blobs,
             batch: row.map(|(_, batch)| batch.as_str()),
             supersede: submitted.supersede.as_ref().map(AsRef::as_ref),
         })?;
@@ -57,6 +59,7 @@ fn judge<'a>(tx: &Transaction<'_>, moved: &'a [Moved]) -> Result<(Vec<New<'a>>, 
         let known = !ids.insert(moved.id) || tx.is_unfinished(&moved.id.to_string())?.is_some();
         answers.push(!known);
         let Some(submitted) = moved.submitted().filter(|_| !known) else { continue };
+        blob::expect(tx, &moved.blobs)?;
         if let Some(key) = &submitted.key {
             let here = find_key(tx, &submitted.pipeline, key)?.map(|(id, _)| id);
             if let Some(other) = here.or(keys.insert((&submitted.pipeline, key), moved.id)) {

@@ -16,7 +16,7 @@ use crate::store::StoreError;
 const APPLICATION_ID: i32 = 0x544D_5354;
 
 /// One entry a version; never changed once released, only added to.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3];
 
 const VERSION_1: &str = r"
 -- A task. `head` is the truth for a reader; the other columns are what indexes and filters need of it.
@@ -152,6 +152,31 @@ CREATE TABLE outbox (
     since    INTEGER NOT NULL       -- when it was noted, or last given to a relay
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX outbox_since ON outbox (since);
+";
+
+const VERSION_3: &str = r"
+-- Large values that events refer to by name.
+CREATE TABLE blobs (
+    name         TEXT PRIMARY KEY,
+    digest       TEXT NOT NULL,     -- BLAKE3 of the value's JSON
+    elsewhere    INTEGER NOT NULL,  -- its bytes are in a folder or a bucket, not in blob_data
+    unused_since INTEGER,           -- while no task uses it
+    condemned    INTEGER NOT NULL   -- it is to be removed from that folder or bucket
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX blobs_content ON blobs (digest, elsewhere) WHERE condemned = 0;
+CREATE INDEX blobs_unused ON blobs (unused_since) WHERE unused_since IS NOT NULL AND condemned = 0;
+CREATE INDEX blobs_condemned ON blobs (name) WHERE condemned = 1;
+-- Apart from the rest, which changes: the JSON, compressed with zstd.
+CREATE TABLE blob_data (
+    name TEXT PRIMARY KEY,
+    data BLOB NOT NULL
+) STRICT;
+CREATE TABLE blob_users (
+    task TEXT NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (task, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX blob_users_name ON blob_users (name);
 ";
 
 /// Brings the file to the version that this program knows, or refuses it.

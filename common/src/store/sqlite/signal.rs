@@ -4,6 +4,7 @@ use super::connection::Stop;
 use super::entries::{Entries, Reach};
 use super::transaction::Transaction;
 use crate::id::TaskId;
+use crate::journal::Reference;
 use crate::store::{SignalError, Signalled};
 use crate::task::Signal;
 
@@ -12,6 +13,7 @@ pub(super) fn signal(tx: &mut Transaction<'_>, task: TaskId, signal: &Signal) ->
     let mut entries = Entries::open(tx);
     entries.load(task, Reach::Family)?;
     let signalled = entries.perform(|book| book.signal(task, signal))?;
+    entries.expect_blobs(&Reference::in_signal(signal))?;
     entries.write()?;
     Ok(signalled)
 }

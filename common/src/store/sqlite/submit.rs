@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use rusqlite::{OptionalExtension, params};
 
+use super::blob;
 use super::connection::Stop;
 use super::entries::{Entries, Reach};
 use super::transaction::{NewTask, Transaction};
@@ -42,6 +43,7 @@ pub(super) fn submit(tx: &mut Transaction<'_>, prepared: &[Accepted]) -> Result<
                 tx.insert(&NewTask {
                     entry: &entry,
                     journal: &[(1, tx.now, event)],
+                    blobs: &submission.blobs,
                     batch: submission.task.line.and(submission.task.batch.as_ref()).map(AsRef::as_ref),
                     supersede: submission.task.supersede.as_ref().map(AsRef::as_ref),
                 })?;
@@ -86,6 +88,7 @@ fn judge(tx: &Transaction<'_>, prepared: &[Accepted]) -> Result<Vec<Verdict>, St
             },
         };
         if let Verdict::New = verdict {
+            blob::expect(tx, &submission.blobs)?;
             if let Some(parent) = &task.parent
                 && !by_id.contains_key(&parent.task)
             {

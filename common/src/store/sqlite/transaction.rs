@@ -3,11 +3,12 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::blob;
 use super::entries::{Entries, ended};
 use super::row::{COLUMNS, Found, Place, Unreadable, encode_head, integer, read_events, stored};
 use super::tally::{self, Tally};
 use crate::clock::Timestamp;
-use crate::id::TaskId;
+use crate::id::{BlobName, TaskId};
 use crate::journal::Recorded;
 use crate::store::book::{Change, Entry};
 use crate::store::{Hint, StoreOptions, ledger};
@@ -37,6 +38,8 @@ pub(super) struct NewTask<'a> {
     pub(super) entry: &'a Entry,
     /// The number, time and JSON of each event.
     pub(super) journal: &'a [(u64, Timestamp, &'a str)],
+    /// What its events refer to.
+    pub(super) blobs: &'a [BlobName],
     /// The batch of which a row made it.
     pub(super) batch: Option<&'a str>,
     /// The group of which only the newest is wanted.
@@ -84,7 +87,7 @@ impl<'c> Transaction<'c> {
 
     /// Adds a task.
     pub(super) fn insert(&mut self, new: &NewTask<'_>) -> rusqlite::Result<()> {
-        let NewTask { entry, journal, batch, supersede } = *new;
+        let NewTask { entry, journal, blobs, batch, supersede } = *new;
         let head = &entry.head;
         let id = head.id.to_string();
         let (finished_at, dead_reason) = ended(&head.state);
@@ -119,6 +122,7 @@ impl<'c> Transaction<'c> {
         for (seq, at, event) in journal {
             self.insert_event(&id, *seq, *at, event)?;
         }
+        blob::begin_use(self, &id, blobs)?;
         let (state, journal_bytes) = (head.state.name(), entry.journal_bytes);
         self.tally.enter(tally::Place { queue: head.queue.as_str(), batch, state, journal_bytes });
         if let Some(batch) = batch {
@@ -243,6 +247,7 @@ impl<'c> Transaction<'c> {
             .query_row([n], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?;
         self.db.prepare_cached("DELETE FROM journal WHERE task = ?1")?.execute([&id])?;
         self.db.prepare_cached("DELETE FROM inbox WHERE task = ?1")?.execute([&id])?;
+        blob::end_use(self, &id)?;
         self.db.prepare_cached("DELETE FROM tasks WHERE n = ?1")?.execute([n])?;
         if let Ok(state) = state.parse() {
             let journal_bytes = u64::try_from(bytes).unwrap_or(0);

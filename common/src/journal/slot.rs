@@ -1,0 +1,144 @@
+//! Where an event carries what a user, a model or a tool made: its slots. One
+//! list of them, for all who must look at values without knowing the events.
+//! A slot holds a whole value; what lies within it is nobody's business here.
+
+use serde_json::Value;
+
+use super::event::Event;
+use super::record::{ApprovalDecision, CallResult, ModelCall, RequestHead, StepOutcome};
+use crate::failure::Failure;
+use crate::task::Signal;
+
+/// A place in an event.
+#[derive(Debug, PartialEq)]
+pub enum Slot<'a> {
+    /// For any JSON.
+    Value(&'a Value),
+    /// For a text of any length.
+    Text(&'a str),
+}
+
+/// A place in an event, to be changed.
+#[derive(Debug, PartialEq)]
+pub enum SlotMut<'a> {
+    /// For any JSON.
+    Value(&'a mut Value),
+    /// For a text of any length.
+    Text(&'a mut String),
+}
+
+/// One list for both kinds of visit, so that they cannot differ.
+macro_rules! visits {
+    ($visit:ident, $slot:ident, $iter:ident, $values:ident $(, $mut:tt)?) => {
+        impl Event {
+            /// Visits every slot, in an order that stays the same.
+            pub fn $visit(&$($mut)? self, visit: &mut dyn FnMut($slot<'_>)) {
+                match self {
+                    Self::Submitted(submitted) => visit($slot::Value(&$($mut)? submitted.input)),
+                    Self::Succeeded { output } => visit($slot::Value(output)),
+                    Self::StepRetrying { error, .. } | Self::OutcomeUnknown { error, .. } => error.$visit(visit),
+                    Self::Replayed { input, .. } => {
+                        if let Some(input) = input {
+                            visit($slot::Value(input));
+                        }
+                    }
+                    Self::Expanded { items, .. } => {
+                        for item in items.$iter() {
+                            visit($slot::Value(item));
+                        }
+                    }
+                    Self::StepFinished { outcome, .. } => match outcome {
+                        StepOutcome::Succeeded { output } => visit($slot::Value(output)),
+                        StepOutcome::Failed { error } => error.$visit(visit),
+                        StepOutcome::Skipped => {}
+                    },
+                    Self::AgentStarted { head, prompt, .. } => {
+                        let RequestHead { system, tools, output_schema, options, .. } = &$($mut)? **head;
+                        visit($slot::Text(system));
+                        for tool in tools.$iter() {
+                            visit($slot::Value(tool));
+                        }
+                        if let Some(schema) = output_schema {
+                            visit($slot::Value(schema));
+                        }
+                        for option in options.$values() {
+                            visit($slot::Value(option));
+                        }
+                        visit($slot::Text(prompt));
+                    }
+                    Self::TurnFinished { call, .. } => {
+                        let ModelCall { content, .. } = &$($mut)? **call;
+                        for block in content.$iter() {
+                            visit($slot::Value(block));
+                        }
+                    }
+                    Self::Prompted { text, .. } => visit($slot::Text(text)),
+                    Self::CallIntended { call, .. } => visit($slot::Value(&$($mut)? call.arguments)),
+                    Self::CallFinished { result, .. } => result.$visit(visit),
+                    Self::OutcomeResolved { happened, .. } => {
+                        if let Some(happened) = happened {
+                            visit($slot::Value(happened));
+                        }
+                    }
+                    Self::ApprovalRequested { show, .. } => visit($slot::Value(show)),
+                    Self::ApprovalDecided { decision, .. } => decision.$visit(visit),
+                    Self::ChildFinished { result, .. } => visit($slot::Value(result)),
+                    // What a task died of stands in its head too, which is read without its journal.
+                    Self::Died { .. }
+                    | Self::Leased { .. }
+                    | Self::Released { .. }
+                    | Self::LeaseExpired { .. }
+                    | Self::Parked { .. }
+                    | Self::Woken { .. }
+                    | Self::CancelRequested { .. }
+                    | Self::Cancelled { .. }
+                    | Self::StepStarted { .. }
+                    | Self::SleepStarted { .. }
+                    | Self::ApprovalExpired { .. }
+                    | Self::ChildSubmitted { .. } => {}
+                }
+            }
+        }
+
+        impl Signal {
+            /// Visits every slot, in an order that stays the same.
+            pub fn $visit(&$($mut)? self, visit: &mut dyn FnMut($slot<'_>)) {
+                match self {
+                    Self::Decide { decision, .. } => decision.$visit(visit),
+                    Self::Resolve { happened: Some(value), .. }
+                    | Self::ChildFinished { result: value, .. }
+                    | Self::Replay { input: Some(value), .. } => visit($slot::Value(value)),
+                    Self::Resolve { .. } | Self::Replay { .. } | Self::Cancel { .. } | Self::Wake => {}
+                }
+            }
+        }
+
+        impl ApprovalDecision {
+            fn $visit(&$($mut)? self, visit: &mut dyn FnMut($slot<'_>)) {
+                if let Some(edits) = &$($mut)? self.edits {
+                    visit($slot::Value(edits));
+                }
+            }
+        }
+
+        impl Failure {
+            fn $visit(&$($mut)? self, visit: &mut dyn FnMut($slot<'_>)) {
+                if let Some(detail) = &$($mut)? self.detail {
+                    visit($slot::Value(detail));
+                }
+            }
+        }
+
+        impl CallResult {
+            fn $visit(&$($mut)? self, visit: &mut dyn FnMut($slot<'_>)) {
+                match self {
+                    Self::Done { content, .. } => visit($slot::Value(content)),
+                    Self::Failed { error } => error.$visit(visit),
+                }
+            }
+        }
+    };
+}
+
+visits!(slots, Slot, iter, values);
+visits!(slots_mut, SlotMut, iter_mut, values_mut, mut);
