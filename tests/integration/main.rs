@@ -17,6 +17,7 @@ mod conformance_sqlite;
 mod crash;
 mod crash_mcp;
 mod decide;
+mod differential;
 mod faults;
 mod models;
 mod pipelines;

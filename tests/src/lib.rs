@@ -4,9 +4,11 @@
 
 pub mod binary;
 pub mod conformance;
+pub mod differential;
 pub mod drive;
 pub mod fakes;
 pub mod faults;
 pub mod fixtures;
+pub mod invariants;
 pub mod project;
 pub mod servers;
