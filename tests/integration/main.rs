@@ -8,6 +8,7 @@ mod api;
 mod approvals;
 mod bad_input;
 mod batches;
+mod chaos;
 mod cli;
 mod conformance_postgres;
 mod conformance_rabbitmq;

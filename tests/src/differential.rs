@@ -12,7 +12,9 @@
 //!   ready, and compared as a set. Within one queue the order is compared.
 //! - Of what is due at the same time any may come first: no two timers and leases end at the
 //!   same time, and `due` is called until nothing is due. What it says of the next time is compared no more than that.
-//! - Which hints a doorbell hears in what order: they are compared as a set at the end.
+//! - Which hints a doorbell hears in what order: they are compared as a set at the end, by task.
+//! - An append that is repeated after a newer one of the same task may get its old answer or a refusal: histories
+//!   repeat the newest.
 //! - A queue without tasks may be listed or not. What a refusal says may differ, that it is one may not.
 //! - What retention by count and by bytes removes of tasks that ended in the same millisecond: histories have
 //!   retention by age.
@@ -43,9 +45,14 @@ const PARALLEL: usize = 4;
 /// How long a history that shows a difference is made shorter.
 const SHRINKING: Duration = Duration::from_secs(60);
 
-/// The stores that are compared: a name, and what gives an empty place. The first one is what the others are
-/// compared with.
-const STORES: &[(&str, fn() -> Place)] = &[
+/// A store by its name, and what gives an empty place.
+type Store = (&'static str, fn() -> Place);
+
+/// Requests of the shortest history that are shown, the last ones.
+const SHOWN: usize = 60;
+
+/// The stores that are compared. The first one is what the others are compared with.
+const STORES: &[Store] = &[
     ("sqlite", side::sqlite),
     ("redis", side::redis),
     ("redis with 4 partitions", side::redis_with_partitions),
@@ -91,7 +98,7 @@ pub async fn compare(seeds: Vec<u64>) -> Result<()> {
 async fn compare_seed(seed: u64) -> Result<BTreeMap<&'static str, usize>> {
     let chance: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(seed));
     let operations: Vec<u64> = (0..LENGTH).map(|_| u64::from_le_bytes(chance.bytes())).collect();
-    match play(seed, &operations).await.with_context(|| format!("seed {seed}"))? {
+    match play(STORES, seed, &operations).await.with_context(|| format!("seed {seed}"))? {
         Ok(counts) => Ok(counts),
         Err(difference) => {
             let shortest = shrink::shrink(seed, operations, difference, SHRINKING).await?;
@@ -102,7 +109,7 @@ async fn compare_seed(seed: u64) -> Result<BTreeMap<&'static str, usize>> {
                 shortest.first.operation,
                 shortest.first.said,
                 shortest.operations,
-                shortest.difference.trace.join("\n"),
+                shortest.difference.trace[shortest.difference.trace.len().saturating_sub(SHOWN)..].join("\n"),
                 shortest.difference.said,
             )
         }
@@ -110,8 +117,12 @@ async fn compare_seed(seed: u64) -> Result<BTreeMap<&'static str, usize>> {
 }
 
 /// Plays operations on empty places: how many there were of each kind, or where two stores differ.
-async fn play(seed: u64, operations: &[u64]) -> Result<Result<BTreeMap<&'static str, usize>, Box<Difference>>> {
-    History::open(STORES, setting(seed)).await?.play(operations).await
+async fn play(
+    stores: &[Store],
+    seed: u64,
+    operations: &[u64],
+) -> Result<Result<BTreeMap<&'static str, usize>, Box<Difference>>> {
+    History::open(stores, setting(seed)).await?.play(operations).await
 }
 
 /// What a seed says of the stores: with or without a broker, with or without retention.

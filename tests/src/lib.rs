@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc, missing_docs)]
 
 pub mod binary;
+pub mod chaos;
 pub mod conformance;
 pub mod differential;
 pub mod drive;

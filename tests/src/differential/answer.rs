@@ -81,6 +81,30 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// For people: a line for each thing that is in it.
+    pub(super) fn lines(&self) -> Vec<String> {
+        fn each<T: std::fmt::Debug>(all: &[T]) -> Vec<String> {
+            all.iter().map(|one| format!("{one:?}")).collect()
+        }
+        match self {
+            Self::Receipts(all) => each(all),
+            Self::Claims(all) => each(all),
+            Self::Recorded(all) => each(all),
+            Self::Queues(all) => each(all),
+            Self::Definitions(all) => each(all),
+            Self::Rows(all) => each(all),
+            Self::Hints(all) => each(all),
+            Self::Page(page) => {
+                let mut lines = each(&page.tasks);
+                lines.push(format!("{:?}", page.next));
+                lines
+            }
+            other => vec![format!("{other:?}")],
+        }
+    }
+}
+
 /// Those that have tasks or are paused.
 pub(super) fn queues(queues: Vec<Queue>) -> Answer {
     let depths = queues.into_iter().map(|queue| QueueDepth {
@@ -102,8 +126,10 @@ pub(super) fn batch(status: Option<BatchStatus>) -> Answer {
     }))
 }
 
-pub(super) fn hints(mut hints: Vec<Hint>) -> Answer {
-    hints.sort_by_key(|hint| (hint.task, hint.version));
+/// By task. The number of the event is left out: a store may name a newer one than that which made the task ready.
+pub(super) fn hints(hints: &[Hint]) -> Answer {
+    let mut hints: Vec<Hint> = hints.iter().map(|hint| Hint { version: 0, ..hint.clone() }).collect();
+    hints.sort_by_key(|hint| hint.task);
     Answer::Hints(hints)
 }
 

@@ -23,6 +23,7 @@ use super::side::{Place, Setting, Side};
 
 /// Characters of an answer that a trace and a difference show.
 const SHOWN: usize = 2_000;
+const SHOWN_LINES: usize = 6;
 const SHOWN_IN_TRACE: usize = 300;
 
 /// Where two stores differ.
@@ -30,8 +31,12 @@ const SHOWN_IN_TRACE: usize = 300;
 pub(super) struct Difference {
     /// The number of the operation, from 0; as many as there are at the end, where everything is compared.
     pub(super) operation: usize,
+    /// What was asked, in a word.
+    pub(super) kind: &'static str,
     /// What was asked and what was answered.
     pub(super) said: String,
+    /// The number of the store that differs from the first.
+    pub(super) store: usize,
     /// All requests up to there, and the answers of the first store.
     pub(super) trace: Vec<String>,
 }
@@ -45,6 +50,8 @@ pub(super) struct History {
     broker: bool,
     counts: BTreeMap<&'static str, usize>,
     trace: Vec<String>,
+    /// The store that was found to differ, and in what.
+    differs: (usize, &'static str),
 }
 
 impl History {
@@ -53,7 +60,7 @@ impl History {
         let sides = stores.iter().map(|(name, place)| Side::open(name, *place, setting, &clock));
         let sides = try_join_all(sides).await?;
         let model = Model::new(clock.clone());
-        Ok(Self { sides, clock, model, broker: setting.broker, counts: BTreeMap::new(), trace: Vec::new() })
+        Ok(Self { sides, clock, model, broker: setting.broker, counts: BTreeMap::new(), trace: Vec::new(), differs: (1, "") })
     }
 
     /// Plays all operations, then compares everything that is there.
@@ -66,14 +73,18 @@ impl History {
                 return Ok(Err(self.difference(number, said)));
             }
         }
-        match self.compare_all().await? {
+        let trace = self.trace.clone();
+        let compared = self.compare_all().await?;
+        self.trace = trace;
+        match compared {
             Some(said) => Ok(Err(self.difference(operations.len(), said))),
             None => Ok(Ok(self.counts)),
         }
     }
 
     fn difference(self, operation: usize, said: String) -> Box<Difference> {
-        Box::new(Difference { operation, said, trace: self.trace })
+        let (store, kind) = self.differs;
+        Box::new(Difference { operation, kind, said, store, trace: self.trace })
     }
 
     /// Plays one operation; a text where the answers differ.
@@ -103,12 +114,12 @@ impl History {
         self.count(&kind);
         let number = self.trace.len();
         let question = format!("{number}: process {process}: {}", shown(&format!("{request:?}"), SHOWN_IN_TRACE));
-        for (side, answer) in self.sides.iter().zip(&answers).skip(1) {
+        for (number, (side, answer)) in self.sides.iter().zip(&answers).enumerate().skip(1) {
             if *answer != answers[0] {
-                let (first, other) = (format!("{:#?}", answers[0]), format!("{answer:#?}"));
+                self.differs = (number, request.kind());
                 return Ok(Err(format!(
                     "the stores differ in their answers to\n{request:?}\nof process {process}\n{}",
-                    unequal(self.sides[0].name, &first, side.name, &other)
+                    unequal(self.sides[0].name, &answers[0], side.name, answer)
                 )));
             }
         }
@@ -176,26 +187,36 @@ impl History {
             return Ok(Some(said));
         }
         let expected = self.sides[0].heard(0).await;
-        for side in self.sides.iter().skip(1) {
-            let heard = side.heard(expected.len()).await;
+        for (number, side) in self.sides.iter().enumerate().skip(1) {
+            let heard = side.heard(expected.lines().len()).await;
             if heard != expected {
-                let (first, other) = (format!("{expected:#?}"), format!("{heard:#?}"));
-                let first_name = self.sides[0].name;
-                return Ok(Some(format!("doorbells heard other hints\n{}", unequal(first_name, &first, side.name, &other))));
+                self.differs = (number, "hints");
+                let differ = unequal(self.sides[0].name, &expected, side.name, &heard);
+                return Ok(Some(format!("doorbells heard other hints\n{differ}")));
             }
         }
         Ok(None)
     }
 }
 
-/// Two texts from the first line on in which they differ, with a few before it.
-fn unequal(first: &str, one: &str, second: &str, other: &str) -> String {
-    let same = one.lines().zip(other.lines()).take_while(|(a, b)| a == b).count();
-    let from = |text: &str| {
-        let lines: Vec<&str> = text.lines().skip(same.saturating_sub(12)).collect();
-        shown(&lines.join("\n"), SHOWN)
+/// What only one of two answers has; all of both, if they differ in their order.
+fn unequal(first: &str, one: &Answer, second: &str, other: &Answer) -> String {
+    let (one, other) = (one.lines(), other.lines());
+    let only = |lines: &[String], not_in: &[String]| {
+        let mut only: Vec<String> = lines.iter().filter(|line| !not_in.contains(line)).cloned().collect();
+        if only.is_empty() && lines.len() == not_in.len() {
+            only = lines.to_vec();
+        }
+        only.truncate(SHOWN_LINES);
+        only.into_iter().map(|line| format!("    {}\n", shown(&line, SHOWN))).collect::<String>()
     };
-    format!("--- {first} says (from line {same}):\n{}\n--- {second} says:\n{}", from(one), from(other))
+    format!(
+        "--- only {first} ({} lines) says:\n{}--- only {second} ({} lines) says:\n{}",
+        one.len(),
+        only(&one, &other),
+        other.len(),
+        only(&other, &one)
+    )
 }
 
 fn shown(text: &str, limit: usize) -> String {

@@ -7,7 +7,7 @@ use common::clock::Timestamp;
 use common::id::{AppendId, BatchId, QueueName, TaskId};
 use common::journal::Event;
 use common::store::{
-    ClaimTasks, Cursor, Definition, Filter, Hint, Next, OpenBatch, RejectedRow, Submission, Take, Transcript,
+    ClaimTasks, Cursor, Definition, Filter, Next, OpenBatch, RejectedRow, Submission, Take, Transcript,
 };
 use common::task::Signal;
 
@@ -47,7 +47,8 @@ pub(super) enum Request {
     BatchRows { batch: BatchId, after: u64, limit: usize },
     ServeSchedule(Timestamp),
     Unsent(Duration),
-    Sent(Vec<Hint>),
+    /// The hints of these tasks that `unsent` gave last.
+    Sent(Vec<TaskId>),
     Restore(Vec<Transcript>),
     /// The process ends, and another one opens the store.
     Reopen,

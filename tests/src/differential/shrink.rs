@@ -11,7 +11,7 @@ use super::history::Difference;
 pub(super) struct Shortest {
     /// The difference of the whole history.
     pub(super) first: Box<Difference>,
-    /// That of the shortest one. It may be another one: each is worth a look.
+    /// That of the shortest one, in an answer to the same kind of request.
     pub(super) difference: Box<Difference>,
     /// How many operations the shortest one has.
     pub(super) operations: usize,
@@ -26,6 +26,7 @@ pub(super) async fn shrink(
 ) -> Result<Shortest> {
     let started = Instant::now();
     operations.truncate(first.operation + 1);
+    let stores = [super::STORES[0], super::STORES[first.store]];
     let mut shortest: Option<Box<Difference>> = None;
     let mut piece = operations.len() / 2;
     while piece > 0 {
@@ -34,15 +35,16 @@ pub(super) async fn shrink(
         while start < operations.len() && started.elapsed() < time {
             let end = (start + piece).min(operations.len());
             let without: Vec<u64> = [&operations[..start], &operations[end..]].concat();
-            match super::play(seed, &without).await {
-                Ok(Err(difference)) => {
+            match super::play(&stores, seed, &without).await {
+                Ok(Err(difference)) if difference.kind == first.kind => {
                     operations = without;
                     operations.truncate(difference.operation + 1);
                     shortest = Some(difference);
                     shorter = true;
                 }
-                // A history that cannot be played to its end says nothing about differences.
-                Ok(Ok(_)) | Err(_) => start = end,
+                // A history that cannot be played to its end says nothing about differences; another difference is
+                // another story.
+                Ok(_) | Err(_) => start = end,
             }
         }
         if started.elapsed() >= time {
@@ -58,7 +60,9 @@ pub(super) async fn shrink(
         None => {
             let again = Difference {
                 operation: first.operation,
+                kind: first.kind,
                 said: first.said.clone(),
+                store: first.store,
                 trace: first.trace[first.trace.len().saturating_sub(20)..].to_vec(),
             };
             Ok(Shortest { first, difference: Box::new(again), operations })

@@ -86,6 +86,8 @@ pub(super) struct Side {
     clock: ManualClock,
     ear: Arc<Ear>,
     tokens: HashMap<Token, LeaseToken>,
+    /// What `unsent` gave last.
+    hints: Vec<Hint>,
     opened: u64,
 }
 
@@ -111,7 +113,7 @@ impl Side {
         }
         let processes = opened.try_into().ok().context("two were opened")?;
         let (clock, tokens) = (clock.clone(), HashMap::new());
-        Ok(Self { name, processes, place, options, clock, ear, tokens, opened: 2 })
+        Ok(Self { name, processes, place, options, clock, ear, tokens, hints: Vec::new(), opened: 2 })
     }
 
     /// For what a history must know to go on.
@@ -181,8 +183,14 @@ impl Side {
                 store.serve_schedule(SCHEDULE, until).await?;
                 Answer::Schedule(store.schedule(SCHEDULE).await?)
             }
-            Request::Unsent(age) => answer::hints(store.unsent(age, 1_000).await?),
-            Request::Sent(hints) => done(store.sent(&hints).await)?,
+            Request::Unsent(age) => {
+                self.hints = store.unsent(age, 1_000).await?;
+                answer::hints(&self.hints)
+            }
+            Request::Sent(tasks) => {
+                let hints: Vec<Hint> = self.hints.iter().filter(|hint| tasks.contains(&hint.task)).cloned().collect();
+                done(store.sent(&hints).await)?
+            }
             Request::Restore(tasks) => match store.restore(tasks).await {
                 Ok(restored) => Answer::Restored(restored),
                 Err(error) => answer::store(error)?,
@@ -238,13 +246,12 @@ impl Side {
     }
 
     /// Everything that the doorbell heard, in order of tasks: as much as was expected, or what came within some time.
-    pub(super) async fn heard(&self, expected: usize) -> Vec<Hint> {
+    pub(super) async fn heard(&self, expected: usize) -> Answer {
         let started = Instant::now();
         loop {
-            let mut heard = self.ear.heard();
+            let heard = self.ear.heard();
             if heard.len() >= expected || started.elapsed() > RINGING {
-                heard.sort_by_key(|hint| (hint.task, hint.version));
-                return heard;
+                return answer::hints(&heard);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::clock::{Clock, ManualClock, Timestamp};
 use common::id::{BatchId, TaskId};
-use common::store::{Hint, Submission, Transcript};
+use common::store::{Submission, Transcript};
 
 use crate::differential::answer::{Answer, Error};
 use crate::differential::chance::Chance;
@@ -34,7 +34,8 @@ pub(in crate::differential) struct Model {
     pub(super) appends: Vec<Request>,
     pub(super) submissions: Vec<Submission>,
     pub(in crate::differential) batches: Vec<BatchId>,
-    pub(super) hints: Vec<Hint>,
+    /// Tasks of which `unsent` gave hints last.
+    pub(super) hints: Vec<TaskId>,
     /// Tasks with their journals as they once were.
     pub(super) transcripts: Vec<Transcript>,
     pub(super) steps: usize,
@@ -119,6 +120,10 @@ impl Model {
                 return renewals;
             }
             (Request::Append { token, .. }, answer) => {
+                if matches!(answer, Answer::Recorded(_)) {
+                    // Only the newest append of a task is sure to be answered again.
+                    self.appends.retain(|older| !matches!(older, Request::Append { token: of, .. } if of.task == token.task));
+                }
                 self.appends.push(request.clone());
                 if self.appends.len() > REMEMBERED {
                     self.appends.remove(0);
@@ -130,7 +135,7 @@ impl Model {
                     self.know(task.id);
                 }
             }
-            (Request::Unsent(_), Answer::Hints(hints)) => self.hints.clone_from(hints),
+            (Request::Unsent(_), Answer::Hints(hints)) => self.hints = hints.iter().map(|hint| hint.task).collect(),
             _ => {}
         }
         Vec::new()

@@ -6,7 +6,7 @@ use common::failure::FailureClass;
 use common::id::{CallId, Digest, QueueName, StepId, TaskId, WorkerId};
 use common::journal::{ApprovalDecision, Event};
 use common::store::{
-    ClaimTasks, Cursor, Definition, Filter, Hint, OpenBatch, RejectedRow, Store, Submission, Take, Transcript,
+    ClaimTasks, Cursor, Definition, Filter, OpenBatch, RejectedRow, Store, Submission, Take, Transcript,
 };
 use common::task::{DeadReason, Outcome, Signal, StateName};
 use serde_json::json;
@@ -227,13 +227,8 @@ fn batch(model: &mut Model, chance: &Chance) -> Request {
 }
 
 fn sent(model: &Model, chance: &Chance) -> Option<Request> {
-    let mut hints: Vec<Hint> = model.hints.iter().filter(|_| !chance.once_in(3)).cloned().collect();
-    if chance.once_in(4) {
-        for hint in &mut hints {
-            hint.version += 1;
-        }
-    }
-    (!hints.is_empty()).then_some(Request::Sent(hints))
+    let tasks: Vec<TaskId> = model.hints.iter().filter(|_| !chance.once_in(3)).copied().collect();
+    (!tasks.is_empty()).then_some(Request::Sent(tasks))
 }
 
 fn definition(model: &Model, chance: &Chance) -> Request {
