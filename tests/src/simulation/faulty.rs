@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use common::blob::BlobName;
 use common::clock::Timestamp;
 use common::id::{BatchId, Digest, PipelineName, QueueName, TaskId};
 use common::journal::Recorded;
@@ -353,6 +355,25 @@ impl Store for Faulty {
     async fn sent(&self, hints: &[Hint]) -> Result<(), StoreError> {
         let hints = hints.to_vec();
         self.call(move |truth| truth.ask("sent", async |store| store.sent(&hints).await)).await
+    }
+
+    async fn keep_blob(&self, name: &BlobName, data: Option<Bytes>) -> Result<BlobName, StoreError> {
+        let name = name.clone();
+        self.call(move |truth| truth.ask("keep_blob", async |store| store.keep_blob(&name, data).await)).await
+    }
+
+    async fn blobs(&self, names: &[BlobName]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let names = names.to_vec();
+        self.call(move |truth| truth.ask("blobs", async |store| store.blobs(&names).await)).await
+    }
+
+    async fn condemned_blobs(&self, limit: usize) -> Result<Vec<BlobName>, StoreError> {
+        self.call(move |truth| truth.ask("condemned_blobs", async |store| store.condemned_blobs(limit).await)).await
+    }
+
+    async fn bury_blobs(&self, names: &[BlobName]) -> Result<(), StoreError> {
+        let names = names.to_vec();
+        self.call(move |truth| truth.ask("bury_blobs", async |store| store.bury_blobs(&names).await)).await
     }
 
     async fn restore(&self, tasks: Vec<Transcript>) -> Result<Vec<bool>, StoreError> {

@@ -43,7 +43,7 @@ fn run() -> Run {
     let mut run = Run::fold(TaskId::new(at, [0; 10]), &[Recorded { seq: 1, at, event }]).unwrap();
     let mut done = |step: &str, outcome| {
         let step_run = StepRun { status: StepStatus::Done(outcome), ..StepRun::default() };
-        run.steps.insert(StepKey::of(StepId::new(step).unwrap()), step_run);
+        run.steps.insert(StepKey::of(StepId::new(step).unwrap()), step_run.into());
     };
     done("research", StepOutcome::Succeeded { output: json!({"score": 61, "text": "t"}) });
     done("draft", StepOutcome::Failed { error: Failure::new(FailureClass::Timeout, "too slow") });
