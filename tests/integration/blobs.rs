@@ -360,7 +360,7 @@ fn events(seed: u64) -> Vec<Event> {
             _ => Value::Null,
         }
     };
-    let failure = || Failure::new(FailureClass::Tool, "it broke").with_detail(value());
+    let failure = || Failure::new(FailureClass::Tool, "it broke").with_detail(json!({"of": value()}));
     let call = |name: &str| valid(CallId::new(name));
     let outcome = |output| StepOutcome::Succeeded { output };
     let record = CallRecord {

@@ -6,14 +6,33 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use common::id::{ApprovalId, BlobHouse, BlobName, Digest, Shard, TaskId};
 use common::journal::{ApprovalDecision, Event, Reference, SlotMut};
-use common::store::{AppendError, BLOB_GRACE, Keep, Next, Retention, SignalError, StoreError, StoreOptions};
+use common::store::{
+    AppendError, BLOB_GRACE, Keep, Next, Retention, SignalError, StoreError, StoreOptions, Submission,
+};
 use common::task::{Parent, Signal, StateName};
 use serde_json::{Value, json};
 
 use super::Place;
-use super::bench::{Bench, finished, step};
+use super::bench::{Bench, Held, finished, step};
 
 const MOMENT: Duration = Duration::from_millis(1);
+
+/// Blobs are shared by tasks that lie together; those of the cases do.
+fn shard() -> Shard {
+    Shard::numbered(7)
+}
+
+/// A task that lies with the blobs.
+fn task(bench: &Bench, input: Value) -> Submission {
+    let (id, mut task) = bench.task().into_parts();
+    task.input = input;
+    Submission::new(id.in_shard(shard()), task)
+}
+
+/// One that is held.
+async fn taken(bench: &Bench) -> Result<Held> {
+    bench.claimed(submit(bench, Value::Null).await?).await
+}
 
 fn name(shard: Shard, house: BlobHouse, generation: u8, content: &str) -> BlobName {
     BlobName::new(house, shard, [generation; 8], Digest::of(content.as_bytes()))
@@ -25,9 +44,9 @@ fn reference(name: &BlobName) -> Value {
     value
 }
 
-/// Keeps some bytes for the shard of tasks that are nobody's children.
+/// Keeps some bytes.
 async fn keep(bench: &Bench, generation: u8, content: &str) -> Result<BlobName> {
-    let name = name(bench.id().shard(), BlobHouse::Store, generation, content);
+    let name = name(shard(), BlobHouse::Store, generation, content);
     Ok(bench.store.keep_blob(&name, Some(Bytes::from(content.to_owned()))).await?)
 }
 
@@ -41,9 +60,9 @@ async fn is_kept(bench: &Bench, name: &BlobName) -> Result<bool> {
     Ok(bytes(bench, name).await?.is_some())
 }
 
-/// A task in the usual shard, with this input.
+/// Submits a task with this input.
 async fn submit(bench: &Bench, input: Value) -> Result<TaskId> {
-    Ok(bench.submit(bench.task_with(|s| s.input = input)).await?.id)
+    Ok(bench.submit(task(bench, input)).await?.id)
 }
 
 /// Sweeps until nothing more happens.
@@ -65,13 +84,13 @@ pub async fn kept_bytes_come_back(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let first = keep(&bench, 1, "first").await?;
     let second = keep(&bench, 2, "second").await?;
-    let unknown = name(bench.id().shard(), BlobHouse::Store, 3, "third");
+    let unknown = name(shard(), BlobHouse::Store, 3, "third");
     let read = bench.store.blobs(&[second, unknown, first.clone(), first]).await?;
     let expected = [Some("second"), None, Some("first"), Some("first")];
     ensure!(read.iter().map(|data| data.as_deref()).eq(expected.map(|data| data.map(str::as_bytes))), "{read:?}");
     ensure!(bench.store.blobs(&[]).await?.is_empty());
     let binary = Bytes::from((0..=255_u8).cycle().take(3_000_000).collect::<Vec<u8>>());
-    let large = BlobName::new(BlobHouse::Store, bench.id().shard(), [4; 8], Digest::of(&binary));
+    let large = BlobName::new(BlobHouse::Store, shard(), [4; 8], Digest::of(&binary));
     ensure!(bench.store.keep_blob(&large, Some(binary.clone())).await? == large);
     ensure!(bytes(&bench, &large).await? == Some(binary));
     bench.verify().await
@@ -83,7 +102,7 @@ pub async fn equal_content_is_kept_once(place: Place) -> Result<()> {
     let first = keep(&bench, 1, "content").await?;
     ensure!(keep(&bench, 1, "content").await? == first);
     ensure!(keep(&bench, 2, "content").await? == first);
-    let second = name(bench.id().shard(), BlobHouse::Store, 2, "content");
+    let second = name(shard(), BlobHouse::Store, 2, "content");
     ensure!(!is_kept(&bench, &second).await? && is_kept(&bench, &first).await?);
     let other = bench.another().await?;
     ensure!(other.keep_blob(&second, Some(Bytes::from("content"))).await? == first);
@@ -151,7 +170,7 @@ fn output(blob: &BlobName) -> Event {
 pub async fn a_text_is_referred_to(place: Place) -> Result<()> {
     let bench = Bench::tuned(place, keep_nothing).await?;
     let blob = keep(&bench, 1, "content").await?;
-    let mut held = bench.taken().await?;
+    let mut held = taken(&bench).await?;
     let text = format!("$blob:{blob}");
     let started = Event::Prompted { step: step("a"), text: text.clone(), reason: "continue".to_owned() };
     bench.append(&mut held, vec![started], Next::Continue).await?;
@@ -166,13 +185,13 @@ pub async fn a_text_is_referred_to(place: Place) -> Result<()> {
 /// Refused, to be kept and written again; and nothing is changed.
 pub async fn an_event_cannot_refer_to_what_is_gone(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
-    let gone = name(bench.id().shard(), BlobHouse::Store, 1, "content");
+    let gone = name(shard(), BlobHouse::Store, 1, "content");
     let unavailable = |error: &StoreError| matches!(error, StoreError::Unavailable(_));
-    let with = bench.task_with(|s| s.input = reference(&gone));
+    let with = task(&bench, reference(&gone));
     let refused = bench.store.submit(vec![bench.task(), with]).await;
     ensure!(refused.as_ref().is_err_and(unavailable), "{refused:?}");
     ensure!(bench.all(<_>::default()).await?.is_empty());
-    let mut held = bench.taken().await?;
+    let mut held = taken(&bench).await?;
     let before = bench.journal(held.task).await?;
     for (events, next) in [
         (vec![finished("small"), output(&gone)], Next::Continue),
@@ -198,7 +217,7 @@ pub async fn an_event_cannot_refer_to_what_is_gone(place: Place) -> Result<()> {
 /// What comes to a parent from its child it uses itself.
 pub async fn a_parent_uses_what_its_child_answered(place: Place) -> Result<()> {
     let bench = Bench::tuned(place, keep_nothing).await?;
-    let mut parent = bench.taken().await?;
+    let mut parent = taken(&bench).await?;
     let family = Parent { task: parent.task, step: step("sub"), depth: 1 };
     let child = bench.submit(bench.task_with(|s| s.parent = Some(family))).await?.id;
     let blob = name(child.shard(), BlobHouse::Store, 1, "content");
@@ -226,7 +245,7 @@ pub async fn a_parent_uses_what_its_child_answered(place: Place) -> Result<()> {
 /// A decision that waits for the holder of its task keeps what it refers to.
 pub async fn a_kept_signal_uses_its_value(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
-    let mut held = bench.taken().await?;
+    let mut held = taken(&bench).await?;
     let title = "send?".to_owned();
     let asked = Event::ApprovalRequested { step: step("ask"), title, show: Value::Null, expires: None };
     bench.append(&mut held, vec![asked], Next::Continue).await?;
@@ -253,7 +272,7 @@ pub async fn a_kept_signal_uses_its_value(place: Place) -> Result<()> {
 /// the same content gets another name from then on.
 pub async fn what_is_elsewhere_is_condemned(place: Place) -> Result<()> {
     let bench = Bench::tuned(place, keep_nothing).await?;
-    let shard = bench.id().shard();
+    let shard = shard();
     let first = name(shard, BlobHouse::Object, 1, "content");
     ensure!(bench.store.keep_blob(&first, None).await? == first);
     let inside = keep(&bench, 9, "content").await?;
@@ -270,7 +289,7 @@ pub async fn what_is_elsewhere_is_condemned(place: Place) -> Result<()> {
     sweep(&bench).await?;
     ensure!(bench.store.condemned_blobs(10).await? == [first.clone()]);
     ensure!(bench.store.keep_blob(&second, None).await? == second);
-    let refused = bench.store.submit(vec![bench.task_with(|s| s.input = reference(&first))]).await;
+    let refused = bench.store.submit(vec![task(&bench, reference(&first))]).await;
     ensure!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
     submit(&bench, reference(&second)).await?;
     ensure!(bench.store.condemned_blobs(10).await? == [first.clone()]);
@@ -285,7 +304,7 @@ pub async fn what_is_elsewhere_is_condemned(place: Place) -> Result<()> {
 /// Bytes are where the name says, or the call is a mistake.
 pub async fn bytes_belong_where_the_name_says(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
-    let shard = bench.id().shard();
+    let shard = shard();
     let inside = bench.store.keep_blob(&name(shard, BlobHouse::Store, 1, "x"), None).await;
     ensure!(matches!(inside, Err(StoreError::Refused(_))), "{inside:?}");
     let outside = bench.store.keep_blob(&name(shard, BlobHouse::Object, 1, "x"), Some(Bytes::from("x"))).await;
