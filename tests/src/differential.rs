@@ -15,6 +15,8 @@
 //! - Which hints a doorbell hears in what order: they are compared as a set at the end, by task.
 //! - An append that is repeated after a newer one of the same task may get its old answer or a refusal: histories
 //!   repeat the newest.
+//! - The receipt of a task that a later one of the same call cancels says what it was or what it is: histories submit
+//!   tasks of groups one by one.
 //! - A queue without tasks may be listed or not. What a refusal says may differ, that it is one may not.
 //! - What retention by count and by bytes removes of tasks that ended in the same millisecond: histories have
 //!   retention by age.
@@ -127,13 +129,8 @@ async fn play(
 
 /// What a seed says of the stores: with or without a broker, with or without retention.
 fn setting(seed: u64) -> Setting {
-    let limits = Limits {
-        submissions: 12,
-        input_bytes: 2_000,
-        journal_bytes: 8_000,
-        queue_depth: 60,
-        barren_attempts: 2,
-    };
+    let limits =
+        Limits { submissions: 12, input_bytes: 2_000, journal_bytes: 8_000, queue_depth: 60, barren_attempts: 2 };
     let age = seed.is_multiple_of(3).then_some(120_000);
     let keep = Keep { count: None, age_ms: age, bytes: None };
     Setting { broker: seed.is_multiple_of(2), limits, retention: Retention { finished: keep, dead: keep } }

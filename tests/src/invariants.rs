@@ -24,12 +24,15 @@ pub fn of_journal(head: &Head, journal: &[Recorded]) -> Vec<String> {
     let mut wrong = Vec::new();
     match Head::fold(head.id, journal) {
         Ok(folded) if folded == *head => {}
-        Ok(folded) => wrong.push(format!("its head {head:?} is not the fold of its journal, {folded:?}")),
-        Err(illegal) => wrong.push(format!("its journal is none: {illegal}")),
-    }
-    let gap = journal.iter().zip(1..).find(|(recorded, number)| recorded.seq != *number);
-    if let Some((recorded, number)) = gap {
-        wrong.push(format!("event {} stands where event {number} belongs", recorded.seq));
+        Ok(folded) => wrong.push(format!(
+            "its head (version {}, {:?}) is not the fold of its journal (version {}, {:?})",
+            head.version, head.state, folded.version, folded.state
+        )),
+        Err(illegal) => {
+            let events = journal.iter().map(|recorded| format!("{} {}", recorded.seq, recorded.event.kind()));
+            let events = events.collect::<Vec<_>>().join(", ");
+            wrong.push(format!("its journal is none: {illegal}; its head has version {}: {events}", head.version));
+        }
     }
     wrong.extend(done_again(journal));
     wrong
@@ -96,13 +99,16 @@ pub fn of_effects(journal: &[Recorded], seen: &BTreeMap<StepKey, Seen>) -> Vec<S
             Effect::Once => {
                 if keys.len() > story.allowed {
                     let (times, allowed) = (keys.len(), story.allowed);
-                    wrong.push(format!("step {step} of class once happened {times} times, where {allowed} are allowed"));
+                    wrong
+                        .push(format!("step {step} of class once happened {times} times, where {allowed} are allowed"));
                 }
                 if story.blind > 0 {
-                    wrong.push(format!("step {step} of class once was begun again while nobody knew what had happened"));
+                    wrong
+                        .push(format!("step {step} of class once was begun again while nobody knew what had happened"));
                 }
                 if story.answered && keys.is_empty() {
-                    wrong.push(format!("step {step} of class once was answered by an outside world that knows nothing"));
+                    wrong
+                        .push(format!("step {step} of class once was answered by an outside world that knows nothing"));
                 }
             }
             Effect::Keyed => {
@@ -114,14 +120,17 @@ pub fn of_effects(journal: &[Recorded], seen: &BTreeMap<StepKey, Seen>) -> Vec<S
                     ));
                 }
                 if story.answered && keys.is_empty() {
-                    wrong.push(format!("step {step} of class keyed was answered by an outside world that knows nothing"));
+                    wrong.push(format!(
+                        "step {step} of class keyed was answered by an outside world that knows nothing"
+                    ));
                 }
             }
             Effect::Read => {}
         }
     }
     for (step, seen) in seen {
-        let intended = |recorded: &Recorded| matches!(&recorded.event, Event::CallIntended { step: of, .. } if of == step);
+        let intended =
+            |recorded: &Recorded| matches!(&recorded.event, Event::CallIntended { step: of, .. } if of == step);
         if !seen.keys.is_empty() && !journal.iter().any(intended) {
             wrong.push(format!("the outside world saw step {step}, which was never intended"));
         }

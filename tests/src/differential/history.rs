@@ -60,7 +60,15 @@ impl History {
         let sides = stores.iter().map(|(name, place)| Side::open(name, *place, setting, &clock));
         let sides = try_join_all(sides).await?;
         let model = Model::new(clock.clone());
-        Ok(Self { sides, clock, model, broker: setting.broker, counts: BTreeMap::new(), trace: Vec::new(), differs: (1, "") })
+        Ok(Self {
+            sides,
+            clock,
+            model,
+            broker: setting.broker,
+            counts: BTreeMap::new(),
+            trace: Vec::new(),
+            differs: (1, ""),
+        })
     }
 
     /// Plays all operations, then compares everything that is there.

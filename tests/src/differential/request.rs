@@ -27,15 +27,34 @@ pub(super) enum Request {
     /// All that is ready, from several queues.
     TakeAll(Take),
     Claim(ClaimTasks),
-    Append { token: Token, id: AppendId, expected: u64, events: Vec<Event>, next: Next },
-    Renew { tokens: Vec<Token>, lease: Duration },
+    Append {
+        token: Token,
+        id: AppendId,
+        expected: u64,
+        events: Vec<Event>,
+        next: Next,
+    },
+    Renew {
+        tokens: Vec<Token>,
+        lease: Duration,
+    },
     Signal(TaskId, Signal),
     Forget(TaskId),
     /// Until nothing is due.
-    Due { limit: usize },
+    Due {
+        limit: usize,
+    },
     Head(TaskId),
-    Journal { task: TaskId, after: u64, limit: usize },
-    List { filter: Filter, after: Option<Cursor>, limit: usize },
+    Journal {
+        task: TaskId,
+        after: u64,
+        limit: usize,
+    },
+    List {
+        filter: Filter,
+        after: Option<Cursor>,
+        limit: usize,
+    },
     Queues,
     Pause(QueueName, bool),
     Apply(Definition),
@@ -44,7 +63,11 @@ pub(super) enum Request {
     RejectRows(BatchId, Vec<RejectedRow>),
     CloseBatch(BatchId),
     Batch(BatchId),
-    BatchRows { batch: BatchId, after: u64, limit: usize },
+    BatchRows {
+        batch: BatchId,
+        after: u64,
+        limit: usize,
+    },
     ServeSchedule(Timestamp),
     Unsent(Duration),
     /// The hints of these tasks that `unsent` gave last.

@@ -2,9 +2,7 @@
 
 use common::failure::{Failure, FailureClass};
 use common::id::{AppendId, ApprovalId, CallId, TaskId};
-use common::journal::{
-    CallRecord, CallResult, Effect, Event, ModelCall, StepOutcome, Usage, WakeCause,
-};
+use common::journal::{CallRecord, CallResult, Effect, Event, ModelCall, StepOutcome, Usage, WakeCause};
 use common::store::{Filter, Next, Store};
 use common::task::{DeadReason, Wait, WaitOn};
 use serde_json::json;

@@ -122,7 +122,8 @@ impl Model {
             (Request::Append { token, .. }, answer) => {
                 if matches!(answer, Answer::Recorded(_)) {
                     // Only the newest append of a task is sure to be answered again.
-                    self.appends.retain(|older| !matches!(older, Request::Append { token: of, .. } if of.task == token.task));
+                    self.appends
+                        .retain(|older| !matches!(older, Request::Append { token: of, .. } if of.task == token.task));
                 }
                 self.appends.push(request.clone());
                 if self.appends.len() > REMEMBERED {

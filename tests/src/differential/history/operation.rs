@@ -112,9 +112,7 @@ async fn signal(model: &Model, store: &dyn Store, chance: &Chance) -> anyhow::Re
         0 | 1 => Signal::Cancel { by, reason: "no more".to_owned() },
         2 => Signal::Wake,
         3 => replay(None),
-        4 if chance.once_in(3) => {
-            Signal::Replay { by, reset: Vec::new(), input: Some(json!("x".repeat(70_000))) }
-        }
+        4 if chance.once_in(3) => Signal::Replay { by, reset: Vec::new(), input: Some(json!("x".repeat(70_000))) },
         5 => Signal::Resolve { step: step("s1"), call: call(), by, happened: None },
         6 => Signal::Decide {
             approval: common::id::ApprovalId { task, seq: chance.below(9) as u64 },
@@ -240,8 +238,9 @@ fn definition(model: &Model, chance: &Chance) -> Request {
             Request::ServeSchedule(common::clock::Timestamp::from_millis(at))
         }
         _ => {
-            let body = format!("{{\"n\":{}}}", chance.below(5));
-            let (name, digest) = (pipeline(chance.below(2)), Digest::of(body.as_bytes()));
+            let name = pipeline(chance.below(2));
+            let body = format!("{{\"name\":\"{name}\",\"n\":{}}}", chance.below(5));
+            let digest = Digest::of(body.as_bytes());
             Request::Apply(Definition { name, digest, body: body.into() })
         }
     }
