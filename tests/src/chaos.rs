@@ -177,7 +177,7 @@ impl Scenario {
 }
 
 /// How much of it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
     /// Each fault once.
     Short,
@@ -205,6 +205,7 @@ pub async fn play(scenario: &Scenario, length: Length, seed: u64) -> Result<Coun
     let mut weather = Weather::new(scenario, seed);
     weather.rage(&mut fleet, &mut backends, length).await?;
     let strikes = weather.counts();
+    load.clear();
 
     let calm = Instant::now();
     let ended = until_over(&mut fleet, &backends, submitting).await;

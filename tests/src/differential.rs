@@ -15,6 +15,8 @@
 //! - Which hints a doorbell hears in what order: they are compared as a set at the end, by task.
 //! - An append that is repeated after a newer one of the same task may get its old answer or a refusal: histories
 //!   repeat the newest.
+//! - The receipt of a task that a later one of the same call cancels says what it was or what it is: histories submit
+//!   tasks of groups one by one.
 //! - A queue without tasks may be listed or not. What a refusal says may differ, that it is one may not.
 //! - What retention by count and by bytes removes of tasks that ended in the same millisecond: histories have
 //!   retention by age.

@@ -24,12 +24,15 @@ pub fn of_journal(head: &Head, journal: &[Recorded]) -> Vec<String> {
     let mut wrong = Vec::new();
     match Head::fold(head.id, journal) {
         Ok(folded) if folded == *head => {}
-        Ok(folded) => wrong.push(format!("its head {head:?} is not the fold of its journal, {folded:?}")),
-        Err(illegal) => wrong.push(format!("its journal is none: {illegal}")),
-    }
-    let gap = journal.iter().zip(1..).find(|(recorded, number)| recorded.seq != *number);
-    if let Some((recorded, number)) = gap {
-        wrong.push(format!("event {} stands where event {number} belongs", recorded.seq));
+        Ok(folded) => wrong.push(format!(
+            "its head (version {}, {:?}) is not the fold of its journal (version {}, {:?})",
+            head.version, head.state, folded.version, folded.state
+        )),
+        Err(illegal) => {
+            let events = journal.iter().map(|recorded| format!("{} {}", recorded.seq, recorded.event.kind()));
+            let events = events.collect::<Vec<_>>().join(", ");
+            wrong.push(format!("its journal is none: {illegal}; its head has version {}: {events}", head.version));
+        }
     }
     wrong.extend(done_again(journal));
     wrong

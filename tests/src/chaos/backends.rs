@@ -1,6 +1,6 @@
 //! The servers of a scenario, and the proxies between them and the fleet.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{Scenario, StoreKind};
@@ -22,7 +22,9 @@ enum Truth {
 #[derive(Debug)]
 pub(super) struct Backends {
     truth: Truth,
-    broker: Option<rabbitmq::Server>,
+    broker: Option<Arc<Mutex<rabbitmq::Server>>>,
+    /// A restart of the broker that is under way: it takes longer than one of a store.
+    restarting: Option<tokio::task::JoinHandle<()>>,
     store_proxy: Option<Proxy>,
     broker_proxy: Option<Proxy>,
 }
@@ -30,6 +32,10 @@ pub(super) struct Backends {
 /// Servers block their thread until they are there.
 fn blocking<T>(work: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(work)
+}
+
+fn lock(server: &Mutex<rabbitmq::Server>) -> MutexGuard<'_, rabbitmq::Server> {
+    server.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Backends {
@@ -46,11 +52,12 @@ impl Backends {
             Truth::Redis(server) => Some(Proxy::start(&server.address()).await),
             Truth::Postgres(server) => Some(Proxy::start(&server.address()).await),
         };
-        let broker_proxy = match &broker {
-            Some(server) => Some(Proxy::start(&server.address()).await),
+        let broker_proxy = match broker.as_ref().map(rabbitmq::Server::address) {
+            Some(address) => Some(Proxy::start(&address).await),
             None => None,
         };
-        Self { truth, broker, store_proxy, broker_proxy }
+        let broker = broker.map(|server| Arc::new(Mutex::new(server)));
+        Self { truth, broker, restarting: None, store_proxy, broker_proxy }
     }
 
     /// The store, for those who check it.
@@ -70,7 +77,8 @@ impl Backends {
 
     /// The broker as the fleet sees it.
     pub(super) fn broker_url(&self) -> Option<String> {
-        Some(self.broker_proxy.as_ref()?.through(&self.broker.as_ref()?.url()))
+        let url = lock(self.broker.as_ref()?).url();
+        Some(self.broker_proxy.as_ref()?.through(&url))
     }
 
     /// Between the fleet and the store.
@@ -99,34 +107,36 @@ impl Backends {
         });
     }
 
-    /// Kills the broker, and starts it again. It may have lost queues that it declared a moment ago.
-    pub(super) fn restart_broker(&mut self) {
-        if let Some(server) = &mut self.broker {
-            blocking(|| {
-                server.kill();
-                server.restart();
-            });
+    /// Kills the broker, and starts it again while other things happen. It may have lost queues that it declared a
+    /// moment ago.
+    pub(super) async fn restart_broker(&mut self) {
+        self.settle().await;
+        let Some(server) = self.broker.clone() else { return };
+        self.restarting = Some(tokio::task::spawn_blocking(move || {
+            let mut server = lock(&server);
+            server.kill();
+            server.restart();
+        }));
+    }
+
+    /// Waits until the broker is there again.
+    pub(super) async fn settle(&mut self) {
+        if let Some(restarting) = self.restarting.take() {
+            restarting.await.expect("the broker comes back");
         }
     }
 
     /// Throws away all hints that wait; how many queues there were.
-    pub(super) fn purge(&self) -> u32 {
-        let purged = AtomicU32::new(0);
-        if let Some(server) = &self.broker {
-            blocking(|| {
-                // A queue that a crash has left without a leader cannot be purged.
-                let purge_all = "[rabbit_amqqueue:purge(Queue) || Queue <- rabbit_amqqueue:list()], \
-                                 io:format(\"~b\", [length(rabbit_amqqueue:list())]).";
-                if let Ok(said) = server.ctl(&["eval", purge_all]) {
-                    let queues = said.trim().trim_end_matches("ok").trim().parse().unwrap_or(0);
-                    purged.fetch_add(queues, Ordering::Relaxed);
-                }
-            });
-        }
-        purged.into_inner()
+    pub(super) fn purge(&self) -> u64 {
+        let Some(server) = &self.broker else { return 0 };
+        // A queue that a crash has left without a leader cannot be purged: then nothing is thrown away.
+        let purge_all = "Queues = rabbit_amqqueue:list(), [rabbit_amqqueue:purge(Queue) || Queue <- Queues], \
+                         io:format(\"~b~n\", [length(Queues)]).";
+        let said = blocking(|| lock(server).ctl(&["eval", purge_all])).unwrap_or_default();
+        said.lines().find_map(|line| line.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// The process id of the store's server, where its memory is of interest.
+    /// The server of the store, where its memory is of interest.
     pub(super) fn redis(&self) -> Option<&redis::Server> {
         match &self.truth {
             Truth::Redis(server) => Some(server),

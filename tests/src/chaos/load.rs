@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,11 @@ use serde_json::{Value, json};
 
 use super::{Counts, Length, PATIENCE};
 
-/// Tasks of the short form, and the pause before each.
-const SHORT: u64 = 150;
+/// Tasks of the short form that come at once, whatever the weather.
+const SHORT: u64 = 100;
+/// The pause before each task, and before those that come after [`SHORT`], until the weather clears.
 const PAUSE: Duration = Duration::from_millis(60);
+const LATER: Duration = Duration::from_millis(300);
 /// Submits at once.
 const IN_FLIGHT: usize = 12;
 /// How long an answer may take before the request is repeated.
@@ -32,12 +34,21 @@ pub(super) struct Load {
     /// The tasks that each key was answered with.
     accepted: Mutex<BTreeMap<String, BTreeSet<TaskId>>>,
     repeated: AtomicU64,
+    cleared: AtomicBool,
 }
 
 impl Load {
     pub(super) fn new(schedulers: Vec<String>, world: String, folder: PathBuf) -> Self {
         let client = reqwest::Client::builder().timeout(ANSWER).build().expect("a client");
-        Self { client, schedulers, world, folder, accepted: Mutex::default(), repeated: AtomicU64::new(0) }
+        Self {
+            client,
+            schedulers,
+            world,
+            folder,
+            accepted: Mutex::default(),
+            repeated: AtomicU64::new(0),
+            cleared: AtomicBool::new(false),
+        }
     }
 
     /// Submits everything.
@@ -45,14 +56,11 @@ impl Load {
     /// # Errors
     /// When a submit is refused, or not answered for too long.
     pub(super) async fn run(self: Arc<Self>, length: Length) -> Result<()> {
-        let started = Instant::now();
-        let goes_on = move |number: &u64| match length {
-            Length::Short => *number < SHORT,
-            Length::Long(time) => started.elapsed() < time,
-        };
-        let mut numbers = futures::stream::iter((0..).take_while(goes_on))
+        let load = &self;
+        let mut numbers = futures::stream::iter((0..).take_while(|number| load.goes_on(*number, length)))
             .then(|number| async move {
-                tokio::time::sleep(PAUSE).await;
+                let pause = if length == Length::Short && number >= SHORT { LATER } else { PAUSE };
+                tokio::time::sleep(pause).await;
                 number
             })
             .map(|number| {
@@ -65,6 +73,16 @@ impl Load {
             submitted?;
         }
         Ok(())
+    }
+
+    fn goes_on(&self, number: u64, length: Length) -> bool {
+        let in_time = !self.cleared.load(Ordering::Relaxed);
+        in_time || (length == Length::Short && number < SHORT)
+    }
+
+    /// The weather has cleared: nothing more has to come.
+    pub(super) fn clear(&self) {
+        self.cleared.store(true, Ordering::Relaxed);
     }
 
     async fn errand(&self, number: u64) -> Result<()> {

@@ -45,7 +45,9 @@ impl Weather {
         let started = Instant::now();
         for fault in self.faults {
             fleet.wait(self.millis(CALM)).await?;
+            let from = started.elapsed().as_secs_f64();
             self.strike(*fault, fleet, backends).await?;
+            println!("    {from:.1} s to {:.1} s: {fault:?}", started.elapsed().as_secs_f64());
         }
         if let Length::Long(time) = length {
             while started.elapsed() < time {
@@ -54,6 +56,7 @@ impl Weather {
                 self.strike(fault, fleet, backends).await?;
             }
         }
+        backends.settle().await;
         Ok(())
     }
 
@@ -88,7 +91,7 @@ impl Weather {
                 true
             }
             Fault::KillBroker => {
-                backends.restart_broker();
+                backends.restart_broker().await;
                 true
             }
             Fault::ResetBroker => {
@@ -103,7 +106,7 @@ impl Weather {
             }
             Fault::PurgeBroker => {
                 let queues = backends.purge();
-                *self.counts.entry("queues purged".to_owned()).or_default() += u64::from(queues);
+                *self.counts.entry("queues purged".to_owned()).or_default() += queues;
                 queues > 0
             }
         };

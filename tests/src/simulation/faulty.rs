@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::blob::BlobName;
+
 use common::clock::Timestamp;
-use common::id::{BatchId, Digest, PipelineName, QueueName, TaskId};
+use common::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
 use common::journal::Recorded;
 use common::store::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,

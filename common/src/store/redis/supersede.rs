@@ -64,6 +64,17 @@ impl RedisStore {
         ask(&self.link, &command).await.map(drop)
     }
 
+    /// Puts a task that is to go on its way again back into its group, which it left when it was cancelled. Before it
+    /// does: one that then stays where it is, is dropped by the next of its group.
+    pub(super) async fn rejoin_group(&self, task: TaskId) -> Result<(), StoreError> {
+        let record = self.records(self.keys.of_task(task), &[task]).await?.pop().flatten();
+        let Some(group) = record.and_then(|record| record.extra.group) else { return Ok(()) };
+        match self.head_of(task).await? {
+            Some(head) => self.join_group(task, &group, head.created_at).await,
+            None => Ok(()),
+        }
+    }
+
     /// Takes tasks out of their group.
     pub(super) async fn leave_group(&self, group: &ShortDigest, tasks: &[TaskId]) -> Result<(), StoreError> {
         let mut command = redis::cmd("ZREM");

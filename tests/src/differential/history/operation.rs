@@ -238,8 +238,9 @@ fn definition(model: &Model, chance: &Chance) -> Request {
             Request::ServeSchedule(common::clock::Timestamp::from_millis(at))
         }
         _ => {
-            let body = format!("{{\"n\":{}}}", chance.below(5));
-            let (name, digest) = (pipeline(chance.below(2)), Digest::of(body.as_bytes()));
+            let name = pipeline(chance.below(2));
+            let body = format!("{{\"name\":\"{name}\",\"n\":{}}}", chance.below(5));
+            let digest = Digest::of(body.as_bytes());
             Request::Apply(Definition { name, digest, body: body.into() })
         }
     }

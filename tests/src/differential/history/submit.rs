@@ -48,12 +48,18 @@ pub(super) async fn submissions(
     for _ in 0..count {
         if chance.once_in(15)
             && let Some(earlier) = chance.of(&model.submissions)
+            && (count == 1 || earlier.task().supersede.is_none())
         {
             all.push(earlier.clone());
             continue;
         }
         let id = TaskId::new(model.now(), chance.bytes());
-        all.push(Submission::new(id, submitted(model, store, chance).await?));
+        let mut task = submitted(model, store, chance).await?;
+        if count > 1 {
+            // The receipt of a task that a later one of the call cancels may say what it was or what it is.
+            task.supersede = None;
+        }
+        all.push(Submission::new(id, task));
     }
     Ok(all)
 }
