@@ -279,11 +279,11 @@ pub async fn what_is_elsewhere_is_condemned(place: Place) -> Result<()> {
     ensure!(inside.house() == BlobHouse::Store, "each house by itself");
     let second = name(shard, BlobHouse::Object, 2, "content");
     ensure!(bench.store.keep_blob(&second, None).await? == first);
-    let task = submit(&bench, reference(&first)).await?;
+    let user = submit(&bench, reference(&first)).await?;
     bench.clock.advance(BLOB_GRACE * 2);
     sweep(&bench).await?;
     ensure!(bench.store.condemned_blobs(10).await?.is_empty());
-    bench.succeed(&mut bench.claimed(task).await?).await?;
+    bench.succeed(&mut bench.claimed(user).await?).await?;
     sweep(&bench).await?;
     bench.clock.advance(BLOB_GRACE);
     sweep(&bench).await?;
