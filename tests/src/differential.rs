@@ -11,7 +11,7 @@
 //! - Queues take turns in any order: what is taken from several queues at once is all that is
 //!   ready, and compared as a set. Within one queue the order is compared.
 //! - Of what is due at the same time any may come first: no two timers and leases end at the
-//!   same time, and `due` is called until nothing is due. What it says of the next time is compared no more than that.
+//!   same time, and `due` is called until nothing is due. When it says that nothing is due while something is, it is called again.
 //! - Which hints a doorbell hears in what order: they are compared as a set at the end, by task.
 //! - An append that is repeated after a newer one of the same task may get its old answer or a refusal: histories
 //!   repeat the newest.

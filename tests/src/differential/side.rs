@@ -211,7 +211,8 @@ impl Side {
             sum.expired += due.expired;
             sum.poisoned += due.poisoned;
             sum.removed += due.removed;
-            if due.next.is_none_or(|next| next > self.clock.now()) {
+            let idle = due.woken + due.expired + due.removed == 0;
+            if idle && due.next.is_none_or(|next| next > self.clock.now()) {
                 let Due { woken, expired, poisoned, removed, .. } = sum;
                 return Ok(Answer::Due { woken, expired, poisoned, removed });
             }

@@ -10,7 +10,7 @@ use super::reply::{self, Reply};
 use super::scripts::{Args, ELDER, ask};
 use crate::clock::Timestamp;
 use crate::id::TaskId;
-use crate::store::{StoreError, ledger};
+use crate::store::{Signalled, StoreError, ledger};
 
 impl RedisStore {
     /// Cancels the older tasks of a task's group (with `late`, if a newer one is there, the task itself), and forgets
@@ -36,14 +36,18 @@ impl RedisStore {
             group_of.push((members.task()?, members.integer()?));
         }
         let (older, newest) = order(task, millis(accepted), late, &group_of);
-        let mut cancelled = Vec::new();
+        let (mut cancelled, mut asked) = (Vec::new(), Vec::new());
         for (older, newer) in older.iter().map(|older| (*older, task)).chain(newest.map(|newest| (task, newest))) {
-            if self.tell(older, ledger::supersede(newer)).await? {
-                cancelled.push(older);
+            match self.tell(older, ledger::supersede(newer)).await? {
+                Some(Signalled::Applied(_)) => cancelled.push(older),
+                // Its holder was asked, and may hand it back instead: the next of the group asks again.
+                Some(Signalled::Requested) => asked.push(older),
+                None => {}
             }
         }
-        if !older.is_empty() {
-            self.leave_group(group, &older).await?;
+        let over: Vec<TaskId> = older.into_iter().filter(|older| !asked.contains(older)).collect();
+        if !over.is_empty() {
+            self.leave_group(group, &over).await?;
         }
         let mut forget = redis::cmd("HDEL");
         forget.arg(self.keys.key(self.keys.of_task(task), b"notes")).arg(task.as_uuid().as_bytes());
