@@ -107,6 +107,7 @@ impl Scheduler {
             tokio::join!(self.serve(shutdown.clone()), sweeping(&app), scheduling(&app), hints)
         };
         tokio::select! {
+            biased;
             _ = all => {}
             () = shutdown.stopping() => app.closing().cancel(),
         }
@@ -126,6 +127,7 @@ impl Scheduler {
         };
         let all = async { tokio::join!(serving, ending) };
         tokio::select! {
+            biased;
             _ = all => {}
             () = shutdown.stopping() => closing.cancel(),
         }
@@ -218,6 +220,7 @@ async fn receiving(app: &App) {
 /// Sleeps, but not beyond the end.
 async fn sleep(app: &App, pause: Duration) {
     tokio::select! {
+        biased;
         () = tokio::time::sleep(pause) => {}
         () = app.closing().cancelled() => {}
     }

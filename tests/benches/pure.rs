@@ -116,7 +116,7 @@ fn benches(criterion: &mut Criterion) {
         b.iter(|| run.step(&step()).and_then(|known| known.conversation.as_ref()).map(|c| black_box(c).messages()));
     });
 
-    let prompt = pipeline.steps[0].clone();
+    let prompt = &pipeline.steps[0];
     let scope = Scope::of_run(&pipeline, &run, &env);
     if let common::pipeline::model::StepKind::Agent(agent) = &prompt.kind {
         criterion.bench_function("template: a prompt with two places", |b| {

@@ -2,6 +2,7 @@
 //! it loses.
 
 mod accidents;
+mod growth;
 mod opening;
 mod unreadable;
 

@@ -23,7 +23,7 @@ const WORKER: &[&[&str]] = &[
     &["health"],
     &["service"],
     &["execute"],
-    &["decide", "definitions", "fault", "intake", "lease"],
+    &["decide", "definitions", "fault", "intake", "lease", "outside"],
     &["tools"],
     &["models", "http", "process"],
     &["answer"],

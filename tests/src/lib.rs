@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc, missing_docs)]
 
 pub mod binary;
+pub mod chaos;
 pub mod conformance;
+pub mod differential;
 pub mod drive;
 pub mod fakes;
 pub mod faults;
 pub mod fixtures;
+pub mod invariants;
 pub mod project;
 pub mod servers;
+pub mod simulation;

@@ -6,6 +6,7 @@
 mod child;
 mod journal;
 mod perform;
+mod workspace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -30,9 +31,8 @@ use crate::decide::{Action, ActionKey, Given, Performed, Rest, conclude, decide}
 use crate::definitions::{DefinitionError, Definitions};
 use crate::fault::Fault;
 use crate::lease::Hold;
-use crate::models::registry::Models;
+use crate::outside::Outside;
 use crate::tools::ToolSet;
-use crate::tools::registry::Tools;
 
 use journal::{HeldJournal, Stopped};
 
@@ -44,9 +44,7 @@ pub struct Executor {
     /// What templates see as `env`.
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) definitions: Definitions,
-    pub(crate) models: Models,
-    pub(crate) tools: Tools,
-    pub(crate) http: crate::http::HttpClient,
+    pub(crate) outside: Arc<Outside>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     /// Where the working directories of tasks are.
@@ -119,7 +117,8 @@ impl Executor {
         };
         execution.run(hold, shutdown).await?;
         let head = &execution.journal.run().head;
-        if matches!(head.state.name(), StateName::Succeeded | StateName::Cancelled) {
+        let over = matches!(head.state.name(), StateName::Succeeded | StateName::Cancelled);
+        if over && workspace::may_be_used(&pipeline) {
             self.remove_workspace(head.id).await;
         }
         Ok(head.state.name())
@@ -167,11 +166,13 @@ impl Execution<'_> {
                 continue;
             }
             let time_left = self.time_left();
+            // In this order: what ends the task's right to go on is seen before what it has done.
             tokio::select! {
-                Some(flight) = self.flights.next() => landed = self.land(flight),
-                () = hold.signals.notified() => self.journal.append(Vec::new(), Next::Continue).await?,
+                biased;
                 () = hold.lost.cancelled() => return Err(Stopped::Lost),
                 () = shutdown.stopping() => return Err(Stopped::Confused("told to stop at once".to_owned())),
+                Some(flight) = self.flights.next() => landed = self.land(flight),
+                () = hold.signals.notified() => self.journal.append(Vec::new(), Next::Continue).await?,
                 () = tokio::time::sleep(time_left) => {}
                 () = until_drained(shutdown, self.executor.config.worker.drain.get(), &mut drain_ends) => {
                     tracing::warn!(task = %self.journal.run().head.id, "calls outlast the drain and are cut off");
@@ -189,7 +190,7 @@ impl Execution<'_> {
             limits: &self.executor.config.limits,
             tools: &self.tools,
             in_flight: &self.in_flight,
-            now: self.executor.clock.now(),
+            now: self.journal.now(),
         }
     }
 
@@ -199,7 +200,7 @@ impl Execution<'_> {
         if !self.in_flight.is_empty() {
             return Next::Continue;
         }
-        let Ok(run) = self.journal.with(events, self.executor.clock.now()) else { return Next::Continue };
+        let Ok(run) = self.journal.with(events, self.journal.now()) else { return Next::Continue };
         rest(&run, self.given())
     }
 
@@ -209,7 +210,7 @@ impl Execution<'_> {
     }
 
     fn time_left(&self) -> Duration {
-        let worked = self.journal.run().head.worked(self.executor.clock.now());
+        let worked = self.journal.run().head.worked(self.journal.now());
         self.pipeline.timeout.get().saturating_sub(worked)
     }
 
@@ -238,7 +239,7 @@ impl Execution<'_> {
         if let Some(tools) = landed.tools {
             self.tools.insert(step.clone(), tools);
         }
-        let (now, unit) = (self.executor.clock.now(), self.executor.entropy.unit());
+        let (now, unit) = (self.journal.now(), self.executor.entropy.unit());
         conclude(self.journal.run(), self.pipeline, &step, landed.performed, now, unit)
     }
 }

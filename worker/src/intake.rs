@@ -109,6 +109,7 @@ impl Intake {
     pub async fn wait(&mut self, free: usize) {
         let Some(hints) = &mut self.hints else {
             tokio::select! {
+                biased;
                 () = self.store.ready(&self.queues) => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
@@ -119,6 +120,7 @@ impl Intake {
         let look = hints.look.min(Instant::now() + LOOK_AGAIN);
         let refresh = if self.queues.is_empty() { hints.refresh } else { look };
         tokio::select! {
+            biased;
             received = hints.subscription.receive(free) => hints.received = received,
             () = self.store.ready(&self.queues), if down => {}
             () = tokio::time::sleep_until(look.min(refresh)) => {}

@@ -5,13 +5,14 @@
 //! granted or renewed it, so that a worker which cannot reach its store stops
 //! touching the outside world no later than another may start.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::id::{LeaseToken, TaskId};
 use common::store::{Renew, Renewal, Store};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Leases are renewed so many times before they would end.
@@ -37,13 +38,15 @@ struct Held {
 #[derive(Debug)]
 pub struct Leases {
     duration: Duration,
-    held: Mutex<HashMap<TaskId, Held>>,
+    held: Mutex<BTreeMap<TaskId, Held>>,
+    /// Rings when there is one more.
+    added: Notify,
 }
 
 impl Leases {
     /// For leases that last so long.
     pub fn new(duration: Duration) -> Self {
-        Self { duration, held: Mutex::default() }
+        Self { duration, held: Mutex::default(), added: Notify::new() }
     }
 
     /// Adds a lease that was asked for at `asked`. An older one on the same task
@@ -54,6 +57,7 @@ impl Leases {
         if let Some(older) = self.lock().insert(task, held) {
             older.hold.lost.cancel();
         }
+        self.added.notify_one();
         hold
     }
 
@@ -117,13 +121,36 @@ impl Leases {
         lost + expire(&mut held, Instant::now())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, Held>> {
+    /// Gives up each lease at the moment at which it may be over, whether the store answers or not. Does not end.
+    pub async fn watch(&self) {
+        loop {
+            let next =
+                self.lock().values().filter(|held| !held.hold.lost.is_cancelled()).map(|held| held.deadline).min();
+            let over = async {
+                match next {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = over => {}
+                () = self.added.notified() => {}
+            }
+            let lost = expire(&mut self.lock(), Instant::now());
+            if lost > 0 {
+                tracing::warn!(lost, "leases may be over: the store did not renew them in time");
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<TaskId, Held>> {
         // Nothing that can panic runs under this lock.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn expire(held: &mut HashMap<TaskId, Held>, now: Instant) -> usize {
+fn expire(held: &mut BTreeMap<TaskId, Held>, now: Instant) -> usize {
     let mut lost = 0;
     for lease in held.values().filter(|lease| lease.deadline <= now && !lease.hold.lost.is_cancelled()) {
         lost += 1;
@@ -138,8 +165,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_task_that_this_worker_takes_anew_is_lost_to_its_older_execution() {
+    #[tokio::test]
+    async fn a_task_that_this_worker_takes_anew_is_lost_to_its_older_execution() {
         let leases = Leases::new(Duration::from_secs(8));
         let task = TaskId::new(Timestamp::from_millis(1), [1; 10]);
         let (older, newer) = (LeaseToken::new([1; 16]), LeaseToken::new([2; 16]));
@@ -150,5 +177,19 @@ mod tests {
         assert_eq!(leases.len(), 1, "the older execution ends, and the newer lease is still renewed");
         leases.remove(task, newer);
         assert!(leases.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_given_up_at_its_deadline_and_not_at_the_next_renewal() {
+        let leases = Leases::new(Duration::from_millis(30));
+        let task = TaskId::new(Timestamp::from_millis(1), [1; 10]);
+        let hold = leases.add(task, LeaseToken::new([1; 16]), Instant::now());
+        let deadline = tokio::time::sleep(Duration::from_secs(10));
+        tokio::select! {
+            () = leases.watch() => {}
+            () = hold.lost.cancelled() => {}
+            () = deadline => {}
+        }
+        assert!(hold.lost.is_cancelled());
     }
 }

@@ -14,6 +14,7 @@ pub mod http;
 pub mod intake;
 pub mod lease;
 pub mod models;
+pub mod outside;
 pub mod process;
 pub mod service;
 pub mod tools;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::broker::{Broker, Health};
 use common::clock::Clock;
@@ -16,14 +16,15 @@ use common::shutdown::Shutdown;
 use common::store::{Claim, Store, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::definitions::Definitions;
 use crate::execute::Executor;
 use crate::fault::{Fault, InvalidPoint};
 use crate::intake::{Intake, IntakeOptions};
 use crate::lease::{Leases, RENEWALS_PER_LEASE};
-use crate::models::registry::Models;
-use crate::tools::registry::Tools;
+use crate::outside::Outside;
 
 /// The longest wait between two tries of a take that failed.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -116,6 +117,12 @@ impl Status {
 impl Worker {
     /// Prepares a worker; nothing is taken before [`Worker::run`].
     pub fn build(options: WorkerOptions) -> Result<Self, WorkerError> {
+        let outside = Outside::from_config(&options.config)?;
+        Self::with_outside(options, Arc::new(outside))
+    }
+
+    /// The same with an outside world that is there already, or has more in it than the configuration says.
+    pub fn with_outside(options: WorkerOptions, outside: Arc<Outside>) -> Result<Self, WorkerError> {
         let WorkerOptions { store, broker, config, env, dir, id, clock, entropy } = options;
         let settings = config.worker.clone();
         let workspaces = dir.join(settings.workspaces.clone().unwrap_or_else(|| ".teamster/workspaces".into()));
@@ -126,9 +133,7 @@ impl Worker {
             store: Arc::clone(&store),
             env,
             definitions: Definitions::new(Arc::clone(&store)),
-            models: Models::from_config(&config)?,
-            tools: Tools::new(&config)?,
-            http: crate::http::HttpClient::new()?,
+            outside,
             config,
             clock,
             entropy,
@@ -166,15 +171,17 @@ impl Worker {
     /// Works until the shutdown is asked for, then hands over what it holds.
     pub async fn run(mut self, shutdown: Shutdown) {
         tracing::info!(worker = %self.id, slots = self.slot_count, "takes tasks");
-        let renewing = tokio::spawn(renew(Arc::clone(&self.leases), Arc::clone(&self.store), self.lease));
+        // Should this future be dropped, nothing goes on without it.
+        let renewing =
+            AbortOnDropHandle::new(tokio::spawn(renew(Arc::clone(&self.leases), Arc::clone(&self.store), self.lease)));
         let mut running = JoinSet::new();
         self.take_until_drained(&shutdown, &mut running).await;
         self.intake.end();
         tracing::info!(worker = %self.id, held = self.leases.len(), "drains");
         // Each execution ends by itself: at its next checkpoint, or when the drain has lasted too long.
         while running.join_next().await.is_some() {}
-        renewing.abort();
-        self.executor.tools.shutdown().await;
+        drop(renewing);
+        self.executor.outside.tools.shutdown().await;
         tracing::info!(worker = %self.id, "has ended");
     }
 
@@ -190,6 +197,7 @@ impl Worker {
                     self.status.note(None);
                     if taken == 0 {
                         tokio::select! {
+                            biased;
                             () = self.intake.wait(free) => {}
                             () = shutdown.draining() => {}
                         }
@@ -200,6 +208,7 @@ impl Worker {
                     tracing::warn!(%error, "no tasks can be taken; trying again");
                     trouble = (trouble * 2).clamp(Duration::from_millis(50), LONGEST_WAIT);
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep(trouble) => {}
                         () = shutdown.draining() => {}
                     }
@@ -211,6 +220,7 @@ impl Worker {
     /// Waits for a free slot, and gives all that are free; none when it is time to end.
     async fn free_slots(&self, shutdown: &Shutdown) -> Option<Vec<OwnedSemaphorePermit>> {
         let first = tokio::select! {
+            biased;
             permit = Arc::clone(&self.slots).acquire_owned() => permit.ok()?,
             () = shutdown.draining() => return None,
         };
@@ -256,11 +266,15 @@ impl Worker {
 async fn renew(leases: Arc<Leases>, store: Arc<dyn Store>, lease: Duration) {
     let mut ticks = tokio::time::interval(lease / RENEWALS_PER_LEASE);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let lost = leases.tick(&*store).await;
-        if lost > 0 {
-            tracing::warn!(lost, "leases were lost");
+    let renewing = async {
+        loop {
+            ticks.tick().await;
+            let lost = leases.tick(&*store).await;
+            if lost > 0 {
+                tracing::warn!(lost, "leases were lost");
+            }
         }
-    }
+    };
+    // A renewal that hangs keeps nobody from seeing that a lease may be over.
+    let ((), ()) = tokio::join!(renewing, leases.watch());
 }

@@ -69,7 +69,7 @@ pub struct CallContext {
     pub task: TaskId,
     /// The fencing epoch: the number of the attempt.
     pub epoch: u32,
-    /// The task's working directory; tools do not leave it. Exists.
+    /// The task's working directory; tools do not leave it. Exists for those of our own that work in it.
     pub workspace: PathBuf,
     /// The most that an answer may have, in bytes.
     pub output_limit: usize,

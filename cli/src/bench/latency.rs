@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ pub(super) async fn measure(fleet: &mut Fleet, tasks: Option<usize>) -> Result<V
     for n in 0..tasks + WARMING {
         ticks.tick().await;
         let submission = fleet.submission(&pipeline, json!({"n": n}))?;
-        let (task, at) = (submission.id().to_string(), micros(SystemTime::now())?);
+        let (task, at) = (submission.id().to_string(), now_micros());
         fleet.store.submit(vec![submission]).await?;
         if n >= WARMING {
             submitted.insert(task, at);
@@ -63,6 +63,11 @@ fn waits(log: &Path, submitted: &HashMap<String, i64>) -> Result<Vec<f64>> {
     Ok(waits)
 }
 
-fn micros(at: SystemTime) -> Result<i64> {
-    Ok(i64::try_from(at.duration_since(UNIX_EPOCH)?.as_micros())?)
+/// The machine's clock, in microseconds: as the worker's log has it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "milliseconds, as the clock of the program has them, are too coarse here"
+)]
+fn now_micros() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
 }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use common::store::{Finding, PostgresStore, Severity, Store, StoreError};
 use suite::servers::postgres::{self, Options, Server};
 
-use super::{bench, client, options, schema};
+use super::{client, options, schema};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_processes_may_open_a_new_schema_at_once() -> Result<()> {
@@ -69,36 +69,5 @@ async fn unsafe_settings_are_named_with_what_they_can_lose() -> Result<()> {
     }
     let version = findings.iter().find(|finding| finding.subject == "server_version").context("the version")?;
     ensure!(version.severity == Severity::Good, "{version:?}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn finished_tasks_do_not_slow_down_taking() -> Result<()> {
-    let url = postgres::place();
-    let bench = bench(&url).await?;
-    bench.submitted().await?;
-    let client = client(&url).await?;
-    // What the store does is decided by its indexes: none of the hot statements may read a finished task.
-    client
-        .batch_execute(
-            "INSERT INTO tasks (id, pipeline, queue, priority, state, created_at, updated_at, finished_at, version, \
-             journal_bytes, head) SELECT gen_random_uuid(), 'p', 'q', 4, 'succeeded', now(), now(), now(), 5, 1000, '{}' \
-             FROM generate_series(1, 20000); ANALYZE tasks",
-        )
-        .await?;
-    let plans = [
-        "SELECT id FROM tasks WHERE state = 'ready' AND queue = 'q' ORDER BY priority DESC, ready_since, id LIMIT 10 \
-         FOR UPDATE SKIP LOCKED",
-        "SELECT id FROM tasks WHERE due_at IS NOT NULL AND due_at <= now() ORDER BY due_at LIMIT 10",
-        "SELECT id FROM tasks WHERE parent = gen_random_uuid() AND finished_at IS NULL",
-        "SELECT id FROM tasks WHERE state = 'ready' ORDER BY id DESC LIMIT 10",
-    ];
-    client.batch_execute("SET enable_seqscan = off").await?;
-    for statement in plans {
-        let plan = client.query(&format!("EXPLAIN (ANALYZE, BUFFERS OFF) {statement}"), &[]).await?;
-        let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
-        ensure!(!plan.iter().any(|line| line.contains("Seq Scan") || line.contains("Rows Removed")), "{plan:#?}");
-    }
-    bench.take_one().await?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use common::id::{AppendId, LeaseToken, TaskId};
 use common::journal::{Event, Recorded, Run};
 use common::store::{Append, AppendError, Next, Store, StoreError};
 use common::task::{DeadReason, IllegalEvent, State};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::fault::Fault;
@@ -38,6 +39,8 @@ pub(super) struct HeldJournal {
     lost: CancellationToken,
     fault: Arc<Fault>,
     run: Run,
+    /// The store's time when it last answered, and when that was.
+    heard: (Timestamp, Instant),
 }
 
 impl HeldJournal {
@@ -52,12 +55,21 @@ impl HeldJournal {
         journal: &[Recorded],
     ) -> Result<Self, IllegalEvent> {
         let run = Run::fold(task, journal)?;
-        Ok(Self { store, entropy, token, lost, fault, run })
+        let heard = (run.head.updated_at, Instant::now());
+        Ok(Self { store, entropy, token, lost, fault, run, heard })
     }
 
     /// What is known of the task.
     pub(super) const fn run(&self) -> &Run {
         &self.run
+    }
+
+    /// The time by the store's clock, late by what an answer takes. Timers are
+    /// judged by it and not by the worker's own clock: one that is behind would not
+    /// believe that a task was woken in time, and park it again and again.
+    pub(super) fn now(&self) -> Timestamp {
+        let (at, when) = self.heard;
+        at.plus(when.elapsed())
     }
 
     /// Whether this worker still holds the task.
@@ -118,6 +130,7 @@ impl HeldJournal {
         let mut wait = Duration::from_millis(20);
         let appended = loop {
             let answer = tokio::select! {
+                biased;
                 answer = self.store.append(append.clone()) => answer,
                 () = self.lost.cancelled() => return Err(AppendError::LeaseLost(task)),
             };
@@ -125,8 +138,9 @@ impl HeldJournal {
                 Err(AppendError::Store(StoreError::Unavailable(why))) => {
                     tracing::warn!(%task, why, "the store cannot be written to; trying again");
                     tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
+                        biased;
                         () = self.lost.cancelled() => return Err(AppendError::LeaseLost(task)),
+                        () = tokio::time::sleep(wait) => {}
                     }
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
@@ -136,6 +150,11 @@ impl HeldJournal {
         self.fault.after_append(number);
         for recorded in &appended.recorded {
             self.run.apply(recorded)?;
+        }
+        // The answer to an append that was repeated may be an old one.
+        let heard = self.run.head.updated_at;
+        if heard > self.now() {
+            self.heard = (heard, Instant::now());
         }
         Ok(())
     }

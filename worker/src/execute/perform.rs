@@ -5,7 +5,7 @@
 //! at any time.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::failure::{Failure, FailureClass};
 use common::id::{StepKey, TaskId};
@@ -17,9 +17,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::child::Child;
-use super::{Executor, internal};
+use super::{Executor, internal, workspace};
 use crate::decide::{Action, HTTP, Performed, RUN};
 use crate::http::HttpRequest;
 use crate::models::ModelRequest;
@@ -64,7 +65,7 @@ impl Executor {
         async move {
             let looked_up = async {
                 let prompt = prompt?;
-                let tools = self.tools.set(&filter(pipeline, &key)?).await?;
+                let tools = self.outside.tools.set(&filter(pipeline, &key)?).await?;
                 let event = prompt.map(|prompt| self.start_agent(pipeline, &key, prompt, &tools)).transpose()?;
                 Ok((event, tools))
             };
@@ -86,7 +87,7 @@ impl Executor {
     ) -> Result<Event, Failure> {
         let (step, agent_step, agent) = agent_of(pipeline, key)?;
         let alias = agent_step.model.as_deref().or(agent.model.as_deref()).filter(|alias| *alias != "inherit");
-        let model = self.models.resolve(alias)?;
+        let model = self.outside.models.resolve(alias)?;
         let mut options = model.options;
         if let Some(effort) = &agent.effort {
             options.insert("effort".to_owned(), Value::from(effort.as_str()));
@@ -116,7 +117,7 @@ impl Executor {
         tracing::debug!(task = %run.head.id, step = %key, model = head.model, "calls the model");
         async move {
             let answer = async {
-                let provider = self.models.provider(&head.provider)?;
+                let provider = self.outside.models.provider(&head.provider)?;
                 let request = ModelRequest { head: &head, messages, traceparent };
                 tokio::time::timeout(timeout, provider.call(request))
                     .await
@@ -181,7 +182,7 @@ impl Executor {
                 timeout: context.timeout,
                 response_limit: context.output_limit,
             };
-            let answer = self.http.send(request).await?;
+            let answer = self.outside.http.send(request).await?;
             Ok(ToolAnswer { content: answer.into_value(), is_error: false })
         }
     }
@@ -262,7 +263,9 @@ fn call_tool(
             );
             return Err(ToolError::Failed(Failure::new(FailureClass::Configuration, message)));
         };
-        make_workspace(&call.context.workspace).await?;
+        if workspace::is_used_by(&call.name) {
+            make_workspace(&call.context.workspace).await?;
+        }
         tool.call(call).await
     }
 }

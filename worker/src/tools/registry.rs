@@ -80,6 +80,11 @@ impl ToolFilter {
         Ok(Self { servers: servers_named_by(&permissions), permissions })
     }
 
+    /// Whether a tool of this name is among what is wanted.
+    pub fn offers(&self, tool: &str) -> bool {
+        self.permissions.offers(tool)
+    }
+
     /// One tool, by its name: for `tool` steps.
     ///
     /// # Errors
@@ -147,6 +152,20 @@ impl Tools {
         let answer = config.limits.tool_output.bytes().saturating_mul(4).max(LEAST_ANSWER);
         let mcp = McpServers::new(&config.mcp_servers, &options.directory, answer);
         Ok(Self { fixed, mcp, effects: Arc::new(effects) })
+    }
+
+    /// Adds a tool that this program brings along, beside those that ship.
+    ///
+    /// # Errors
+    /// `configuration` if its name is taken, or is none.
+    pub fn add(&mut self, tool: Arc<dyn Tool>) -> Result<(), Failure> {
+        let name = tool.spec().name.clone();
+        checked_name("tools", &name)?;
+        if self.fixed.contains_key(&name) {
+            return Err(wrong(&format!("tools.{name}: there are two tools of this name")));
+        }
+        self.fixed.insert(name, tool);
+        Ok(())
     }
 
     /// The tools that are wanted. Starts the MCP servers among them. Rules about

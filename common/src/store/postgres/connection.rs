@@ -99,7 +99,7 @@ impl Connection {
         if purpose == Purpose::Writing {
             settings.push_str(
                 "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off; \
-                 SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_sort = off; SET enable_material = off",
+                 SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off",
             );
         }
         connection.batch(&settings).await?;

@@ -19,18 +19,18 @@ use crate::task::{Head, StateName};
 
 /// Only one transaction at a time supersedes within a group. (Groups whose hashes meet wait for each other, no more.)
 pub(super) const LOCK_GROUPS: &str = "SELECT pg_advisory_xact_lock(1414353735, g) FROM unnest($1::int[]) AS g";
-pub(super) const KEYS: &str = "SELECT t.pipeline, t.key, t.id, t.state \
-     FROM unnest($1::text[], $2::text[]) AS u(pipeline, key) \
-     JOIN tasks t ON t.pipeline = u.pipeline AND t.key = u.key AND t.key IS NOT NULL";
+pub(super) const KEYS: &str = "SELECT u.pipeline, u.key, t.id, t.state \
+     FROM unnest($1::text[], $2::text[]) AS u(pipeline, key) CROSS JOIN LATERAL (SELECT k.id, k.state FROM tasks k \
+     WHERE k.pipeline = u.pipeline AND k.key = u.key AND k.key IS NOT NULL LIMIT 1) t";
 pub(super) const IDS: &str = "SELECT id, state FROM tasks WHERE id = ANY($1::uuid[])";
 pub(super) const DEPTHS: &str = "SELECT name, sum(n)::bigint FROM counts \
      WHERE kind = 'queue' AND name = ANY($1::text[]) AND what IN ('ready', 'scheduled') GROUP BY name";
 /// They are not removed before the transaction ends.
 pub(super) const BATCHES: &str = "SELECT id FROM batches WHERE id = ANY($1::text[]) ORDER BY id FOR KEY SHARE";
-pub(super) const OLDER: &str = "SELECT t.pipeline, t.supersede, t.id \
-     FROM unnest($1::text[], $2::text[]) AS u(pipeline, supersede) \
-     JOIN tasks t ON t.pipeline = u.pipeline AND t.supersede = u.supersede \
-     WHERE t.supersede IS NOT NULL AND t.finished_at IS NULL ORDER BY t.id";
+pub(super) const OLDER: &str = "SELECT u.pipeline, u.supersede, t.id \
+     FROM unnest($1::text[], $2::text[]) AS u(pipeline, supersede) CROSS JOIN LATERAL (SELECT o.id FROM tasks o \
+     WHERE o.pipeline = u.pipeline AND o.supersede = u.supersede AND o.supersede IS NOT NULL \
+     AND o.finished_at IS NULL LIMIT 1000000) t";
 
 /// What the submissions of a group ask of the store before they are judged.
 #[derive(Debug, Default)]
@@ -114,6 +114,8 @@ impl Questions {
                 intake.groups.entry((pipeline, group)).or_default().push(TaskId::from_uuid(row.try_get(2)?));
             }
         }
+        // The oldest first.
+        intake.groups.values_mut().for_each(|tasks| tasks.sort_unstable());
         for row in known? {
             if let (Ok(pipeline), Ok(key), Ok(state)) = (
                 PipelineName::new(row.try_get::<_, &str>(0)?),

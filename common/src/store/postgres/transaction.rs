@@ -25,16 +25,22 @@ const ROUNDS: usize = 100;
 
 /// Named tasks under their locks, in the order of their ids: two transactions never wait for each other. The parents of
 /// those that may end come along: they are told, and are locked before their children.
+///
+/// Here and below, a `LATERAL` with a `LIMIT` is a look into an index for each item: whatever the statistics say, the
+/// planner cannot make a walk through a table of it.
 pub(super) const LOAD: &str = concat!(
     "SELECT ",
     columns!(),
-    " FROM tasks WHERE id = ANY(ARRAY(SELECT unnest($1::uuid[]) \
-     UNION SELECT parent FROM tasks WHERE id = ANY($2::uuid[]) AND parent IS NOT NULL)) ORDER BY id FOR UPDATE"
+    " FROM tasks WHERE id = ANY(ARRAY(SELECT unnest($1::uuid[]) UNION SELECT p.parent FROM unnest($2::uuid[]) AS e(id) \
+     CROSS JOIN LATERAL (SELECT t.parent FROM tasks t WHERE t.id = e.id LIMIT 1) p WHERE p.parent IS NOT NULL)) \
+     ORDER BY id FOR UPDATE"
 );
 /// Their unfinished children.
-pub(super) const CHILDREN: &str = "SELECT parent, id FROM tasks \
-     WHERE parent = ANY(ARRAY(SELECT unnest($1::uuid[]) UNION SELECT parent FROM tasks WHERE id = ANY($2::uuid[]) \
-     AND parent IS NOT NULL)) AND finished_at IS NULL ORDER BY id";
+pub(super) const CHILDREN: &str = "SELECT u.id, c.id FROM (SELECT unnest($1::uuid[]) AS id \
+     UNION SELECT p.parent FROM unnest($2::uuid[]) AS e(id) \
+     CROSS JOIN LATERAL (SELECT t.parent FROM tasks t WHERE t.id = e.id LIMIT 1) p WHERE p.parent IS NOT NULL) u \
+     CROSS JOIN LATERAL (SELECT t.id FROM tasks t WHERE t.parent = u.id AND t.parent IS NOT NULL \
+     AND t.finished_at IS NULL LIMIT 1000000) c";
 /// The newest events of those that are done.
 pub(super) const ENDINGS: &str = "SELECT j.task, j.seq, j.at, j.event FROM tasks t \
      JOIN journal j ON j.task = t.id AND j.seq = t.version WHERE t.id = ANY($1::uuid[]) AND t.finished_at IS NOT NULL";
@@ -268,6 +274,8 @@ pub(super) async fn fetch(connection: &Connection, wanted: &Wanted) -> Result<Fe
         let parent = TaskId::from_uuid(row.try_get(0)?);
         fetched.children.entry(parent).or_default().push(TaskId::from_uuid(row.try_get(1)?));
     }
+    // The oldest first.
+    fetched.children.values_mut().for_each(|children| children.sort_unstable());
     for row in endings? {
         let task = TaskId::from_uuid(row.try_get(0)?);
         let ending = match row::event(&row, task, 1) {

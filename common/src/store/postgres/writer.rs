@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -30,6 +30,8 @@ const CONFLICTS: usize = 10;
 const TOGETHER: usize = 3;
 /// How often a group is begun again on a new connection.
 const LOSSES: usize = 2;
+/// A plan is made for the tables as they were then, perhaps empty: it is made anew after so long.
+const PLAN: Duration = Duration::from_secs(5);
 /// The waits between tries to connect, before whoever waits is told.
 const BACKOFF: [Duration; 5] = [
     Duration::ZERO,
@@ -57,6 +59,8 @@ pub(super) struct Tools {
 struct Writer {
     tools: Tools,
     connection: Option<Connection>,
+    /// When its statements were planned.
+    planned: Instant,
 }
 
 impl Writers {
@@ -64,7 +68,7 @@ impl Writers {
     pub(super) fn start(tools: &Tools) -> Self {
         let start = |_| {
             let (sender, jobs) = mpsc::channel(QUEUE);
-            tokio::spawn(Writer { tools: tools.clone(), connection: None }.run(jobs));
+            tokio::spawn(Writer { tools: tools.clone(), connection: None, planned: Instant::now() }.run(jobs));
             sender
         };
         Self { queues: (0..tools.address.writers).map(start).collect(), turn: AtomicUsize::new(0) }
@@ -134,6 +138,11 @@ impl Writer {
                 Some(connection) => connection,
                 None => self.connect().await?,
             };
+            if self.planned.elapsed() >= PLAN {
+                self.planned = Instant::now();
+                // Should it fail, so does what comes next, and says why.
+                let _ = connection.batch("DISCARD PLANS").await;
+            }
             let careful = conflicts + losses > 0;
             let Failed { fault, committing } = match group::run(&connection, &self.tools.options, group, careful).await
             {

@@ -51,6 +51,9 @@ impl RedisStore {
 
     /// Gives a signal to a task: applied now, or kept for its holder.
     pub(super) async fn apply_signal(&self, task: TaskId, signal: &Signal) -> Result<Signalled, SignalError> {
+        if matches!(signal, Signal::Replay { .. }) {
+            self.rejoin_group(task).await?;
+        }
         let work = |book: &mut crate::store::book::Book| book.signal(task, signal);
         Ok(self.operate(task, Desk::new(), None, work).await?.answer)
     }

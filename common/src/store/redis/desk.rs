@@ -17,7 +17,7 @@ use super::stored::{self, Found, Stored, Unreadable};
 use super::unit::{Outcome, Unit};
 use crate::id::TaskId;
 use crate::store::book::{Book, Change, Needs, Stop};
-use crate::store::{Hint, SignalError, StoreError, ledger};
+use crate::store::{Hint, SignalError, Signalled, StoreError, ledger};
 use crate::task::Signal;
 
 /// How often an operation is planned before its caller is told to try again.
@@ -226,11 +226,11 @@ impl RedisStore {
     }
 
     /// Gives a signal to a task that may not want it any more.
-    pub(super) async fn tell(&self, task: TaskId, signal: Signal) -> Result<bool, StoreError> {
+    pub(super) async fn tell(&self, task: TaskId, signal: Signal) -> Result<Option<Signalled>, StoreError> {
         match self.apply_signal(task, &signal).await {
-            Ok(signalled) => Ok(matches!(signalled, crate::store::Signalled::Applied(_))),
+            Ok(signalled) => Ok(Some(signalled)),
             Err(SignalError::Store(StoreError::Damaged(_)) | SignalError::NotFound(_) | SignalError::Refused(_)) => {
-                Ok(false)
+                Ok(None)
             }
             Err(SignalError::Store(error)) => Err(error),
         }

@@ -10,7 +10,7 @@ use super::reply::{self, Reply};
 use super::scripts::{Args, ELDER, ask};
 use crate::clock::Timestamp;
 use crate::id::TaskId;
-use crate::store::{StoreError, ledger};
+use crate::store::{Signalled, StoreError, ledger};
 
 impl RedisStore {
     /// Cancels the older tasks of a task's group (with `late`, if a newer one is there, the task itself), and forgets
@@ -36,14 +36,18 @@ impl RedisStore {
             group_of.push((members.task()?, members.integer()?));
         }
         let (older, newest) = order(task, millis(accepted), late, &group_of);
-        let mut cancelled = Vec::new();
+        let (mut cancelled, mut asked) = (Vec::new(), Vec::new());
         for (older, newer) in older.iter().map(|older| (*older, task)).chain(newest.map(|newest| (task, newest))) {
-            if self.tell(older, ledger::supersede(newer)).await? {
-                cancelled.push(older);
+            match self.tell(older, ledger::supersede(newer)).await? {
+                Some(Signalled::Applied(_)) => cancelled.push(older),
+                // Its holder was asked, and may hand it back instead: the next of the group asks again.
+                Some(Signalled::Requested) => asked.push(older),
+                None => {}
             }
         }
-        if !older.is_empty() {
-            self.leave_group(group, &older).await?;
+        let over: Vec<TaskId> = older.into_iter().filter(|older| !asked.contains(older)).collect();
+        if !over.is_empty() {
+            self.leave_group(group, &over).await?;
         }
         let mut forget = redis::cmd("HDEL");
         forget.arg(self.keys.key(self.keys.of_task(task), b"notes")).arg(task.as_uuid().as_bytes());
@@ -62,6 +66,17 @@ impl RedisStore {
         command.arg(self.keys.key(self.keys.of_group(group), &keys::of_group(group)));
         command.arg(millis(accepted)).arg(task.as_uuid().as_bytes());
         ask(&self.link, &command).await.map(drop)
+    }
+
+    /// Puts a task that is to go on its way again back into its group, which it left when it was cancelled. Before it
+    /// does: one that then stays where it is, is dropped by the next of its group.
+    pub(super) async fn rejoin_group(&self, task: TaskId) -> Result<(), StoreError> {
+        let record = self.records(self.keys.of_task(task), &[task]).await?.pop().flatten();
+        let Some(group) = record.and_then(|record| record.extra.group) else { return Ok(()) };
+        match self.head_of(task).await? {
+            Some(head) => self.join_group(task, &group, head.created_at).await,
+            None => Ok(()),
+        }
     }
 
     /// Takes tasks out of their group.
