@@ -121,7 +121,7 @@ fn version(number: &str, name: &str) -> Finding {
     if number.parse::<i32>().is_ok_and(|number| number >= OLDEST) {
         good("server_version", &said)
     } else {
-        let said = format!("{said}: this program was tried with 13 and later");
+        let said = format!("{said}: this program is tried with 15, and uses nothing that is newer than 13");
         warning("server_version", &said, "use PostgreSQL 13 or later")
     }
 }
