@@ -54,7 +54,8 @@ fn turn(number: usize) -> [Event; 2] {
         usage: Usage { input_tokens: 2_000, output_tokens: 300, ..Usage::default() },
         duration_ms: 900,
     };
-    let lines: String = (0..40).map(|line| format!("{line}\tlet value_{line} = compute({number}, \"é\");\n")).collect();
+    let line = |line| format!("{line}\tlet value_{line} = compute({number}, \"é\");");
+    let lines = (0..40).map(line).collect::<Vec<_>>().join("\n");
     let result = CallResult::Done { content: json!([{"type": "text", "text": lines}]), is_error: false };
     let call_id = CallId::new(id).unwrap();
     [

@@ -227,10 +227,10 @@ mod tests {
         unit.count(b"n", b"1q".to_vec(), 1);
         unit.count(b"n", b"0q".to_vec(), 0);
         let args = unit.encode();
-        let header: Vec<u8> = [15_u32, 1, 0, 0, 0, 0, 0, 2].into_iter().flat_map(u32::to_be_bytes).collect();
+        let header: Vec<u8> = [14_u32, 1, 0, 0, 0, 0, 0, 2].into_iter().flat_map(u32::to_be_bytes).collect();
         let all: Vec<&[u8]> = args.iter().collect();
         assert_eq!(all.first(), Some(&header.as_slice()));
-        assert_eq!(all.len(), 15, "the header says how many arguments the unit has");
+        assert_eq!(all.len(), 14, "the header says how many arguments the unit has");
         assert_eq!(all.last(), Some(&b"2".as_slice()));
     }
 }
