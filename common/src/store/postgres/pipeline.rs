@@ -15,7 +15,7 @@ enum Sent<'c> {
 }
 
 impl<'c> Pipeline<'c> {
-    /// Sends a statement: a prepared one goes out at the first poll.
+    /// Sends a statement. It must be prepared: only then does it go out at the first poll, before those that follow.
     pub(super) async fn send(&mut self, statement: impl Future<Output = Result<(), Fault>> + Send + 'c) {
         let mut statement = statement.boxed();
         self.0.push(match futures::poll!(&mut statement) {

@@ -66,6 +66,10 @@ const KEEP_HINTS: &str = "INSERT INTO outbox (task, version, queue, priority, si
      ON CONFLICT (task) DO UPDATE SET version = excluded.version, since = excluded.since";
 const DROP_HINTS: &str = "DELETE FROM outbox WHERE task = ANY($1::uuid[])";
 
+/// All that is sent with a commit.
+const COMMITTED: &[&str] =
+    &[INSERT, UPDATE, EVENTS, ASIDE, ROWS, REVIVE, OVER, KEEP_HINTS, DROP_HINTS, JOURNALS, BEGIN_USE, ADD];
+
 pub(super) const JOURNALS: &str =
     "SELECT task, seq, at, event FROM journal WHERE task = ANY($1::uuid[]) ORDER BY task, seq";
 
@@ -348,6 +352,8 @@ impl<'c> Writing<'c> {
         } = self;
         let queues = ready.values().flatten().map(|hint| hint.queue.clone()).collect();
         let mut read = Vec::new();
+        // One that is not prepared would be sent when it is: after the commit, on its own.
+        connection.warm(COMMITTED).await?;
         let mut pipeline = Pipeline::default();
         for columns in inserts {
             pipeline.send(insert(connection, columns)).await;
