@@ -87,7 +87,7 @@ impl Load {
 
     async fn errand(&self, number: u64) -> Result<()> {
         let name = format!("errand{number}");
-        let parts: Vec<u64> = if number.is_multiple_of(4) { (0..1 + number % 3).collect() } else { Vec::new() };
+        let parts: Vec<u64> = if number.is_multiple_of(4) { (0..=number % 3).collect() } else { Vec::new() };
         let input = json!({
             "name": name,
             "world": self.world,

@@ -85,7 +85,7 @@ async fn submit(
     let mut first = 0;
     while first < tasks {
         let last = (first + BATCH).min(tasks);
-        let rows: String = (first..last).map(|n| format!("{{\"n\": {n}}}\n")).collect();
+        let rows: String = (first..last).map(|n| format!("{{\"n\": {n}}}")).collect::<Vec<_>>().join("\n");
         let started = Instant::now();
         for attempt in 0_usize.. {
             let scheduler = &schedulers[attempt % schedulers.len()];
