@@ -2,13 +2,13 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`address`] | the URL |
-//! | [`link`] | one supervised connection |
-//! | [`topology`] | names, and how exchanges and queues are declared |
-//! | [`publish`] | one supervised channel with publisher confirms |
-//! | [`consume`] | one supervised channel for one queue |
-//! | [`lanes`], [`letters`] | what a worker and a scheduler receive |
-//! | [`dead`] | messages that nobody could use |
+//! | `address` | the URL |
+//! | `link` | one supervised connection |
+//! | `topology` | names, and how exchanges and queues are declared |
+//! | `publish` | one supervised channel with publisher confirms |
+//! | `consume` | one supervised channel for one queue |
+//! | `lanes`, `letters` | what a worker and a scheduler receive |
+//! | `dead` | messages that nobody could use |
 //!
 //! Publishing and consuming have a connection each: a server that runs short of
 //! memory or disk stops to read from connections that publish, and
