@@ -7,7 +7,7 @@
 //! idempotency keys and repeats what was not answered (`load`); the tasks act on
 //! an outside world that counts (`world`); a person decides approvals and says what
 //! became of calls of unknown outcome (`person`). When all faults have struck,
-//! everything must come to its end within [`PATIENCE`], and the invariants must
+//! everything must come to its end within `PATIENCE`, and the invariants must
 //! hold (`verdict`). No check depends on how fast something happens but for that.
 
 mod backends;
