@@ -1,5 +1,5 @@
 //! Webhooks: who may send, what a delivery says, and which pipelines want it;
-//! and [`amqp`]: messages of other systems.
+//! and `amqp`: messages of other systems.
 //!
 //! One file a sender. A sender verifies the raw bytes before anything parses
 //! them; [`trigger`] decides what becomes of the event. All of it is pure: the
