@@ -1,6 +1,5 @@
 //! The same history on every store: see `suite::differential`.
 
-#[ignore = "known to differ: hints that a doorbell hears twice (seed 0), retention in the sweep of a parent (seed 3)"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_history_gives_the_same_on_every_store() {
     if let Err(difference) = suite::differential::compare(suite::differential::seeds()).await {

@@ -326,6 +326,25 @@ impl Event {
         }
     }
 
+    /// Whether the event moves the task itself from one state to another: what a worker's `next`, a signal and the
+    /// store do.
+    pub const fn is_of_life(&self) -> bool {
+        matches!(
+            self,
+            Self::Submitted(_)
+                | Self::Leased { .. }
+                | Self::Released { .. }
+                | Self::LeaseExpired { .. }
+                | Self::Parked { .. }
+                | Self::Woken { .. }
+                | Self::CancelRequested { .. }
+                | Self::Cancelled { .. }
+                | Self::Succeeded { .. }
+                | Self::Died { .. }
+                | Self::Replayed { .. }
+        )
+    }
+
     /// The step that the event belongs to, where it names one.
     pub const fn step(&self) -> Option<&StepKey> {
         match self {

@@ -44,6 +44,14 @@ pub fn append(
             why: "only a running task has a holder",
         });
     }
+    if let Some(foreign) = events.iter().find(|event| event.is_of_life()) {
+        return Err(IllegalEvent {
+            event: foreign.kind(),
+            seq: head.version + 1,
+            state: head.state.name(),
+            why: "a holder ends, parks or releases a task by the `next` of an append, and the store does the rest",
+        });
+    }
     let mut recorded = add(&mut trial, events, at)?;
     if let Some(event) = next.into_event() {
         recorded.extend(add(&mut trial, vec![event], at)?);

@@ -173,6 +173,9 @@ pub async fn an_illegal_append_changes_nothing(place: Place) -> Result<()> {
     let twice = common::journal::Event::Leased { attempt: 7, worker: super::bench::worker("x") };
     let refused = bench.append(&mut held, vec![finished("a"), twice], Next::Continue).await;
     ensure!(matches!(refused, Err(AppendError::Illegal(_))), "{refused:?}");
+    let end = common::journal::Event::Succeeded { output: json!(1) };
+    let refused = bench.append(&mut held, vec![finished("a"), end], Next::Continue).await;
+    ensure!(matches!(refused, Err(AppendError::Illegal(_))), "{refused:?}");
     let nothing = Wait { on: Vec::new(), until: None };
     let refused = bench.append(&mut held, vec![finished("a")], Next::Park(nothing)).await;
     ensure!(matches!(refused, Err(AppendError::Illegal(_))), "{refused:?}");

@@ -1,13 +1,13 @@
 //! One of the stores that are compared, opened twice, as by two processes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use common::clock::{Clock, ManualClock};
 use common::entropy::SeededEntropy;
-use common::id::LeaseToken;
+use common::id::{LeaseToken, TaskId};
 use common::journal::Event;
 use common::store::{
     Append, Claim, Doorbell, Due, Hint, Limits, Renew, Retention, Store, StoreClock, StoreError, StoreOptions,
@@ -76,6 +76,14 @@ impl Ear {
     }
 }
 
+/// A token of a store.
+#[derive(Debug, Clone, Copy)]
+struct Issued {
+    token: LeaseToken,
+    /// Whether its task was removed and came again.
+    gone: bool,
+}
+
 /// A store under comparison.
 #[derive(Debug)]
 pub(super) struct Side {
@@ -85,7 +93,7 @@ pub(super) struct Side {
     options: StoreOptions,
     clock: ManualClock,
     ear: Arc<Ear>,
-    tokens: HashMap<Token, LeaseToken>,
+    tokens: HashMap<Token, Issued>,
     /// What `unsent` gave last.
     hints: Vec<Hint>,
     opened: u64,
@@ -112,8 +120,17 @@ impl Side {
             opened.push(common::store::open(&place.url, options.clone()).await.context(name)?);
         }
         let processes = opened.try_into().ok().context("two were opened")?;
-        let (clock, tokens) = (clock.clone(), HashMap::new());
-        Ok(Self { name, processes, place, options, clock, ear, tokens, hints: Vec::new(), opened: 2 })
+        Ok(Self {
+            name,
+            processes,
+            place,
+            options,
+            clock: clock.clone(),
+            ear,
+            tokens: HashMap::new(),
+            hints: Vec::new(),
+            opened: 2,
+        })
     }
 
     /// For what a history must know to go on.
@@ -132,7 +149,10 @@ impl Side {
         let done = |result: Result<(), StoreError>| result.map_or_else(answer::store, |()| Ok(Answer::Done));
         Ok(match request.clone() {
             Request::Submit(submissions) => match store.submit(submissions).await {
-                Ok(receipts) => Answer::Receipts(receipts),
+                Ok(receipts) => {
+                    self.born(receipts.iter().filter(|receipt| receipt.created).map(|receipt| receipt.id));
+                    Answer::Receipts(receipts)
+                }
                 Err(error) => answer::store(error)?,
             },
             Request::Take(take) => self.claims(store.take(take).await)?,
@@ -191,8 +211,12 @@ impl Side {
                 let hints: Vec<Hint> = self.hints.iter().filter(|hint| tasks.contains(&hint.task)).cloned().collect();
                 done(store.sent(&hints).await)?
             }
-            Request::Restore(tasks) => match store.restore(tasks).await {
-                Ok(restored) => Answer::Restored(restored),
+            Request::Restore(tasks) => match store.restore(tasks.clone()).await {
+                Ok(restored) => {
+                    let new = tasks.iter().zip(&restored).filter(|(_, restored)| **restored);
+                    self.born(new.map(|(task, _)| task.id));
+                    Answer::Restored(restored)
+                }
                 Err(error) => answer::store(error)?,
             },
             Request::Reopen => {
@@ -228,15 +252,23 @@ impl Side {
         let mut claimed = Vec::with_capacity(claims.len());
         for Claim { task, token, expires, journal } in claims {
             let attempt = attempt(&journal).context("a claim carries the event of its lease")?;
-            let before = self.tokens.insert(Token { task, attempt }, token);
-            ensure!(before.is_none(), "attempt {attempt} of task {task} was given twice");
+            let before = self.tokens.insert(Token { task, attempt }, Issued { token, gone: false });
+            ensure!(before.is_none_or(|before| before.gone), "attempt {attempt} of task {task} was given twice");
             claimed.push(Claimed { task, expires, journal });
         }
         Ok(Answer::Claims(claimed))
     }
 
+    /// Tasks begin a life, perhaps not their first: attempts may be counted anew.
+    fn born(&mut self, tasks: impl Iterator<Item = TaskId>) {
+        let born: HashSet<TaskId> = tasks.collect();
+        for (_, issued) in self.tokens.iter_mut().filter(|(token, _)| born.contains(&token.task)) {
+            issued.gone = true;
+        }
+    }
+
     fn token(&self, token: Token) -> LeaseToken {
-        self.tokens.get(&token).copied().unwrap_or_else(|| LeaseToken::new([9; 16]))
+        self.tokens.get(&token).map_or_else(|| LeaseToken::new([9; 16]), |issued| issued.token)
     }
 
     async fn reopen(&mut self, process: usize) -> Result<()> {

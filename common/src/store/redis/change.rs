@@ -41,6 +41,15 @@ impl Class {
             Self::Dead => (b"d", b"D"),
         }
     }
+
+    /// The sorted set of those that do not stand in the list in order: that finished in another store, or that
+    /// retention looks at later because an unfinished parent may still ask for them.
+    pub(super) const fn by_time(self) -> &'static [u8] {
+        match self {
+            Self::Finished => b"ft",
+            Self::Dead => b"dt",
+        }
+    }
 }
 
 /// The sorted set of ids that tasks of a state are listed in.
@@ -53,7 +62,7 @@ pub(super) const fn listed_in(state: StateName) -> &'static str {
 }
 
 /// What retention is to look at in time: the task, and when it finished.
-pub(super) fn finished(task: TaskId, at: Timestamp) -> Vec<u8> {
+fn finished(task: TaskId, at: Timestamp) -> Vec<u8> {
     [task.as_uuid().as_bytes().as_slice(), &millis(at).to_be_bytes()].concat()
 }
 
@@ -154,12 +163,20 @@ fn move_task(
             unit.count(b"n", bytes_field.to_vec(), by * i64::try_from(bytes).unwrap_or(i64::MAX));
         }
         let finish = |place: Option<Place>| place.and_then(|place| place.finished);
-        if let Some((class, at)) = finish(to)
-            && finish(from) != finish(to)
-        {
-            unit.command("RPUSH", class.names().0.to_vec(), [finished(task, at)]);
+        match (from, finish(to)) {
+            (None, Some((class, at))) => stand_by_time(unit, class, task, at),
+            (Some(_), Some((class, at))) if finish(from) != finish(to) => {
+                unit.command("RPUSH", class.names().0.to_vec(), [finished(task, at)]);
+            }
+            _ => {}
         }
     }
+}
+
+/// Retention looks at a done task at a time that is not that of the newest.
+pub(super) fn stand_by_time(unit: &mut Unit, class: Class, task: TaskId, at: Timestamp) {
+    let score = millis(at).to_string().into_bytes();
+    unit.command("ZADD", class.by_time().to_vec(), [score, finished(task, at)]);
 }
 
 /// Adds a new task with the first events of its journal.

@@ -3,9 +3,13 @@ local now = time()
 local due = call('ZRANGEBYSCORE', K .. 'due', '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, ARGV[2])
 local first = call('ZRANGE', K .. 'due', 0, 0, 'WITHSCORES')
 local most = tonumber(ARGV[3])
+local function first_of(name)
+  if most == 0 then return {} end
+  return call(#name == 1 and 'LRANGE' or 'ZRANGE', K .. name, 0, most - 1)
+end
 return {
   now, due, first[2] or '', call('HMGET', K .. 'n', 'f', 'F', 'd', 'D'),
-  most > 0 and call('LRANGE', K .. 'f', 0, most - 1) or {}, most > 0 and call('LRANGE', K .. 'd', 0, most - 1) or {},
+  first_of('f'), first_of('ft'), first_of('d'), first_of('dt'),
   call('ZRANGE', K .. 'over', 0, 0, 'WITHSCORES'), call('HGETALL', K .. 'notes'),
   call('ZRANGE', K .. 'unused', 0, 0, 'WITHSCORES')[2] or '',
 }

@@ -1,6 +1,7 @@
 //! What a store does by itself when its time has come: timers, leases that ran
 //! out, notes that a crash left, retention. Indexes lead to what is due.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -10,10 +11,11 @@ use super::RedisStore;
 use super::desk::Desk;
 use super::group::{self, Kept};
 use super::reply::{self, Reply};
+use super::retention::Line;
 use super::scripts::{Args, DUE};
 use super::stored::Found;
 use crate::clock::Timestamp;
-use crate::id::TaskId;
+use crate::id::{Shard, TaskId};
 use crate::store::book::{Book, DueAnswer};
 use crate::store::{Due, StoreError};
 
@@ -33,8 +35,8 @@ pub(super) struct Agenda {
     /// When the next timer or lease is due.
     first: Option<Timestamp>,
     pub(super) kept: [Kept; 2],
-    /// The first of those that finished, in order; of finished tasks and of dead letters.
-    pub(super) finished: [Vec<Vec<u8>>; 2],
+    /// The first of those that finished; of finished tasks and of dead letters.
+    pub(super) finished: [Line; 2],
     /// The oldest closed batch.
     pub(super) batch: Option<(String, Timestamp)>,
     /// Tasks whose elders are to be cancelled still.
@@ -101,7 +103,8 @@ impl RedisStore {
             agenda.first = reply::integer(&reply.next()).ok().map(Timestamp::from_millis);
             agenda.kept = group::kept(&reply.list()).unwrap_or_default();
             for finished in &mut agenda.finished {
-                *finished = reply.list().into_iter().map(reply::bytes).collect();
+                finished.in_order = reply.list().into_iter().map(reply::bytes).collect();
+                finished.by_time = reply.list().into_iter().map(reply::bytes).collect();
             }
             let mut batch = Reply::new(reply.next());
             if !batch.is_empty() {
@@ -121,37 +124,48 @@ impl RedisStore {
         let tasks: Vec<TaskId> = due.iter().map(|(_, task)| *task).collect();
         let mut loaded = Desk::new();
         self.load(&tasks, &mut loaded).await?;
-        let moves = tasks.into_iter().map(|task| (task, loaded.remove(&task))).map(|(task, found)| async move {
-            match found {
-                Some(Found::Unreadable(unreadable)) => {
-                    self.set_aside(&unreadable).await?;
-                    // It may have been put aside before; then the index must not lead here again and again.
-                    self.strike_due(task).await?;
-                    Ok(DueAnswer::NotDue)
-                }
-                found => {
-                    let desk = found.map(|found| (task, found)).into_iter().collect();
-                    let moved = self.operate(task, desk, None, |book: &mut Book| book.due(task)).await?.answer;
-                    if moved == DueAnswer::NotDue {
-                        self.check_due(task).await?;
-                    }
-                    Ok::<_, StoreError>(moved)
-                }
+        // Those of a family one after the other, in the order of their times: each sees what became of the others.
+        let mut families: BTreeMap<Shard, Vec<(TaskId, Option<Found>)>> = BTreeMap::new();
+        for task in tasks {
+            families.entry(task.shard()).or_default().push((task, loaded.remove(&task)));
+        }
+        let moves = families.into_values().map(|family| async move {
+            let mut moved = Vec::with_capacity(family.len());
+            for (task, found) in family {
+                moved.push(self.move_one(task, found).await?);
             }
+            Ok::<_, StoreError>(moved)
         });
         let mut moves = futures::stream::iter(moves.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
         while let Some(moved) = moves.next().await {
-            match moved? {
-                DueAnswer::Woken => answer.woken += 1,
-                DueAnswer::Expired => answer.expired += 1,
-                DueAnswer::Poisoned => {
-                    answer.expired += 1;
-                    answer.poisoned += 1;
+            for moved in moved? {
+                match moved {
+                    DueAnswer::Woken => answer.woken += 1,
+                    DueAnswer::Expired => answer.expired += 1,
+                    DueAnswer::Poisoned => {
+                        answer.expired += 1;
+                        answer.poisoned += 1;
+                    }
+                    DueAnswer::NotDue => {}
                 }
-                DueAnswer::NotDue => {}
             }
         }
         Ok(())
+    }
+
+    async fn move_one(&self, task: TaskId, found: Option<Found>) -> Result<DueAnswer, StoreError> {
+        if let Some(Found::Unreadable(unreadable)) = found {
+            self.set_aside(&unreadable).await?;
+            // It may have been put aside before; then the index must not lead here again and again.
+            self.strike_due(task).await?;
+            return Ok(DueAnswer::NotDue);
+        }
+        let desk = found.map(|found| (task, found)).into_iter().collect();
+        let moved = self.operate(task, desk, None, |book: &mut Book| book.due(task)).await?.answer;
+        if moved == DueAnswer::NotDue {
+            self.check_due(task).await?;
+        }
+        Ok(moved)
     }
 
     /// An index that leads to a task which is never due must not lead there again and again.

@@ -12,6 +12,7 @@
 //! | `due` | zset: timers and leases by time |
 //! | `open`, `done`, `failed`, `ask` | zsets, by id: unfinished tasks; succeeded; cancelled and dead; those that ask a person |
 //! | `f`, `d` | lists: finished tasks and dead letters in the order in which they finished, for retention |
+//! | `ft`, `dt` | zsets, by time: those of them that came in another order |
 //! | `blobs` | hash: the names of kept blobs by house and content |
 //! | `B:`NAME, `U:`NAME | the bytes of a blob; set: the tasks that use it |
 //! | `w`ID | set: the blobs that a task uses |

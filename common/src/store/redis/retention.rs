@@ -11,7 +11,7 @@ use futures::future::try_join_all;
 
 use super::RedisStore;
 use super::append::{is_overfull, slack};
-use super::change::{self, Class, finished};
+use super::change::{self, Class};
 use super::due::Agenda;
 use super::group::Kept;
 use super::record::Record;
@@ -27,11 +27,23 @@ const FOR_PARENT: Duration = Duration::from_secs(60);
 /// Tasks that a call in which one finished removes at most.
 const TRIMMED: usize = 256;
 
+/// The first of those that finished, each in the order of its time: the task, then the time.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    pub(super) in_order: Vec<Vec<u8>>,
+    /// Those that stand apart, because they came in another order.
+    pub(super) by_time: Vec<Vec<u8>>,
+}
+
 /// A done task, as it stands in the line of those that finished.
 #[derive(Debug, Clone)]
 struct Oldest {
     partition: usize,
     entry: Vec<u8>,
+    /// Whether it stands apart.
+    apart: bool,
+    /// Whether it is the last that was read of its line, and there may be more behind it.
+    more: bool,
     task: TaskId,
     at: Timestamp,
     record: Option<Record>,
@@ -45,7 +57,7 @@ enum Step {
     /// It is not there (any more), or not done: its place in the line goes.
     Skip,
     Remove,
-    /// To the end of the line.
+    /// To be looked at again at that time.
     Defer(Timestamp),
 }
 
@@ -64,9 +76,7 @@ impl RedisStore {
                 kept.tasks += of.tasks;
                 kept.bytes += of.bytes;
             }
-            let lines = agendas
-                .iter()
-                .map(|agenda| (agenda.partition, agenda.finished.get(place).map(Vec::as_slice).unwrap_or_default()));
+            let lines = agendas.iter().filter_map(|agenda| Some((agenda.partition, agenda.finished.get(place)?)));
             let (went, look_again) = self.retain_class(class, keep, kept, lines, room - removed).await?;
             removed += went;
             next = [next, look_again].into_iter().flatten().min();
@@ -86,21 +96,24 @@ impl RedisStore {
         class: Class,
         keep: Keep,
         kept: Kept,
-        lines: impl Iterator<Item = (usize, &'a [Vec<u8>])>,
+        lines: impl Iterator<Item = (usize, &'a Line)>,
         room: usize,
     ) -> Result<(usize, Option<Timestamp>), StoreError> {
         let now = self.clock.now();
         let mut waiting = Vec::new();
         for (partition, line) in lines {
-            for entry in line {
+            let in_order = line.in_order.iter().enumerate().map(|(place, entry)| (place, entry, false));
+            let by_time = line.by_time.iter().enumerate().map(|(place, entry)| (place, entry, true));
+            for (place, entry, apart) in in_order.chain(by_time) {
                 let (Some(task), Some(at)) = (entry.first_chunk::<16>(), entry.last_chunk::<8>()) else {
                     return Err(reply::damaged("a task that finished"));
                 };
                 let (task, at) = (TaskId::from_bytes(*task), Timestamp::from_millis(i64::from_be_bytes(*at)));
-                waiting.push(Oldest { partition, entry: entry.clone(), task, at, record: None, wanted: false });
+                let (entry, more) = (entry.clone(), place + 1 >= room);
+                waiting.push(Oldest { partition, entry, apart, more, task, at, record: None, wanted: false });
             }
         }
-        // Within a partition the line is in order; between partitions the earlier goes first.
+        // Each line is in order; between lines the earlier goes first.
         waiting.sort_by_key(|oldest| oldest.at);
         let Some(first) = waiting.first() else {
             // With no room nothing was read.
@@ -153,8 +166,11 @@ impl RedisStore {
 
     async fn take_step(&self, class: Class, oldest: &Oldest, step: &Step) -> Result<bool, StoreError> {
         let mut unit = Unit::default();
-        let line = class.names().0;
-        unit.command("LREM", line.to_vec(), [oldest.entry.clone()]);
+        if oldest.apart {
+            unit.command("ZREM", class.by_time().to_vec(), [oldest.entry.clone()]);
+        } else {
+            unit.command("LREM", class.names().0.to_vec(), [oldest.entry.clone()]);
+        }
         let mut removes = false;
         match (step, &oldest.record) {
             (Step::Remove, Some(record)) => {
@@ -168,7 +184,7 @@ impl RedisStore {
                 unit.expect(oldest.task, record.stamp, false);
                 let deferred = Record { at: Some(*until), stamp: self.stamp(), ..record.clone() };
                 unit.write(oldest.task, &deferred, false, &[]);
-                unit.command("RPUSH", line.to_vec(), [finished(oldest.task, *until)]);
+                change::stand_by_time(&mut unit, class, oldest.task, *until);
             }
             _ => {}
         }
@@ -230,10 +246,9 @@ impl RedisStore {
     async fn trim_class(&self, partition: usize, class: Class, keep: Keep, kept: Kept) -> Result<(), StoreError> {
         let mut command = redis::cmd("LRANGE");
         command.arg(self.keys.key(partition, class.names().0)).arg(0).arg(TRIMMED - 1);
-        let line: Vec<Vec<u8>> =
-            reply::list(super::scripts::ask(&self.link, &command).await?).into_iter().map(reply::bytes).collect();
-        let lines = std::iter::once((partition, line.as_slice()));
-        self.retain_class(class, keep, kept, lines, TRIMMED).await.map(drop)
+        let done = reply::list(super::scripts::ask(&self.link, &command).await?);
+        let line = Line { in_order: done.into_iter().map(reply::bytes).collect(), by_time: Vec::new() };
+        self.retain_class(class, keep, kept, std::iter::once((partition, &line)), TRIMMED).await.map(drop)
     }
 }
 
@@ -257,10 +272,13 @@ fn plan(
     let mut deferred = false;
     let mut waiting = VecDeque::from(waiting);
     while let Some(oldest) = waiting.pop_front() {
-        let record = oldest.record.as_ref();
+        let (record, more) = (oldest.record.as_ref(), oldest.more);
         let stands = record.filter(|record| Class::of(record.state) == Some(class) && record.at == Some(oldest.at));
         let Some(record) = stands else {
             steps.push((oldest, Step::Skip));
+            if more {
+                return (steps, Some(now));
+            }
             continue;
         };
         if !is_over(keep, kept, oldest.at, now) {
@@ -280,8 +298,9 @@ fn plan(
             deferred = true;
             steps.push((oldest, Step::Defer(later)));
         }
+        if more {
+            return (steps, Some(now));
+        }
     }
-    // The end of what was read; if that is all that may be read, there may be more behind it.
-    let next = if steps.len() >= room && kept.tasks > 0 { Some(now) } else { deferred.then_some(later) };
-    (steps, next)
+    (steps, deferred.then_some(later))
 }

@@ -67,9 +67,8 @@ fn move_on(tx: &mut Transaction<'_>, found: Vec<Found>, due: &mut Due) -> Result
             Found::Readable(stored) => {
                 let head = &stored.entry.head;
                 tasks.push((stored.place.n, head.id, head.version));
-                // A lease may have been lost once too often; a timer ends no task.
-                let running = matches!(head.state, State::Running { .. });
-                entries.enter(*stored, if running { Reach::Family } else { Reach::Alone })?;
+                // With its children even if only a timer is due: another task of the sweep may end it.
+                entries.enter(*stored, Reach::Family)?;
             }
         }
     }
