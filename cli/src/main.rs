@@ -54,14 +54,32 @@ fn start(line: CommandLine) -> Result<(), CommandError> {
     let services = matches!(line.command, Command::Dev(_) | Command::Scheduler(_) | Command::Worker(_));
     common::telemetry::init(line.globals.log_format, if services { "info" } else { "warn" })
         .map_err(|error| CommandError::usage(error.to_string()))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::new(Exit::Failed, format!("the runtime cannot start: {error}")))?;
-    let result = runtime.block_on(run(line));
+    let cannot_start =
+        |error: std::io::Error| CommandError::new(Exit::Failed, format!("the runtime cannot start: {error}"));
+    let runtime = runtime().map_err(cannot_start)?;
+    // On the runtime's own threads, not on this one beside them: what a thread has allocated it frees itself.
+    let result = match runtime.block_on(runtime.spawn(run(line))) {
+        Ok(result) => result,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(cancelled) => Err(CommandError::new(Exit::Failed, cancelled.to_string())),
+        },
+    };
     // Blocking work that is still under way (a file watcher, a name lookup) must not hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
+}
+
+/// Threads for half of the cores: the others are for what this process calls, often on the same machine (programs, the
+/// store). More threads than that hand work to each other more often than they do it. `TOKIO_WORKER_THREADS` says
+/// otherwise.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        builder.worker_threads((cores / 2).max(1));
+    }
+    builder.enable_all().build()
 }
 
 async fn run(line: CommandLine) -> Result<(), CommandError> {

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{BatchId, Digest, PipelineName, QueueName, TaskId};
 use crate::store::{BatchRowState, Cursor, Definition, Filter, OpenBatch, RejectedRow, Store, StoreError, Transcript};
-use crate::task::Head;
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -127,8 +126,8 @@ pub async fn export(
                 write(&batch)?;
             }
         }
-        let mut transcripts =
-            stream::iter(page.tasks.iter().map(|head: &Head| transcript(store, head.id))).buffered(READERS);
+        let tasks_of_page: Vec<TaskId> = page.tasks.iter().map(|head| head.id).collect();
+        let mut transcripts = stream::iter(tasks_of_page).map(|task| transcript(store, task)).buffered(READERS);
         while let Some(transcript) = transcripts.try_next().await? {
             // Retention may have removed it between the two readings.
             if !transcript.journal.is_empty() {

@@ -27,7 +27,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
-use crate::decide::{Action, ActionKey, Given, Performed, Rest, conclude, decide};
+use crate::decide::{Action, ActionKey, Decision, Given, Performed, Rest, conclude, decide};
 use crate::definitions::{DefinitionError, Definitions};
 use crate::fault::Fault;
 use crate::lease::Hold;
@@ -57,6 +57,12 @@ struct Landed {
     key: ActionKey,
     performed: Performed,
     tools: Option<ToolSet>,
+}
+
+/// What is to be done next once the journal has this version: decided while it was written.
+struct Ahead {
+    version: u64,
+    decision: Decision,
 }
 
 /// A task under way.
@@ -130,8 +136,9 @@ impl Execution<'_> {
         let mut landed: Vec<Event> = Vec::new();
         let mut drain_ends = None;
         loop {
+            let mut ahead = None;
             if !landed.is_empty() {
-                let next = self.rest_after(&landed);
+                let next = self.look_ahead(&landed, &mut ahead);
                 self.journal.append(std::mem::take(&mut landed), next).await?;
             }
             if !self.journal.is_held() {
@@ -141,12 +148,18 @@ impl Execution<'_> {
                 // A call that is cut off here stays intended: what became of it is a question for later.
                 self.flights.clear();
                 self.in_flight.clear();
+                ahead = None;
             }
             if shutdown.is_draining() && self.in_flight.is_empty() {
                 return self.hand_over().await;
             }
             if !shutdown.is_draining() || self.must_stop() {
-                let decision = decide(self.journal.run(), self.given());
+                // A signal may have come with the append; then what was decided ahead no longer follows.
+                let version = self.journal.run().head.version;
+                let decision = match ahead.filter(|ahead| ahead.version == version) {
+                    Some(Ahead { decision, .. }) => decision,
+                    None => decide(self.journal.run(), self.given()),
+                };
                 if decision.actions.is_empty() && !decision.events.is_empty() {
                     landed = decision.events;
                     continue;
@@ -195,13 +208,18 @@ impl Execution<'_> {
     }
 
     /// What happens to the task after these events, if nothing else is to be
-    /// done before: then it rides along with them.
-    fn rest_after(&self, events: &[Event]) -> Next {
+    /// done before: then it rides along with them. If there is more to be done, that is kept for when they are written.
+    fn look_ahead(&self, events: &[Event], ahead: &mut Option<Ahead>) -> Next {
         if !self.in_flight.is_empty() {
             return Next::Continue;
         }
         let Ok(run) = self.journal.with(events, self.journal.now()) else { return Next::Continue };
-        rest(&run, self.given())
+        let decision = decide(&run, self.given());
+        if decision.events.is_empty() && decision.actions.is_empty() {
+            return into_next(decision.rest);
+        }
+        *ahead = Some(Ahead { version: run.head.version, decision });
+        Next::Continue
     }
 
     /// Whether what is in flight must not go on: cancelled, or out of time.

@@ -38,15 +38,22 @@ struct Held {
 #[derive(Debug)]
 pub struct Leases {
     duration: Duration,
-    held: Mutex<BTreeMap<TaskId, Held>>,
-    /// Rings when there is one more.
-    added: Notify,
+    book: Mutex<Book>,
+    /// Rings when a lease is added that ends before the watch would look.
+    earlier: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    held: BTreeMap<TaskId, Held>,
+    /// When the watch looks next.
+    watched: Option<Instant>,
 }
 
 impl Leases {
     /// For leases that last so long.
     pub fn new(duration: Duration) -> Self {
-        Self { duration, held: Mutex::default(), added: Notify::new() }
+        Self { duration, book: Mutex::default(), earlier: Notify::new() }
     }
 
     /// Adds a lease that was asked for at `asked`. An older one on the same task
@@ -54,16 +61,22 @@ impl Leases {
     pub fn add(&self, task: TaskId, token: LeaseToken, asked: Instant) -> Hold {
         let hold = Hold { lost: CancellationToken::new(), signals: Arc::new(Notify::new()) };
         let held = Held { token, deadline: asked + self.duration, hold: hold.clone() };
-        if let Some(older) = self.lock().insert(task, held) {
+        let mut book = self.lock();
+        let unwatched = book.watched.is_some_and(|watched| held.deadline < watched);
+        let older = book.held.insert(task, held);
+        drop(book);
+        if let Some(older) = older {
             older.hold.lost.cancel();
         }
-        self.added.notify_one();
+        if unwatched {
+            self.earlier.notify_one();
+        }
         hold
     }
 
     /// Forgets a lease that has ended; a newer one on the same task stays.
     pub fn remove(&self, task: TaskId, token: LeaseToken) {
-        let mut held = self.lock();
+        let held = &mut self.lock().held;
         if held.get(&task).is_some_and(|lease| lease.token == token) {
             held.remove(&task);
         }
@@ -71,7 +84,7 @@ impl Leases {
 
     /// How many are held.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().held.len()
     }
 
     /// Whether none is held.
@@ -81,7 +94,7 @@ impl Leases {
 
     /// Renews all of them in one call. Returns how many turned out to be lost.
     pub async fn tick(&self, store: &dyn Store) -> usize {
-        let leases: Vec<(TaskId, LeaseToken)> = self.lock().iter().map(|(task, held)| (*task, held.token)).collect();
+        let leases: Vec<(TaskId, LeaseToken)> = self.lock().held.iter().map(|(task, held)| (*task, held.token)).collect();
         if leases.is_empty() {
             return 0;
         }
@@ -100,7 +113,7 @@ impl Leases {
                 Vec::new()
             }
         };
-        let mut held = self.lock();
+        let held = &mut self.lock().held;
         let mut lost = 0;
         for ((task, token), renewal) in leases.into_iter().zip(renewals) {
             // The task may have been taken anew in the meantime, under another token.
@@ -118,35 +131,36 @@ impl Leases {
                 }
             }
         }
-        lost + expire(&mut held, Instant::now())
+        lost + expire(held, Instant::now())
     }
 
     /// Gives up each lease at the moment at which it may be over, whether the store answers or not. Does not end.
     pub async fn watch(&self) {
         loop {
-            let next =
-                self.lock().values().filter(|held| !held.hold.lost.is_cancelled()).map(|held| held.deadline).min();
-            let over = async {
-                match next {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
+            let next = {
+                let mut book = self.lock();
+                let alive = book.held.values().filter(|held| !held.hold.lost.is_cancelled());
+                // With nothing to watch it looks after the length of a lease: tasks come and go by the thousand in a
+                // second, and none that comes from now on ends much earlier.
+                let next = alive.map(|held| held.deadline).min().unwrap_or_else(|| Instant::now() + self.duration);
+                book.watched = Some(next);
+                next
             };
             tokio::select! {
                 biased;
-                () = over => {}
-                () = self.added.notified() => {}
+                () = tokio::time::sleep_until(next) => {}
+                () = self.earlier.notified() => {}
             }
-            let lost = expire(&mut self.lock(), Instant::now());
+            let lost = expire(&mut self.lock().held, Instant::now());
             if lost > 0 {
                 tracing::warn!(lost, "leases may be over: the store did not renew them in time");
             }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<TaskId, Held>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Book> {
         // Nothing that can panic runs under this lock.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

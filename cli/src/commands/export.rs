@@ -48,9 +48,9 @@ pub(crate) async fn run(args: ExportArgs, context: &Context) -> Result<(), Comma
     let url = store_url(context, &config, &context.globals.dir);
     let store = open_existing(context, &config, &url).await?;
     let filter = Filter { states: args.state, pipeline: args.pipeline, queue: args.queue, ..Filter::default() };
-    let mut sink: Box<dyn Write> = match &args.out {
+    let mut sink: Box<dyn Write + Send> = match &args.out {
         Some(path) => Box::new(BufWriter::new(create(path)?)),
-        None => Box::new(BufWriter::new(std::io::stdout().lock())),
+        None => Box::new(BufWriter::new(std::io::stdout())),
     };
     let mut progress = Progress::new("tasks", 0, context.output.json);
     let mut written = 0;
