@@ -94,7 +94,8 @@ impl Leases {
 
     /// Renews all of them in one call. Returns how many turned out to be lost.
     pub async fn tick(&self, store: &dyn Store) -> usize {
-        let leases: Vec<(TaskId, LeaseToken)> = self.lock().held.iter().map(|(task, held)| (*task, held.token)).collect();
+        let leases: Vec<(TaskId, LeaseToken)> =
+            self.lock().held.iter().map(|(task, held)| (*task, held.token)).collect();
         if leases.is_empty() {
             return 0;
         }
