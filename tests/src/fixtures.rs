@@ -2,6 +2,7 @@
 
 pub mod amqp;
 pub mod hinted;
+pub mod places;
 pub mod process;
 pub mod scheduler;
 pub mod worker;
