@@ -7,13 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use async_trait::async_trait;
 use common::entropy::SystemEntropy;
 use common::id::TaskId;
 use common::store::{Filter, Finding, Severity, SqliteStore, Store, StoreError, StoreOptions};
 use common::task::{DeadReason, Head, Parent, Signal, State, StateName};
+use suite::conformance::Bench;
 use suite::conformance::bench::step;
-use suite::conformance::{Backend, Bench};
+use suite::fixtures::places::File;
 
 fn options() -> Result<StoreOptions> {
     Ok(StoreOptions::new(Arc::new(SystemEntropy::new()?)))
@@ -22,16 +22,6 @@ fn options() -> Result<StoreOptions> {
 fn open(path: &Path) -> Result<Arc<SqliteStore>, StoreError> {
     let options = options().map_err(|error| StoreError::Unavailable(error.to_string()))?;
     SqliteStore::open(path, options)
-}
-
-/// A file that several stores open.
-struct File(std::path::PathBuf);
-
-#[async_trait]
-impl Backend for File {
-    async fn open(&self, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
-        Ok(SqliteStore::open(&self.0, options)?)
-    }
 }
 
 async fn bench(path: &Path) -> Result<Bench> {
