@@ -4,6 +4,7 @@
 mod accidents;
 mod growth;
 mod opening;
+mod tls;
 mod unreadable;
 
 use std::sync::Arc;

@@ -143,7 +143,7 @@ async fn a_broker_that_is_killed_and_restarted_under_load_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_that_run_longer_than_the_consumer_timeout_close_no_channel() {
-    let server = Server::start(Options { consumer_timeout: Some(Duration::from_secs(2)) });
+    let server = Server::start(Options { consumer_timeout: Some(Duration::from_secs(2)), ..Options::default() });
     let url = format!("{}?prefix=t", server.url());
     let slow = "name: slow\nqueue: greetings\nsteps:\n  - { id: wait, run: { command: [sleep, '5'], effect: read } }\n";
     let broker = broker(&url);
