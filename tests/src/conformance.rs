@@ -26,6 +26,7 @@ pub mod retention;
 pub mod submit;
 pub mod take;
 pub mod timer;
+pub mod unreadable;
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! Parts of the program, started for a test.
 
 pub mod amqp;
+pub mod ear;
 pub mod hinted;
 pub mod places;
 pub mod process;

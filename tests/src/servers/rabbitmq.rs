@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -268,11 +268,9 @@ fn config(port: u16, options: Options, tls: Option<&(Port, Certificate)>) -> Str
     });
     let tls = tls.map_or_else(String::new, |(port, files)| {
         let Certificate { authority, certificate, key } = files;
-        format!(
-            ", {{ssl_listeners, [{{\"127.0.0.1\", {}}}]}}, {{ssl_options, [{{cacertfile, {authority:?}}}, \
-             {{certfile, {certificate:?}}}, {{keyfile, {key:?}}}]}}",
-            port.number()
-        )
+        let file = |name: &str, path: &Path| format!("{{{name}, \"{}\"}}", path.display());
+        let files = [file("cacertfile", authority), file("certfile", certificate), file("keyfile", key)].join(", ");
+        format!(", {{ssl_listeners, [{{\"127.0.0.1\", {}}}]}}, {{ssl_options, [{files}]}}", port.number())
     });
     format!(
         "[{{rabbit, [{{tcp_listeners, [{{\"127.0.0.1\", {port}}}]}}, {{disk_free_limit, 50000000}}, \
