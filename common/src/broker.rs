@@ -162,11 +162,14 @@ impl BrokerOptions {
 }
 
 /// Opens the broker that a URL names: `amqp://` or `amqps://`, with
-/// `?prefix=NAME` in front of all names there (default `teamster`). Connects in
-/// the background: a broker that is not there yet is no error.
+/// `?prefix=NAME` in front of all names there (default `teamster`). With TLS, the
+/// server's certificate must be made out for the host and signed by somebody whom
+/// the system trusts, or by one of the certificates in `?ca=FILE` (PEM,
+/// percent-encoded) if that is given. Connects in the background: a broker that is
+/// not there yet is no error.
 ///
 /// # Errors
-/// [`BrokerError::Misconfigured`] for a URL that names no broker.
+/// [`BrokerError::Misconfigured`] for a URL that names no broker, or certificates that cannot be read.
 pub fn open(url: &str, options: BrokerOptions) -> Result<Arc<dyn Broker>, BrokerError> {
     Ok(Arc::new(RabbitMq::open(url, options)?))
 }

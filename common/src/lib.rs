@@ -23,4 +23,5 @@ pub mod store;
 pub mod submission;
 pub mod task;
 pub mod telemetry;
+mod tls;
 pub mod transfer;

@@ -15,8 +15,6 @@
 )]
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -179,24 +177,16 @@ fn memory() -> Value {
         "name: nap\nsteps:\n  - { id: a, run: { command: [sleep, '30'], effect: read } }\n",
     )]);
     let dir = project.path().display().to_string();
-    let mut dev = binary::command(&["dev", "--json", "--listen", "127.0.0.1:0", "--slots", "600", "--dir", &dir])
-        .unwrap()
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(dev.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let said: Value = serde_json::from_str(&line).unwrap();
-    let api = said["listening"].as_str().unwrap();
+    let arguments = ["dev", "--json", "--listen", "127.0.0.1:0", "--slots", "600", "--dir", &dir];
+    let (mut dev, api) = binary::start(&mut binary::command(&arguments).unwrap()).unwrap();
     std::thread::sleep(Duration::from_secs(2));
     let idle = resident(dev.id());
     let rows = project.path().join("rows.jsonl");
     std::fs::write(&rows, (0..500).map(|n| format!("{{\"n\": {n}}}\n")).collect::<String>()).unwrap();
     let rows = rows.display().to_string();
-    assert!(binary::run(&["batch", "nap", &rows, "--api", api]).unwrap().status.success());
+    assert!(binary::run(&["batch", "nap", &rows, "--api", &api]).unwrap().status.success());
     let running = || {
-        let queues = binary::run(&["queues", "list", "--json", "--api", api]).unwrap().stdout;
+        let queues = binary::run(&["queues", "list", "--json", "--api", &api]).unwrap().stdout;
         let queues: Value = serde_json::from_slice(&queues).unwrap();
         queues["queues"][0]["depth"]["running"] == 500
     };

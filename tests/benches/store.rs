@@ -16,6 +16,7 @@ use common::id::{AppendId, CallId, Digest, PipelineName, QueueName, StepId, Step
 use common::journal::{CallResult, Event, ModelCall, RequestHead, Run, StepOutcome, Submitted, Usage};
 use common::store::{Append, Claim, ClaimTasks, Next, Store, StoreOptions, Submission, Take};
 use serde_json::{Value, json};
+use suite::conformance::bench::submitted;
 
 /// Tasks that are submitted, then taken and finished.
 const TASKS: usize = 40_000;
@@ -43,16 +44,8 @@ impl Bench {
             pipeline: PipelineName::new("bench")?,
             digest: Digest::of(b"bench"),
             queue: QueueName::default_queue(),
-            priority: 4,
             input,
-            run_at: None,
-            labels: std::collections::BTreeMap::new(),
-            key: None,
-            parent: None,
-            batch: None,
-            line: None,
-            supersede: None,
-            traceparent: None,
+            ..submitted()
         };
         Ok(Submission::new(TaskId::new(SystemClock.now(), self.entropy.bytes()), task))
     }

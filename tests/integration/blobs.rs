@@ -474,8 +474,7 @@ async fn tasks_take_their_values_along_to_another_store() -> Result<()> {
 }
 
 mod s3 {
-    use std::io::BufRead;
-    use std::process::{Child, Stdio};
+    use std::process::Child;
 
     use suite::binary;
     use suite::project::ProjectDir;
@@ -494,12 +493,8 @@ mod s3 {
             let dir = project.path().display().to_string();
             let arguments = ["dev", "--rehearse", "--json", "--listen", "127.0.0.1:0", "--dir", &dir];
             let mut command = binary::command(&arguments).unwrap();
-            command.envs(BTreeMap::from(ENVIRONMENT)).stdout(Stdio::piped()).stderr(Stdio::null());
-            let mut child = command.spawn().unwrap();
-            let mut line = String::new();
-            std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-            let said: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-            Self { child, address: said["listening"].as_str().unwrap_or_else(|| panic!("{said}")).to_owned() }
+            let (child, address) = binary::start(command.envs(BTreeMap::from(ENVIRONMENT))).unwrap();
+            Self { child, address }
         }
 
         async fn get(&self, path: &str) -> Value {

@@ -1,13 +1,12 @@
 //! The command line: exit codes, errors in their place, and the shapes of `--json`.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Output};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use suite::binary::{command, run};
+use suite::binary::{command, run, start};
 
 const HELLO: &str = "\
 name: hello
@@ -59,14 +58,7 @@ impl Dev {
     fn start() -> Result<Self> {
         let project = project(HELLO)?;
         let dir = project.path().display().to_string();
-        let mut child = command(&["dev", "--json", "--listen", "127.0.0.1:0", "--dir", &dir])?
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
-        let ready: Value = serde_json::from_str(&line).with_context(|| format!("dev said {line:?}"))?;
-        let api = ready["listening"].as_str().context("no address")?.to_owned();
+        let (child, api) = start(&mut command(&["dev", "--json", "--listen", "127.0.0.1:0", "--dir", &dir])?)?;
         Ok(Self { child, api, _project: project })
     }
 

@@ -1,27 +1,30 @@
 //! Stores that are served through `RabbitMQ` against the suite for all stores.
 
 mod sqlite {
-    use std::sync::Arc;
+    use suite::fixtures::places::{hinted, sqlite};
 
-    use async_trait::async_trait;
-    use common::store::{SqliteStore, Store, StoreError, StoreOptions};
-    use suite::conformance::{Backend, Place};
-    use suite::fixtures::hinted::HintedPlace;
-    use suite::servers::rabbitmq;
-
-    struct File(tempfile::TempDir);
-
-    #[async_trait]
-    impl Backend for File {
-        async fn open(&self, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
-            Ok(SqliteStore::open(&self.0.path().join("teamster.db"), options)?)
-        }
+    fn fresh() -> suite::conformance::Place {
+        hinted(sqlite())
     }
 
-    #[expect(clippy::expect_used, reason = "a test that gets no directory cannot run")]
-    fn fresh() -> Place {
-        let file = File(tempfile::tempdir().expect("a temporary directory"));
-        Box::new(HintedPlace::new(Box::new(file), rabbitmq::place()))
+    suite::conformance!(fresh);
+}
+
+mod redis {
+    use suite::fixtures::places::{hinted, redis};
+
+    fn fresh() -> suite::conformance::Place {
+        hinted(redis(4))
+    }
+
+    suite::conformance!(fresh);
+}
+
+mod postgres {
+    use suite::fixtures::places::{hinted, postgres};
+
+    fn fresh() -> suite::conformance::Place {
+        hinted(postgres())
     }
 
     suite::conformance!(fresh);

@@ -290,7 +290,7 @@ async fn a_worker_that_slept_past_its_lease_writes_nothing_more() {
     let (scheduler, log, task) = long_task("1s").await;
     let sleeper = WorkerProcess::start(&scheduler, None);
     until("two steps are done", async || lines(&log).len() >= 2).await;
-    sleeper.signal(Signal::STOP);
+    sleeper.freeze().await;
     until("its lease is over", async || {
         let journal = scheduler.store.journal(task, 0, 10_000).await.unwrap();
         journal.iter().any(|recorded| matches!(recorded.event, Event::LeaseExpired { .. }))
@@ -344,7 +344,7 @@ async fn an_answer_that_comes_after_the_lease_is_written_by_nobody() {
     let task: TaskId = scheduler.submit(&submission).await.parse().unwrap();
     let zombie = WorkerProcess::start(&scheduler, None);
     model.received(1).await.unwrap();
-    zombie.signal(Signal::STOP);
+    zombie.freeze().await;
     let mut other = WorkerProcess::start(&scheduler, None);
     assert_eq!(done(task).await, Some(json!("in time")));
     let journal = scheduler.store.journal(task, 0, 10_000).await.unwrap();

@@ -28,6 +28,7 @@ mod postgres;
 mod rabbitmq;
 mod rabbitmq_fleet;
 mod rabbitmq_ingress;
+mod rabbitmq_tls;
 mod redis;
 mod schedules;
 mod servers;

@@ -4,24 +4,15 @@
 mod accidents;
 mod growth;
 mod opening;
+mod tls;
 mod unreadable;
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use async_trait::async_trait;
-use common::store::{PostgresStore, Store, StoreError, StoreOptions};
-use suite::conformance::{Backend, Bench};
-
-/// A place in a server that several stores open.
-struct Schema(String);
-
-#[async_trait]
-impl Backend for Schema {
-    async fn open(&self, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
-        Ok(PostgresStore::open(&self.0, options).await?)
-    }
-}
+use common::store::StoreOptions;
+use suite::conformance::Bench;
+use suite::fixtures::places::Schema;
 
 async fn bench(url: &str) -> Result<Bench> {
     Bench::open(Box::new(Schema(url.to_owned()))).await

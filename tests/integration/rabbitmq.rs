@@ -194,7 +194,7 @@ async fn a_queue_that_is_deleted_and_declared_again_at_once_is_consumed_all_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_the_server_closes_stops_no_other_consumer() {
-    let server = Server::start(Options { consumer_timeout: Some(Duration::from_secs(2)) });
+    let server = Server::start(Options { consumer_timeout: Some(Duration::from_secs(2)), ..Options::default() });
     let amqp = Amqp::connect(&format!("{}?prefix=t", server.url())).await;
     let broker = amqp.broker();
     let mut subscription = broker.subscribe(10);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use async_trait::async_trait;
 use common::clock::{Clock, SystemClock};
 use common::entropy::{Entropy, SystemEntropy};
 use common::id::TaskId;
@@ -13,22 +12,14 @@ use common::store::{
     StoreOptions, Submission, Take,
 };
 use common::task::StateName;
+use suite::conformance::Bench;
 use suite::conformance::bench::{finished, queue, worker};
-use suite::conformance::{Backend, Bench};
 use suite::faults::proxy::Proxy;
+use suite::fixtures::places::Prefix;
 use suite::servers::install_crypto_provider;
 use suite::servers::place::with_parameter;
 use suite::servers::redis::sentinel::Sentinels;
 use suite::servers::redis::{self as servers, Options, Server};
-
-struct Url(String);
-
-#[async_trait]
-impl Backend for Url {
-    async fn open(&self, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
-        Ok(RedisStore::open(&self.0, options).await?)
-    }
-}
 
 /// Servers block the thread that starts them.
 fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -40,7 +31,7 @@ fn server(options: Options) -> Server {
 }
 
 async fn bench(url: &str) -> Result<Bench> {
-    Bench::open(Box::new(Url(url.to_owned()))).await
+    Bench::open(Box::new(Prefix(url.to_owned()))).await
 }
 
 fn options() -> Result<StoreOptions> {
@@ -203,7 +194,7 @@ async fn what_is_finished_does_not_fill_the_memory_without_a_sweep() -> Result<(
     let url = aside(servers::place);
     let keep = Keep { count: Some(10), age_ms: None, bytes: None };
     let bench =
-        Bench::tuned(Box::new(Url(url)), |options| options.retention = Retention { finished: keep, dead: keep })
+        Bench::tuned(Box::new(Prefix(url)), |options| options.retention = Retention { finished: keep, dead: keep })
             .await?;
     for _ in 0..20 {
         bench.store.submit((0..100).map(|_| bench.task()).collect()).await?;

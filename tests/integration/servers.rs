@@ -247,7 +247,7 @@ async fn a_rabbitmq_is_killed_and_comes_back_with_what_it_confirmed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rabbitmq_closes_the_channel_that_holds_a_message_longer_than_its_consumer_timeout() {
     let consumer_timeout = Some(Duration::from_secs(1));
-    let server = rabbitmq::Server::start(rabbitmq::Options { consumer_timeout });
+    let server = rabbitmq::Server::start(rabbitmq::Options { consumer_timeout, ..Default::default() });
     let (_connection, open) = channel(&server.url()).await;
     declare_quorum_queue(&open, "held").await;
     publish_confirmed(&open, "held", b"hello").await;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -11,9 +11,10 @@ use async_trait::async_trait;
 use common::entropy::SystemEntropy;
 use common::id::TaskId;
 use common::store::{Filter, Finding, Severity, SqliteStore, Store, StoreError, StoreOptions};
-use common::task::{DeadReason, Head, Parent, Signal, State, StateName};
-use suite::conformance::bench::step;
-use suite::conformance::{Backend, Bench};
+use common::task::StateName;
+use suite::conformance::Bench;
+use suite::conformance::unreadable::{self, Rows};
+use suite::fixtures::places::File;
 
 fn options() -> Result<StoreOptions> {
     Ok(StoreOptions::new(Arc::new(SystemEntropy::new()?)))
@@ -22,16 +23,6 @@ fn options() -> Result<StoreOptions> {
 fn open(path: &Path) -> Result<Arc<SqliteStore>, StoreError> {
     let options = options().map_err(|error| StoreError::Unavailable(error.to_string()))?;
     SqliteStore::open(path, options)
-}
-
-/// A file that several stores open.
-struct File(std::path::PathBuf);
-
-#[async_trait]
-impl Backend for File {
-    async fn open(&self, options: StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
-        Ok(SqliteStore::open(&self.0, options)?)
-    }
 }
 
 async fn bench(path: &Path) -> Result<Bench> {
@@ -152,60 +143,44 @@ async fn a_locked_file_is_unavailable_and_usable_again_later() -> Result<()> {
     bench.verify().await
 }
 
+/// The file, changed behind the store's back.
+struct Behind(PathBuf);
+
+impl Behind {
+    fn update(&self, sql: &str, task: TaskId, text: &str) -> Result<()> {
+        rusqlite::Connection::open(&self.0)?.execute(sql, [&task.to_string(), text])?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Rows for Behind {
+    async fn write_event(&self, task: TaskId, text: &str) -> Result<()> {
+        self.update("UPDATE journal SET event = ?2 WHERE task = ?1 AND seq = 1", task, text)
+    }
+
+    async fn write_head(&self, task: TaskId, text: &str) -> Result<()> {
+        self.update("UPDATE tasks SET head = ?2 WHERE id = ?1", task, text)
+    }
+
+    async fn head(&self, task: TaskId) -> Result<String> {
+        let db = rusqlite::Connection::open(&self.0)?;
+        Ok(db.query_row("SELECT head FROM tasks WHERE id = ?1", [task.to_string()], |row| row.get(0))?)
+    }
+}
+
 #[tokio::test]
 async fn a_task_whose_journal_cannot_be_read_is_a_dead_letter_and_stops_no_other() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("teamster.db");
-    let bench = bench(&path).await?;
-    let (bad, good) = (bench.submitted().await?, bench.submitted().await?);
-    let sql = "UPDATE journal SET event = '{\"type\":\"from_the_future\"}' WHERE task = ?1 AND seq = 1";
-    rusqlite::Connection::open(&path)?.execute(sql, [bad.to_string()])?;
-    let claims = bench.take(5).await?;
-    ensure!(claims.len() == 1 && claims[0].task == good);
-    let head = bench.head(bad).await?;
-    ensure!(matches!(head.state, State::Dead { reason: DeadReason::Unreadable, .. }), "{:?}", head.state);
-    let read = bench.store.journal(bad, 0, 10).await;
-    ensure!(matches!(&read, Err(StoreError::Damaged(why)) if why.contains(&bad.to_string())), "{read:?}");
-    ensure!(bench.take(5).await?.is_empty());
-    Ok(())
+    unreadable::a_journal(&bench(&path).await?, &Behind(path)).await
 }
 
 #[tokio::test]
 async fn a_task_whose_head_cannot_be_read_is_a_dead_letter_and_stops_no_other() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("teamster.db");
-    let bench = bench(&path).await?;
-    let parent = bench.taken().await?;
-    let family = Parent { task: parent.task, step: step("sub"), depth: 1 };
-    let bad = bench.submit(bench.task_with(|s| s.parent = Some(family))).await?.id;
-    let late = bench.task_with(|s| s.run_at = Some(bench.now().plus(std::time::Duration::from_secs(1))));
-    let late = bench.submit(late).await?.id;
-    let good = bench.submitted().await?;
-    let db = rusqlite::Connection::open(&path)?;
-    db.execute("UPDATE tasks SET head = '{\"shape\": \"of the future\"}' WHERE id = ?1", [bad.to_string()])?;
-    db.execute("UPDATE tasks SET head = 'no JSON' WHERE id = ?1", [late.to_string()])?;
-    let claims = bench.take(5).await?;
-    ensure!(claims.len() == 1 && claims[0].task == good);
-    bench.clock.advance(std::time::Duration::from_secs(1));
-    bench.store.due(10).await?;
-    let filter = Filter { dead_reason: Some(DeadReason::Unreadable), ..Filter::default() };
-    let found: HashSet<TaskId> = bench.all(filter).await?.into_iter().map(|head| head.id).collect();
-    ensure!(found == HashSet::from([bad, late]));
-    let kept: String = db.query_row("SELECT head FROM tasks WHERE id = ?1", [late.to_string()], |row| row.get(0))?;
-    ensure!(kept == "no JSON", "it is kept for a version that can read it");
-    let queue = bench.store.queues().await?.remove(0);
-    ensure!(queue.depth.get(&StateName::Dead) == Some(&2) && queue.depth.get(&StateName::Running) == Some(&2));
-    // A version that can read it sends it on its way again.
-    for task in [bad, late] {
-        let head = serde_json::to_string(&Head::fold(task, &bench.journal(task).await?)?)?;
-        db.execute("UPDATE tasks SET head = ?2 WHERE id = ?1", (task.to_string(), head))?;
-        ensure!(bench.state(task).await? == StateName::Dead);
-        let replay = Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None };
-        bench.store.signal(task, replay).await?;
-        ensure!(bench.state(task).await? == StateName::Ready);
-        ensure!(bench.kinds(task).await? == ["submitted", "died", "replayed"]);
-    }
-    bench.verify().await
+    unreadable::a_head(&bench(&path).await?, &Behind(path)).await
 }
 
 // ---- processes of their own ---------------------------------------------------

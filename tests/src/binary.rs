@@ -1,9 +1,11 @@
 //! The `teamster` program as users run it.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 /// Where the program is: `TEAMSTER_BIN`, or where `cargo build` puts it.
 ///
@@ -34,6 +36,19 @@ pub fn command(arguments: &[&str]) -> Result<Command> {
     }
     command.env_remove("RUST_LOG").env_remove("ANTHROPIC_API_KEY").stdin(Stdio::null()).args(arguments);
     Ok(command)
+}
+
+/// Starts one that says as JSON where it listens: `http://…`.
+///
+/// # Errors
+/// When it cannot be started, or says something else.
+pub fn start(command: &mut Command) -> Result<(Child, String)> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("teamster cannot be run")?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("its standard output")?).read_line(&mut line)?;
+    let said: Value = serde_json::from_str(&line).with_context(|| format!("it said {line:?}"))?;
+    let address = said["listening"].as_str().with_context(|| format!("it said {said}"))?.to_owned();
+    Ok((child, address))
 }
 
 /// Runs it to its end.

@@ -87,6 +87,17 @@ pub struct Scenario {
     pub faults: &'static [Fault],
 }
 
+/// What happens to a fleet whose store is a server.
+const STORE_FAULTS: &[Fault] = &[
+    Fault::KillWorker,
+    Fault::CutStore,
+    Fault::KillStore,
+    Fault::StopWorker,
+    Fault::ResetStore,
+    Fault::KillScheduler,
+    Fault::StallStore,
+];
+
 /// All scenarios.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -95,34 +106,8 @@ pub const SCENARIOS: &[Scenario] = &[
         broker: false,
         faults: &[Fault::KillWorker, Fault::StopWorker, Fault::KillScheduler, Fault::KillWorker],
     },
-    Scenario {
-        name: "redis",
-        store: StoreKind::Redis,
-        broker: false,
-        faults: &[
-            Fault::KillWorker,
-            Fault::CutStore,
-            Fault::KillStore,
-            Fault::StopWorker,
-            Fault::ResetStore,
-            Fault::KillScheduler,
-            Fault::StallStore,
-        ],
-    },
-    Scenario {
-        name: "postgres",
-        store: StoreKind::Postgres,
-        broker: false,
-        faults: &[
-            Fault::KillWorker,
-            Fault::CutStore,
-            Fault::KillStore,
-            Fault::StopWorker,
-            Fault::ResetStore,
-            Fault::KillScheduler,
-            Fault::StallStore,
-        ],
-    },
+    Scenario { name: "redis", store: StoreKind::Redis, broker: false, faults: STORE_FAULTS },
+    Scenario { name: "postgres", store: StoreKind::Postgres, broker: false, faults: STORE_FAULTS },
     Scenario {
         name: "sqlite-rabbitmq",
         store: StoreKind::Sqlite,

@@ -26,6 +26,7 @@ pub mod retention;
 pub mod submit;
 pub mod take;
 pub mod timer;
+pub mod unreadable;
 
 use std::sync::Arc;
 
@@ -52,6 +53,7 @@ macro_rules! conformance {
             submit: accepted_is_readable, the_same_key_is_the_same_task, fifty_equal_keys_at_once_make_one_task,
                 equal_keys_in_one_call_make_one_task, keys_belong_to_their_pipeline, a_repeated_call_makes_no_second_task,
                 a_refused_call_leaves_nothing, supersede_cancels_the_older_of_the_group, supersede_asks_a_running_one,
+                one_that_was_asked_stays_in_its_group_until_it_ended, a_replayed_one_belongs_to_its_group_again,
                 supersede_within_one_call_leaves_the_newest, a_repeated_key_supersedes_nothing;
             take: highest_priority_first_then_oldest, at_most_as_many_as_asked, only_from_the_queues_named, from_every_queue_when_none_is_named,
                 a_paused_queue_gives_nothing, queues_take_turns, a_rush_in_one_queue_starves_no_other,

@@ -1,7 +1,9 @@
 //! Parts of the program, started for a test.
 
 pub mod amqp;
+pub mod ear;
 pub mod hinted;
+pub mod places;
 pub mod process;
 pub mod scheduler;
 pub mod worker;

@@ -37,7 +37,7 @@ use self::address::Address;
 use self::consume::Ground;
 use self::lanes::Lanes;
 use self::letters::Letters;
-use self::link::Link;
+use self::link::{Link, Tls};
 use self::publish::{Message, PERSISTENT, Publisher};
 use self::topology::{Part, declare};
 use super::{Broker, BrokerError, BrokerOptions, Health, Inbox, Lane, Subscription, encode};
@@ -48,6 +48,7 @@ use crate::store::{Finding, Hint, Severity};
 #[derive(Debug)]
 pub struct RabbitMq {
     address: Address,
+    tls: Option<Tls>,
     names: Names,
     options: BrokerOptions,
     publishing: Arc<Link>,
@@ -60,13 +61,23 @@ impl RabbitMq {
     /// Begins to connect to the server that a URL names; see [`super::open`].
     ///
     /// # Errors
-    /// [`BrokerError::Misconfigured`] for a URL that names none.
+    /// [`BrokerError::Misconfigured`] for a URL that names none, or certificates that cannot be read.
     pub fn open(url: &str, options: BrokerOptions) -> Result<Self, BrokerError> {
         let address = Address::parse(url)?;
         let names = Names::new(&address.prefix);
-        let publishing = Arc::new(Link::start(&address, "publishes", &options));
+        let tls = Tls::of(&address)?;
+        let publishing = Arc::new(Link::start(&address, tls.as_ref(), "publishes", &options));
         let publisher = Arc::new(Publisher::start(Arc::clone(&publishing), names.clone(), options.patience));
-        Ok(Self { address, names, options, publishing, publisher, consuming: OnceLock::new(), ids: Arc::default() })
+        Ok(Self {
+            address,
+            tls,
+            names,
+            options,
+            publishing,
+            publisher,
+            consuming: OnceLock::new(),
+            ids: Arc::default(),
+        })
     }
 
     /// The names of what is declared there.
@@ -77,7 +88,7 @@ impl RabbitMq {
     /// What consumers share; the connection for it is made for the first of them.
     fn ground(&self) -> Ground {
         let start = || Ground {
-            link: Arc::new(Link::start(&self.address, "consumes", &self.options)),
+            link: Arc::new(Link::start(&self.address, self.tls.as_ref(), "consumes", &self.options)),
             publisher: Arc::clone(&self.publisher),
             names: self.names.clone(),
             options: self.options.clone(),

@@ -45,7 +45,7 @@ impl Backends {
             StoreKind::Redis => Truth::Redis(Box::new(redis::Server::start(&redis::Options::default()))),
             StoreKind::Postgres => Truth::Postgres(Box::new(postgres::Server::start(&postgres::Options::default()))),
         });
-        let options = rabbitmq::Options { consumer_timeout: Some(CONSUMER_TIMEOUT) };
+        let options = rabbitmq::Options { consumer_timeout: Some(CONSUMER_TIMEOUT), ..rabbitmq::Options::default() };
         let broker = scenario.broker.then(|| blocking(|| rabbitmq::Server::start(options)));
         let store_proxy = match &truth {
             Truth::Sqlite(_) => None,

@@ -115,22 +115,7 @@ impl Bench {
 
     /// A task for pipeline `p` and queue `q`.
     pub fn task(&self) -> Submission {
-        let task = Submitted {
-            pipeline: pipeline("p"),
-            digest: Digest::of(b"p"),
-            queue: queue("q"),
-            priority: 4,
-            input: json!({"n": 1}),
-            run_at: None,
-            labels: BTreeMap::new(),
-            key: None,
-            parent: None,
-            batch: None,
-            line: None,
-            supersede: None,
-            traceparent: None,
-        };
-        Submission::new(self.id(), task)
+        Submission::new(self.id(), submitted())
     }
 
     /// A task that differs from the usual one.
@@ -272,6 +257,25 @@ impl Bench {
         let run = Run::fold(head.id, &journal)?;
         ensure!(run.head == folded, "the run folds to another head");
         Ok(())
+    }
+}
+
+/// What is submitted for pipeline `p` and queue `q`, with nothing particular.
+pub fn submitted() -> Submitted {
+    Submitted {
+        pipeline: pipeline("p"),
+        digest: Digest::of(b"p"),
+        queue: queue("q"),
+        priority: 4,
+        input: json!({"n": 1}),
+        run_at: None,
+        labels: BTreeMap::new(),
+        key: None,
+        parent: None,
+        batch: None,
+        line: None,
+        supersede: None,
+        traceparent: None,
     }
 }
 

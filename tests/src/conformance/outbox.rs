@@ -1,37 +1,21 @@
 //! Hints for a broker: rung after the commit, and kept until somebody says that the broker has them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::id::TaskId;
 use common::journal::Event;
-use common::store::{Doorbell, Hint, Next};
+use common::store::{Hint, Next};
 use common::task::{Parent, Signal, StateName, Wait, WaitOn};
 
 use super::Place;
 use super::bench::{Bench, Held, LEASE, die, key, queue, step};
+use crate::fixtures::ear::Ear;
 
 const AGE: Duration = Duration::from_secs(5);
 const NEARLY: Duration = Duration::from_millis(4_999);
 const MOMENT: Duration = Duration::from_millis(1);
-
-/// Remembers what it heard.
-#[derive(Debug, Default)]
-struct Ear(Mutex<Vec<Hint>>);
-
-impl Doorbell for Ear {
-    fn ring(&self, hints: Vec<Hint>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(hints);
-    }
-}
-
-impl Ear {
-    /// What was heard since the last time.
-    fn heard(&self) -> Vec<Hint> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 /// A store with a broker.
 async fn open(place: Place) -> Result<(Bench, Arc<Ear>)> {
@@ -48,7 +32,7 @@ fn tasks(hints: &[Hint]) -> Vec<TaskId> {
 
 /// The one hint that was heard is of this task and names the event that made it ready.
 async fn ensure_heard(bench: &Bench, ear: &Ear, task: TaskId, kind: &str) -> Result<()> {
-    let heard = ear.heard();
+    let heard = ear.take();
     ensure!(tasks(&heard) == [task], "heard {heard:?}, not {task}");
     let journal = bench.journal(task).await?;
     let made = journal.iter().find(|r| r.seq == heard[0].version).context("the hint names an event")?;
@@ -74,10 +58,10 @@ pub async fn a_submit_rings(place: Place) -> Result<()> {
     });
     let later = bench.task_with(|s| s.run_at = Some(bench.now().plus(AGE)));
     bench.store.submit(vec![ready.clone(), later]).await?;
-    let heard = ear.heard();
+    let heard = ear.take();
     ensure!(heard == [Hint { task: ready.id(), version: 1, queue: queue("special"), priority: 7 }], "{heard:?}");
     bench.store.submit(vec![ready]).await?;
-    ensure!(ear.heard().is_empty(), "it was there before");
+    ensure!(ear.take().is_empty(), "it was there before");
     Ok(())
 }
 
@@ -86,7 +70,7 @@ pub async fn what_is_refused_is_silent(place: Place) -> Result<()> {
     let (bench, ear) = open(place).await?;
     let orphan = bench.task_with(|s| s.parent = Some(Parent { task: bench.id(), step: step("sub"), depth: 1 }));
     ensure!(bench.store.submit(vec![bench.task(), orphan]).await.is_err());
-    ensure!(ear.heard().is_empty() && bench.store.unsent(Duration::ZERO, 10).await?.is_empty());
+    ensure!(ear.take().is_empty() && bench.store.unsent(Duration::ZERO, 10).await?.is_empty());
     Ok(())
 }
 
@@ -94,7 +78,7 @@ pub async fn what_is_refused_is_silent(place: Place) -> Result<()> {
 pub async fn all_that_makes_ready_rings(place: Place) -> Result<()> {
     let (bench, ear) = open(place).await?;
     let held = parked(&bench).await?;
-    ear.heard();
+    ear.take();
     bench.store.signal(held.task, Signal::Wake).await?;
     ensure_heard(&bench, &ear, held.task, "woken").await?;
 
@@ -104,7 +88,7 @@ pub async fn all_that_makes_ready_rings(place: Place) -> Result<()> {
 
     let mut held = bench.claimed(held.task).await?;
     bench.die(&mut held).await?;
-    ensure!(ear.heard().is_empty());
+    ensure!(ear.take().is_empty());
     bench.store.signal(held.task, Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None }).await?;
     ensure_heard(&bench, &ear, held.task, "replayed").await?;
 
@@ -115,7 +99,7 @@ pub async fn all_that_makes_ready_rings(place: Place) -> Result<()> {
     bench.succeed(&mut bench.claimed(held.task).await?).await?;
 
     let held = parked(&bench).await?;
-    ear.heard();
+    ear.take();
     bench.clock.advance(AGE);
     bench.store.due(10).await?;
     ensure_heard(&bench, &ear, held.task, "woken").await?;
@@ -125,7 +109,7 @@ pub async fn all_that_makes_ready_rings(place: Place) -> Result<()> {
     let child = bench.submit(bench.task_with(|s| s.parent = Some(parent))).await?.id;
     let wait = Wait { on: vec![WaitOn::Child { task: child }], until: None };
     bench.append(&mut held, vec![Event::ChildSubmitted { step: step("sub"), child }], Next::Park(wait)).await?;
-    ear.heard();
+    ear.take();
     bench.succeed(&mut bench.claimed(child).await?).await?;
     ensure_heard(&bench, &ear, held.task, "child_finished").await?;
     bench.verify().await
@@ -137,7 +121,7 @@ pub async fn a_hint_leads_to_a_claim(place: Place) -> Result<()> {
     for _ in 0..3 {
         bench.submitted().await?;
     }
-    for hint in ear.heard() {
+    for hint in ear.take() {
         bench.claimed(hint.task).await?;
     }
     bench.verify().await
@@ -152,7 +136,7 @@ pub async fn unsent_ones_are_given_after_their_age(place: Place) -> Result<()> {
     bench.clock.advance(NEARLY);
     let given = bench.store.unsent(AGE, 10).await?;
     ensure!(tasks(&given) == [first], "{given:?}");
-    ensure!(given == ear.heard()[..1], "it is the hint that was rung");
+    ensure!(given == ear.take()[..1], "it is the hint that was rung");
     bench.clock.advance(MOMENT);
     ensure!(tasks(&bench.store.unsent(AGE, 10).await?) == [second]);
     Ok(())
@@ -181,14 +165,14 @@ pub async fn unsent_ones_are_not_given_twice_within_their_age(place: Place) -> R
 pub async fn sent_ones_are_kept_no_more(place: Place) -> Result<()> {
     let (bench, ear) = open(place).await?;
     let (sent, again) = (bench.submitted().await?, bench.submitted().await?);
-    let hints = ear.heard();
+    let hints = ear.take();
     let mut held = bench.claimed(again).await?;
     bench.append(&mut held, Vec::new(), Next::Release { reason: "drain".to_owned() }).await?;
     bench.store.sent(&hints).await?;
     bench.store.sent(&hints).await?;
     bench.clock.advance(AGE);
     let given = bench.store.unsent(AGE, 10).await?;
-    ensure!(tasks(&given) == [again] && given == ear.heard(), "{given:?}, and not {sent}");
+    ensure!(tasks(&given) == [again] && given == ear.take(), "{given:?}, and not {sent}");
     bench.store.sent(&given).await?;
     bench.clock.advance(AGE);
     ensure!(bench.store.unsent(AGE, 10).await?.is_empty());

@@ -2,15 +2,16 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use common::id::{GroupKey, TaskId};
 use common::journal::Event;
-use common::store::{StoreError, Submission};
-use common::task::{Parent, StateName};
+use common::store::{Next, Signalled, StoreError, Submission};
+use common::task::{Parent, Signal, StateName};
 use serde_json::json;
 
-use super::bench::{Bench, finished, key, pipeline, step, valid};
+use super::bench::{Bench, LEASE, finished, key, pipeline, step, valid};
 use super::{Held, Place};
 
 /// What was accepted can be read: the head, and a journal of one event that holds all that was submitted.
@@ -157,8 +158,63 @@ pub async fn supersede_asks_a_running_one(place: Place) -> Result<()> {
     let mut held: Held = bench.claimed(older).await?;
     superseding(&bench, "g").await?;
     ensure!(bench.state(older).await? == StateName::Running);
-    bench.append(&mut held, vec![finished("a")], common::store::Next::Continue).await?;
+    bench.append(&mut held, vec![finished("a")], Next::Continue).await?;
     ensure!(bench.kinds(older).await?.last() == Some(&"cancel_requested"));
+    bench.verify().await
+}
+
+/// One that was asked to stop belongs to its group until it has ended: handed back instead, by its holder or by the end
+/// of its lease, it is cancelled by the next of the group.
+pub async fn one_that_was_asked_stays_in_its_group_until_it_ended(place: Place) -> Result<()> {
+    let bench = Bench::open(place).await?;
+    let older = superseding(&bench, "g").await?;
+    let mut held = bench.claimed(older).await?;
+    let middle = superseding(&bench, "g").await?;
+    let mut other = bench.claimed(middle).await?;
+    superseding(&bench, "g").await?;
+    // The requests are used up; what is handed back is ready.
+    for held in [&mut held, &mut other] {
+        bench.append(held, Vec::new(), Next::Continue).await?;
+        ensure!(bench.kinds(held.task).await?.last() == Some(&"cancel_requested"));
+    }
+    bench.append(&mut held, Vec::new(), Next::Release { reason: "drain".to_owned() }).await?;
+    bench.clock.advance(LEASE);
+    ensure!(bench.store.due(10).await?.expired == 1);
+    for task in [older, middle] {
+        ensure!(bench.state(task).await? == StateName::Ready);
+    }
+    let newest = superseding(&bench, "g").await?;
+    for task in [older, middle] {
+        ensure!(bench.state(task).await? == StateName::Cancelled);
+    }
+    ensure!(bench.state(newest).await? == StateName::Ready);
+    bench.verify().await
+}
+
+/// One that was cancelled or had failed, and is sent on its way again, belongs to its group again. A replay itself
+/// supersedes nothing, and is not superseded by what is there.
+pub async fn a_replayed_one_belongs_to_its_group_again(place: Place) -> Result<()> {
+    let bench = Bench::open(place).await?;
+    let failed = superseding(&bench, "g").await?;
+    bench.die(&mut bench.claimed(failed).await?).await?;
+    let superseded = superseding(&bench, "g").await?;
+    bench.clock.advance(Duration::from_secs(1));
+    let newer = superseding(&bench, "g").await?;
+    ensure!(bench.state(superseded).await? == StateName::Cancelled);
+    for task in [failed, superseded] {
+        let replay = Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None };
+        ensure!(bench.store.signal(task, replay).await? == Signalled::Applied(StateName::Ready));
+    }
+    ensure!(bench.store.due(10).await?.expired == 0, "a sweep changes nothing");
+    for task in [failed, superseded, newer] {
+        ensure!(bench.state(task).await? == StateName::Ready);
+    }
+    bench.clock.advance(Duration::from_secs(1));
+    let newest = superseding(&bench, "g").await?;
+    for task in [failed, superseded, newer] {
+        ensure!(bench.state(task).await? == StateName::Cancelled);
+    }
+    ensure!(bench.state(newest).await? == StateName::Ready);
     bench.verify().await
 }
 

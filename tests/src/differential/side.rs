@@ -1,7 +1,7 @@
 //! One of the stores that are compared, opened twice, as by two processes.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +15,7 @@ use common::store::{
 
 use super::answer::{self, Answer, Claimed};
 use super::request::{Request, Token};
+use crate::fixtures::ear::Ear;
 use crate::servers;
 
 /// How long a doorbell may take to ring, after the answer that it goes with.
@@ -58,22 +59,6 @@ pub(super) struct Setting {
     pub(super) broker: bool,
     pub(super) limits: Limits,
     pub(super) retention: Retention,
-}
-
-/// Remembers what it heard.
-#[derive(Debug, Default)]
-struct Ear(Mutex<Vec<Hint>>);
-
-impl Doorbell for Ear {
-    fn ring(&self, hints: Vec<Hint>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(hints);
-    }
-}
-
-impl Ear {
-    fn heard(&self) -> Vec<Hint> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 /// A token of a store.

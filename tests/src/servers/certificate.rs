@@ -34,8 +34,11 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Makes one in a folder.
-    pub(super) fn make(folder: &Path) -> Result<Self> {
+    /// Makes one in a folder, and an authority for it.
+    ///
+    /// # Errors
+    /// When `openssl` is not there or fails.
+    pub fn make(folder: &Path) -> Result<Self> {
         let openssl = find("openssl", &[], "openssl")?;
         std::fs::write(folder.join("openssl.cnf"), CONFIG)?;
         let request = |extensions: &str, name: &str, signer: &[&str]| {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+use super::certificate::Certificate;
 use super::place::{named, unique_name, with_parameter};
 use super::port::Port;
 use super::process::{Ending, Process, find, run};
@@ -36,13 +37,15 @@ pub struct Options {
     pub fsync: bool,
     /// `synchronous_commit`: whether a commit waits for that.
     pub synchronous_commit: bool,
+    /// `ssl`, with a certificate of the server's own: see [`Server::certificate`]. It goes without, too.
+    pub tls: bool,
     /// More settings, by name and value as in `postgresql.conf`.
     pub settings: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { fsync: true, synchronous_commit: true, settings: Vec::new() }
+        Self { fsync: true, synchronous_commit: true, tls: false, settings: Vec::new() }
     }
 }
 
@@ -54,6 +57,7 @@ pub struct Server {
     folder: TempDir,
     port: Port,
     settings: Vec<String>,
+    certificate: Option<Certificate>,
 }
 
 /// The URL of an empty place in the shared server: a schema that no other test has, and that does not exist yet.
@@ -94,7 +98,14 @@ impl Server {
             "dynamic_shared_memory_type=mmap".to_owned(),
         ];
         settings.extend(options.settings.iter().map(|(name, value)| format!("{name}={value}")));
-        let mut server = Self { process: None, folder, port: Port::claim(), settings };
+        let certificate = options.tls.then(|| Certificate::make(folder.path())).transpose()?;
+        if let Some(files) = &certificate {
+            hand_over(&files.key)?;
+            settings.push("ssl=on".to_owned());
+            settings.push(format!("ssl_cert_file={}", files.certificate.display()));
+            settings.push(format!("ssl_key_file={}", files.key.display()));
+        }
+        let mut server = Self { process: None, folder, port: Port::claim(), settings, certificate };
         server.try_restart()?;
         Ok(server)
     }
@@ -136,6 +147,11 @@ impl Server {
     /// `postgres://USER@127.0.0.1:PORT/postgres`
     pub fn url(&self) -> String {
         format!("postgres://{USER}@{}/postgres", self.address())
+    }
+
+    /// The files of its TLS, if it has any: clients must trust the authority.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.as_ref()
     }
 
     /// `127.0.0.1:PORT`
@@ -214,10 +230,16 @@ fn as_system_user(program: &Path) -> Command {
 /// A new folder that belongs to who runs the server.
 fn folder() -> Result<TempDir> {
     let folder = tempfile::Builder::new().prefix("teamster-postgres-").tempdir().context("no folder for Postgres")?;
-    if is_root() {
-        run(Command::new("chown").arg(format!("{SYSTEM_USER}:{SYSTEM_USER}")).arg(folder.path()))?;
-    }
+    hand_over(folder.path())?;
     Ok(folder)
+}
+
+/// Gives a file to who runs the server.
+fn hand_over(path: &Path) -> Result<()> {
+    if is_root() {
+        run(Command::new("chown").arg(format!("{SYSTEM_USER}:{SYSTEM_USER}")).arg(path))?;
+    }
+    Ok(())
 }
 
 /// One of its programs, of the newest version that is installed: Debian keeps most of them out of `PATH`.

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use super::certificate::Certificate;
 use super::place::{named, unique_name, with_parameter};
 use super::port::Port;
 use super::process::{Ending, Process, find, run};
@@ -29,6 +30,8 @@ pub struct Options {
     /// `consumer_timeout`: how long a message may be held; looked at once a second. `None` for the
     /// default of half an hour, looked at once a minute.
     pub consumer_timeout: Option<Duration>,
+    /// TLS too, on a port and with a certificate of the broker's own: see [`Server::tls_url`].
+    pub tls: bool,
 }
 
 /// A broker of a test's own. It goes with the value, and with the process however that ends.
@@ -41,6 +44,7 @@ pub struct Server {
     port: Port,
     distribution: Port,
     epmd_port: Port,
+    tls: Option<(Port, Certificate)>,
 }
 
 /// The URL of an empty place in the shared broker, with a prefix for queues and exchanges that no other test has.
@@ -76,12 +80,13 @@ impl Server {
         fs::set_permissions(&cookie, fs::Permissions::from_mode(0o600))?;
         fs::write(folder.path().join("rabbitmq.conf"), "")?;
         fs::write(folder.path().join("enabled_plugins"), "[].")?;
-        fs::write(folder.path().join("advanced.config"), config(port.number(), options))?;
+        let tls = if options.tls { Some((Port::claim(), Certificate::make(folder.path())?)) } else { None };
+        fs::write(folder.path().join("advanced.config"), config(port.number(), options, tls.as_ref()))?;
         let mut command = Command::new(find("epmd", &[], "erlang-base")?);
         command.args(["-address", "127.0.0.1", "-port", &epmd_port.number().to_string()]);
         let mut epmd = Process::start(&folder.path().join("epmd"), Ending::Kill, &command).context("epmd")?;
         epmd.until_ready(|| TcpStream::connect(("127.0.0.1", epmd_port.number())).is_ok()).context("epmd")?;
-        let mut server = Self { process: None, _epmd: epmd, folder, port, distribution, epmd_port };
+        let mut server = Self { process: None, _epmd: epmd, folder, port, distribution, epmd_port, tls };
         server.try_restart()?;
         Ok(server)
     }
@@ -143,6 +148,28 @@ impl Server {
     /// `amqp://guest:guest@127.0.0.1:PORT/%2f`
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@{}/%2f", self.address())
+    }
+
+    /// `amqps://guest:guest@127.0.0.1:PORT/%2f`
+    ///
+    /// # Panics
+    /// When it was started without TLS.
+    pub fn tls_url(&self) -> String {
+        format!("amqps://guest:guest@{}/%2f", self.tls_address())
+    }
+
+    /// `127.0.0.1:PORT`, where it speaks TLS.
+    ///
+    /// # Panics
+    /// When it was started without TLS.
+    pub fn tls_address(&self) -> String {
+        let (port, _) = self.tls.as_ref().expect("a broker with TLS");
+        format!("127.0.0.1:{}", port.number())
+    }
+
+    /// The files of its TLS, if it has any: clients must trust the authority.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.tls.as_ref().map(|(_, certificate)| certificate)
     }
 
     /// `127.0.0.1:PORT`
@@ -234,14 +261,20 @@ impl Server {
 }
 
 /// Its settings as Erlang terms: `rabbitmq.conf` does not know all of them.
-fn config(port: u16, options: Options) -> String {
+fn config(port: u16, options: Options, tls: Option<&(Port, Certificate)>) -> String {
     let timeout = options.consumer_timeout.map_or_else(String::new, |timeout| {
         // A channel looks at its timeouts at its tick.
         format!(", {{consumer_timeout, {}}}, {{channel_tick_interval, 1000}}", timeout.as_millis())
     });
+    let tls = tls.map_or_else(String::new, |(port, files)| {
+        let Certificate { authority, certificate, key } = files;
+        let file = |name: &str, path: &Path| format!("{{{name}, \"{}\"}}", path.display());
+        let files = [file("cacertfile", authority), file("certfile", certificate), file("keyfile", key)].join(", ");
+        format!(", {{ssl_listeners, [{{\"127.0.0.1\", {}}}]}}, {{ssl_options, [{files}]}}", port.number())
+    });
     format!(
         "[{{rabbit, [{{tcp_listeners, [{{\"127.0.0.1\", {port}}}]}}, {{disk_free_limit, 50000000}}, \
-         {{log, [{{console, [{{enabled, true}}, {{level, warning}}]}}, {{file, [{{file, false}}]}}]}}{timeout}]}}, \
+         {{log, [{{console, [{{enabled, true}}, {{level, warning}}]}}, {{file, [{{file, false}}]}}]}}{timeout}{tls}]}}, \
          {{ra, [{{wal_max_size_bytes, 33554432}}]}}].\n"
     )
 }

@@ -1,5 +1,7 @@
 //! Where the broker is and what names it uses there: the URL. Pure.
 
+use std::path::PathBuf;
+
 use lapin::uri::{AMQPScheme, AMQPUri};
 
 use crate::broker::BrokerError;
@@ -12,7 +14,7 @@ const PREFIX_LENGTH: usize = 64;
 const HEARTBEAT: u16 = 10;
 /// The largest frame, in bytes, where the URL says nothing. A connection sets 64 of them aside, and hints are tiny.
 const FRAME: u32 = 16 << 10;
-/// What a query may say, beside the prefix.
+/// What a query may say, beside the prefix and the authority.
 const QUERY: [&str; 5] = ["frame_max", "channel_max", "heartbeat", "connection_timeout", "auth_mechanism"];
 
 /// A place at a broker.
@@ -20,6 +22,8 @@ const QUERY: [&str; 5] = ["frame_max", "channel_max", "heartbeat", "connection_t
 pub(super) struct Address {
     pub(super) uri: AMQPUri,
     pub(super) prefix: String,
+    /// Who is trusted with TLS, as PEM; those of the system if there is no file.
+    pub(super) ca: Option<PathBuf>,
 }
 
 // By hand: the URI holds the password.
@@ -41,15 +45,19 @@ impl Address {
             )));
         }
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
-        let mut prefix = PREFIX.to_owned();
+        let (mut prefix, mut ca) = (PREFIX.to_owned(), None);
         let mut others = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some(("prefix", name)) => name.clone_into(&mut prefix),
+                Some(("ca", _)) if scheme != "amqps" => return Err(refuse("ca= is for amqps://".to_owned())),
+                Some(("ca", _)) => {
+                    ca = form_urlencoded::parse(pair.as_bytes()).next().map(|(_, file)| PathBuf::from(file.as_ref()));
+                }
                 Some((key, _)) if QUERY.contains(&key) => others.push(pair),
                 _ => {
                     let key = pair.split('=').next().unwrap_or_default();
-                    return Err(refuse(format!("the URL says {key:?}; use prefix, {}", QUERY.join(", "))));
+                    return Err(refuse(format!("the URL says {key:?}; use prefix, ca, {}", QUERY.join(", "))));
                 }
             }
         }
@@ -73,7 +81,7 @@ impl Address {
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
         uri.query.frame_max.get_or_insert(FRAME);
-        Ok(Self { uri, prefix })
+        Ok(Self { uri, prefix, ca })
     }
 
     /// The place without user and password: for people.
@@ -82,10 +90,15 @@ impl Address {
         format!("{scheme}://{}:{} (vhost {vhost}, prefix {})", authority.host, authority.port, self.prefix)
     }
 
+    /// Whether it is protected with TLS.
+    pub(super) fn is_protected(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS
+    }
+
     /// Whether what is sent can be read on the way.
     pub(super) fn is_exposed(&self) -> bool {
         let loopback = matches!(self.uri.authority.host.as_str(), "localhost" | "127.0.0.1");
-        self.uri.scheme == AMQPScheme::AMQP && !loopback
+        !self.is_protected() && !loopback
     }
 }
 
@@ -102,7 +115,9 @@ mod tests {
         assert_eq!((address.uri.authority.host.as_str(), address.uri.authority.port), ("mq.example", 5673));
         assert_eq!((address.uri.vhost.as_str(), address.uri.query.heartbeat), ("/", Some(3)));
         assert_eq!(address.uri.authority.userinfo.password, "pa@ss");
-        assert_eq!(Address::parse("amqps://mq.example").unwrap().uri.authority.port, 5671);
+        let protected = Address::parse("amqps://mq.example/%2f?ca=%2Fetc%2Four%20ca.pem&prefix=blue").unwrap();
+        assert_eq!(protected.uri.authority.port, 5671);
+        assert_eq!(protected.ca, Some("/etc/our ca.pem".into()));
         assert_eq!(Address::parse("amqp://mq.example/").unwrap().uri.vhost, "/");
         assert_eq!(Address::parse("amqp://mq.example/jobs").unwrap().uri.vhost, "jobs");
     }
@@ -121,6 +136,7 @@ mod tests {
             "amqp://ada:hunter2@h?prefix=",
             "amqp://ada:hunter2@h?prefix=a/b",
             "amqp://ada:hunter2@h?colour=red",
+            "amqp://ada:hunter2@h?ca=/etc/ca.pem",
             "amqp://ada:hunter2@h?heartbeat=often",
             "amqp://ada:hunter2@[::1]",
         ] {

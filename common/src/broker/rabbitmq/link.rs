@@ -4,12 +4,14 @@
 //! The client library's own recovery is not used: it gives up after a number of
 //! tries, and does not mend channels that the server closed.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use lapin::uri::AMQPUri;
-use lapin::{Channel, Connect, Connection, ConnectionProperties, Event};
+use lapin::tcp::{AMQPUriTcpExt, RustlsConnector};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -32,6 +34,32 @@ enum State {
     Up(Arc<Connection>),
     /// It is not there, and is tried again.
     Down(String),
+}
+
+/// How connections are protected.
+#[derive(Debug, Clone)]
+pub(super) struct Tls(RustlsConnector);
+
+impl Tls {
+    /// As the address says, if it does.
+    ///
+    /// # Errors
+    /// [`BrokerError::Misconfigured`] if the certificates of those who are trusted cannot be read.
+    pub(super) fn of(address: &Address) -> Result<Option<Self>, BrokerError> {
+        if !address.is_protected() {
+            return Ok(None);
+        }
+        let config = crate::tls::verifying(address.ca.as_deref())
+            .map_err(|why| BrokerError::Misconfigured(format!("broker {}, TLS: {why}", address.shown())))?;
+        Ok(Some(Self(config.into())))
+    }
+}
+
+/// How to get to the server, and what for.
+struct Way {
+    address: Address,
+    tls: Option<Tls>,
+    purpose: &'static str,
 }
 
 /// A connection that mends itself. It ends with the value.
@@ -69,11 +97,13 @@ impl Pauses {
 }
 
 impl Link {
-    /// Begins to connect. `purpose` is how the server's own tools name the connection.
-    pub(super) fn start(address: &Address, purpose: &'static str, options: &BrokerOptions) -> Self {
+    /// Begins to connect, with TLS if there is a connector for it. `purpose` is how the server's own tools name the
+    /// connection.
+    pub(super) fn start(address: &Address, tls: Option<&Tls>, purpose: &'static str, options: &BrokerOptions) -> Self {
         let (sender, state) = watch::channel(State::Connecting);
         let suspicion = Arc::new(Notify::new());
-        let supervisor = supervise(address.clone(), purpose, options.clone(), sender, Arc::clone(&suspicion));
+        let way = Way { address: address.clone(), tls: tls.cloned(), purpose };
+        let supervisor = supervise(way, options.clone(), sender, Arc::clone(&suspicion));
         Self {
             state,
             suspicion,
@@ -147,17 +177,12 @@ impl Link {
     }
 }
 
-async fn supervise(
-    address: Address,
-    purpose: &'static str,
-    options: BrokerOptions,
-    state: watch::Sender<State>,
-    suspicion: Arc<Notify>,
-) {
+async fn supervise(way: Way, options: BrokerOptions, state: watch::Sender<State>, suspicion: Arc<Notify>) {
     let mut pauses = Pauses::new(&options);
+    let Way { address, purpose, .. } = &way;
     loop {
         let tried = Instant::now();
-        let why = match tokio::time::timeout(options.patience, connect(address.uri.clone(), purpose)).await {
+        let why = match tokio::time::timeout(options.patience, connect(&way, options.patience)).await {
             Ok(Ok(connection)) => {
                 let connection = Arc::new(connection);
                 tracing::info!(broker = address.shown(), purpose, "connected to the broker");
@@ -175,10 +200,25 @@ async fn supervise(
     }
 }
 
-async fn connect(uri: AMQPUri, purpose: &str) -> lapin::Result<Connection> {
-    let name = format!("teamster {purpose}");
+/// Connects once. The client's own thread waits for the transport, whoever else has given up waiting: so that has an
+/// end of its own.
+async fn connect(way: &Way, patience: Duration) -> lapin::Result<Connection> {
+    let name = format!("teamster {}", way.purpose);
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    uri.connect(properties).await
+    let tls = way.tls.clone();
+    let transport = async move |uri: AMQPUri, runtime| {
+        let plain = AMQPUri { scheme: AMQPScheme::AMQP, ..uri };
+        let opening = async {
+            let stream = plain.connect_async(&runtime).await?;
+            match &tls {
+                Some(Tls(connector)) => stream.into_rustls(connector, &plain.authority.host).await,
+                None => Ok(stream),
+            }
+        };
+        let opened = tokio::time::timeout(patience, opening).await;
+        Ok(opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
+    };
+    Connection::connector(way.address.uri.clone(), lapin::runtime::default_runtime()?, transport, properties).await
 }
 
 /// Waits until a connection is lost, and says why.

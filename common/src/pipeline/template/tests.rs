@@ -8,10 +8,11 @@ use serde_json::json;
 use super::*;
 use crate::clock::Timestamp;
 use crate::diagnostic::{Diagnostics, SourceFile};
-use crate::id::{Digest, PipelineName, QueueName, StepId, StepKey, TaskId};
+use crate::id::{Digest, StepId, StepKey, TaskId};
 use crate::journal::{Event, Recorded, Run, StepOutcome, StepRun, StepStatus, Submitted};
 use crate::pipeline::model::Pipeline;
 use crate::pipeline::source::{self, Files};
+use crate::task::samples;
 
 fn pipeline() -> Pipeline {
     let text = "name: p\nsteps:\n  - {id: research, set: 1}\n  - {id: draft, set: 1}\n  - {id: review, set: 1}\n  - {id: list, set: 1}\n";
@@ -21,22 +22,12 @@ fn pipeline() -> Pipeline {
 
 fn run() -> Run {
     let submitted = Submitted {
-        pipeline: PipelineName::new("p").unwrap(),
-        digest: Digest::of(b""),
-        queue: QueueName::default_queue(),
-        priority: 4,
         input: json!({
             "company": "Acme", "n": 3, "f": 1.0, "big": u64::MAX, "zero": 0, "nothing": null, "items": [1, 2, 3],
             "deep": {"a": {"b": [10, {"c": "x"}]}}, "z": 1, "a-b": "dash", "quote": "}}"
         }),
-        run_at: None,
         labels: BTreeMap::from([("tier".to_owned(), "gold".to_owned())]),
-        key: None,
-        parent: None,
-        batch: None,
-        line: None,
-        supersede: None,
-        traceparent: None,
+        ..samples::submitted()
     };
     let event = Event::Submitted(Box::new(submitted));
     let at = Timestamp::from_millis(0);

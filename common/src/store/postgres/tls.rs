@@ -10,9 +10,8 @@ use std::task::{Context, Poll};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_rustls::TlsConnector;
@@ -29,30 +28,14 @@ impl Connector {
     /// [`StoreError::Refused`] if the certificates of those who are trusted cannot be read.
     pub(super) fn new(tls: &Tls) -> Result<Self, StoreError> {
         let refuse = |why: String| StoreError::Refused(format!("store postgres, TLS: {why}"));
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = crate::tls::provider();
         let verifier: Arc<dyn ServerCertVerifier> = match tls {
             Tls::Unverified => Arc::new(Lenient { inner: None, provider: Arc::clone(&provider) }),
             Tls::Verified { host, ca } => {
-                let mut roots = RootCertStore::empty();
-                match ca {
-                    Some(path) => {
-                        let unreadable = |error: &dyn std::fmt::Display| {
-                            refuse(format!("ca={} cannot be read: {error}", path.display()))
-                        };
-                        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))? {
-                            let certificate = certificate.map_err(|error| unreadable(&error))?;
-                            roots.add(certificate).map_err(|error| unreadable(&error))?;
-                        }
-                    }
-                    None => {
-                        let (_, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                    }
-                }
-                let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                let roots = Arc::new(crate::tls::roots(ca.as_deref()).map_err(refuse)?);
+                let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
                     .build()
-                    .map_err(|error| {
-                        refuse(format!("no certificate authority is trusted: {error}; name one with ca="))
-                    })?;
+                    .map_err(|error| refuse(error.to_string()))?;
                 if *host { inner } else { Arc::new(Lenient { inner: Some(inner), provider: Arc::clone(&provider) }) }
             }
         };

@@ -1,8 +1,6 @@
 //! What only happens inside: a full disk, a bad operation among good ones.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-
 use rusqlite::Connection;
 use serde_json::json;
 
@@ -11,6 +9,7 @@ use crate::clock::{ManualClock, Timestamp};
 use crate::entropy::SeededEntropy;
 use crate::journal::Submitted;
 use crate::store::StoreClock;
+use crate::task::samples;
 
 fn options() -> StoreOptions {
     let mut options = StoreOptions::new(Arc::new(SeededEntropy::new(1)));
@@ -19,21 +18,7 @@ fn options() -> StoreOptions {
 }
 
 fn submission(n: u8, bytes: usize) -> Submission {
-    let task = Submitted {
-        pipeline: PipelineName::new("p").unwrap(),
-        digest: Digest::of(b"p"),
-        queue: QueueName::default_queue(),
-        priority: 4,
-        input: json!("x".repeat(bytes)),
-        run_at: None,
-        labels: BTreeMap::new(),
-        key: None,
-        parent: None,
-        batch: None,
-        line: None,
-        supersede: None,
-        traceparent: None,
-    };
+    let task = Submitted { input: json!("x".repeat(bytes)), ..samples::submitted() };
     Submission::new(TaskId::new(Timestamp::from_millis(1_000), [n; 10]), task)
 }
 

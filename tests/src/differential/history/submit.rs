@@ -7,6 +7,7 @@ use common::task::Parent;
 use serde_json::json;
 
 use super::model::Model;
+use crate::conformance::bench;
 use crate::differential::chance::Chance;
 
 /// Queues of a history.
@@ -73,14 +74,8 @@ async fn submitted(model: &mut Model, store: &dyn Store, chance: &Chance) -> any
         queue: queue(chance.below(QUEUES)),
         priority: u8::try_from([4, 4, 4, chance.below(10)][chance.below(4)])?,
         input: json!({"n": chance.below(1_000), "text": "x".repeat(size)}),
-        run_at: None,
         labels: [("colour".to_owned(), ["red", "blue"][chance.below(2)].to_owned())].into(),
-        key: None,
-        parent: None,
-        batch: None,
-        line: None,
-        supersede: None,
-        traceparent: None,
+        ..bench::submitted()
     };
     if chance.once_in(6) {
         task.run_at = Some(model.moment(chance, 0, 40_000));
