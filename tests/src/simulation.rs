@@ -12,6 +12,7 @@
 //! is asked synchronously, within the poll, so that no thread of its own runs
 //! beside the clock: the same seed gives the same history.
 
+mod broker;
 mod cast;
 mod chance;
 mod clock;

@@ -37,4 +37,9 @@ impl Chance {
     pub(super) fn millis(&self, range: std::ops::Range<u64>) -> Duration {
         Duration::from_millis(range.start + self.below(range.end - range.start))
     }
+
+    /// One of these.
+    pub(super) fn one_of<T: Copy>(&self, all: &[T]) -> T {
+        all[usize::try_from(self.below(all.len() as u64)).unwrap_or(0)]
+    }
 }

@@ -11,8 +11,8 @@ use common::clock::Timestamp;
 use common::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
 use common::journal::Recorded;
 use common::store::{
-    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
-    Hint, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store, StoreError,
+    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due, Filter,
+    Finding, Hint, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store, StoreError,
     Submission, Take, Transcript,
 };
 use common::task::{Head, Signal};
@@ -72,14 +72,22 @@ impl Process {
         self.dead.store(true, Ordering::SeqCst);
     }
 
-    async fn crash<T>(&self) -> T {
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn is_mortal(&self) -> bool {
+        self.mortal
+    }
+
+    pub(super) async fn crash<T>(&self) -> T {
         self.kill();
         self.died.notify_one();
         std::future::pending().await
     }
 
-    async fn still_alive(&self) {
-        if self.dead.load(Ordering::SeqCst) {
+    pub(super) async fn still_alive(&self) {
+        if self.is_dead() {
             std::future::pending::<()>().await;
         }
     }
@@ -116,12 +124,28 @@ pub(super) struct Faulty {
     process: Arc<Process>,
     weather: Weather,
     heard: AtomicU64,
+    /// What this process rings when it hears that it made tasks ready.
+    bell: Option<Arc<dyn Doorbell>>,
 }
 
 impl Faulty {
-    pub(super) fn new(truth: &Arc<Truth>, process: &Arc<Process>, weather: Weather) -> Arc<Self> {
+    pub(super) fn new(
+        truth: &Arc<Truth>,
+        process: &Arc<Process>,
+        weather: Weather,
+        bell: Option<Arc<dyn Doorbell>>,
+    ) -> Arc<Self> {
         let (truth, process) = (Arc::clone(truth), Arc::clone(process));
-        Arc::new(Self { truth, process, weather, heard: AtomicU64::new(0) })
+        Arc::new(Self { truth, process, weather, heard: AtomicU64::new(0), bell })
+    }
+
+    /// An answer has come, and with it the word that tasks are ready.
+    fn ring(&self, hints: Vec<Hint>) {
+        if let Some(bell) = &self.bell
+            && !hints.is_empty()
+        {
+            bell.ring(hints);
+        }
     }
 
     fn draw(&self) -> Option<Fault> {
@@ -154,7 +178,11 @@ impl Faulty {
         let fault = self.draw();
         pause(self.process.chance.millis(0..3)).await;
         self.process.still_alive().await;
-        let answer = match fault {
+        let work = |truth: &Truth| {
+            let answer = work(truth);
+            (answer, truth.rung())
+        };
+        let (answer, hints) = match fault {
             None => work(&self.truth),
             Some(Fault::CrashBefore) => return self.process.crash().await,
             Some(Fault::CrashAfter) => {
@@ -163,6 +191,7 @@ impl Faulty {
             }
             Some(Fault::NotReached) => return lost("it cannot be reached"),
             Some(Fault::LostAnswer) => {
+                // Nor does it hear which tasks it made ready: that is left to the outbox.
                 let _ = work(&self.truth);
                 pause(self.process.chance.millis(0..30)).await;
                 return lost("its answer was lost");
@@ -187,6 +216,7 @@ impl Faulty {
         };
         pause(self.process.chance.millis(0..2)).await;
         self.process.still_alive().await;
+        self.ring(hints);
         answer
     }
 }

@@ -1,7 +1,7 @@
 //! The store itself, and beside it a ledger of leases that is kept by other
 //! means: it notices if the store lets a stale writer through.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,11 +37,14 @@ pub(super) struct Truth {
 pub(super) struct Bell {
     rings: AtomicU64,
     waiting: Notify,
+    /// What the operation that is being done made ready.
+    rung: Mutex<Vec<Hint>>,
 }
 
 impl Doorbell for Bell {
     fn ring(&self, hints: Vec<Hint>) {
         self.rings.fetch_add(hints.len() as u64, Ordering::SeqCst);
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner).extend(hints);
         self.waiting.notify_waiters();
     }
 }
@@ -67,7 +70,7 @@ struct Notes {
     leases: HashMap<TaskId, (LeaseToken, Timestamp)>,
     accepted: HashSet<AppendId>,
     /// The tasks that each key was answered with.
-    keys: BTreeMap<String, HashSet<TaskId>>,
+    keys: BTreeMap<String, BTreeSet<TaskId>>,
     tasks: HashSet<TaskId>,
     counts: BTreeMap<String, u64>,
     violations: Vec<String>,
@@ -115,6 +118,11 @@ impl Truth {
         self.time.set(self.clock.now());
         // Without the budget of the task that asks: nobody else could run until it is spent.
         finish(tokio::task::unconstrained(question(&*self.store)))
+    }
+
+    /// What has become ready since this was asked last: whose operation did that has its process to tell.
+    pub(super) fn rung(&self) -> Vec<Hint> {
+        std::mem::take(&mut *self.bell.rung.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn journal(&self, task: TaskId) -> Vec<Recorded> {
@@ -204,7 +212,7 @@ impl Truth {
     }
 
     /// The tasks that each idempotency key was answered with.
-    pub(super) fn keys(&self) -> BTreeMap<String, HashSet<TaskId>> {
+    pub(super) fn keys(&self) -> BTreeMap<String, BTreeSet<TaskId>> {
         self.notes().keys.clone()
     }
 
