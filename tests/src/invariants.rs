@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::id::{ApprovalId, CallId, StepId, StepKey, TaskId};
-use common::journal::{CallResult, Effect, Event, Recorded, Run, StepOutcome};
+use common::journal::{CallRecord, CallResult, Effect, Event, Recorded, Run, StepOutcome};
 use common::task::Head;
 
 /// What the outside world saw of one step of one task.
@@ -56,41 +56,32 @@ fn done_again(journal: &[Recorded]) -> Vec<String> {
     let mut calls: BTreeSet<(&StepKey, &CallId)> = BTreeSet::new();
     let mut decided: BTreeSet<&ApprovalId> = BTreeSet::new();
     for recorded in journal {
-        let seq = recorded.seq;
-        match &recorded.event {
+        let again = match &recorded.event {
             Event::StepStarted { step } => {
-                if steps.contains_key(step) {
-                    wrong.push(format!("I3: event {seq} starts step {step}, which is done"));
-                }
+                steps.contains_key(step).then(|| format!("starts step {step}, which is done"))
             }
             Event::StepFinished { step, outcome } => {
-                if steps.insert(step, outcome).is_some() {
-                    wrong.push(format!("I3: event {seq} finishes step {step} again: {outcome:?}"));
-                }
+                steps.insert(step, outcome).map(|_| format!("finishes step {step} again: {outcome:?}"))
             }
-            Event::CallIntended { step, call } => {
-                if calls.contains(&(step, &call.call)) {
-                    wrong.push(format!("I3: event {seq} intends call {} of step {step}, which was answered", call.call));
-                }
+            Event::CallIntended { step, call: CallRecord { call, .. } } => {
+                calls.contains(&(step, call)).then(|| format!("intends call {call} of step {step}, which was answered"))
             }
             Event::CallFinished { step, call, .. } => {
-                if !calls.insert((step, call)) {
-                    wrong.push(format!("I3: event {seq} has a second answer to call {call} of step {step}"));
-                }
+                (!calls.insert((step, call))).then(|| format!("has a second answer to call {call} of step {step}"))
             }
             Event::ApprovalDecided { approval, .. } => {
-                if !decided.insert(approval) {
-                    wrong.push(format!("I3: event {seq} decides approval {approval} again"));
-                }
+                (!decided.insert(approval)).then(|| format!("decides approval {approval} again"))
             }
             Event::Replayed { reset, .. } => {
                 steps.retain(|step, outcome| {
                     !reset.contains(&step.step) && !matches!(outcome, StepOutcome::Failed { .. })
                 });
                 calls.retain(|(step, _)| !reset.contains(&step.step));
+                None
             }
-            _ => {}
-        }
+            _ => None,
+        };
+        wrong.extend(again.map(|again| format!("I3: event {} {again}", recorded.seq)));
     }
     wrong
 }
@@ -110,12 +101,11 @@ pub fn of_effects(journal: &[Recorded], seen: &BTreeMap<StepKey, Seen>) -> Vec<S
         let times = keys.iter().filter(|key| key.is_empty() || story.keys.contains(key.as_str())).count();
         let class = if story.effect == Effect::Once { "once" } else { "keyed" };
         if story.keys.len() > 1 {
-            wrong.push(format!("I5: one call of step {step} of class {class} went out under the keys {:?}", story.keys));
+            wrong
+                .push(format!("I5: one call of step {step} of class {class} went out under the keys {:?}", story.keys));
         }
         if story.answered && times == 0 {
-            wrong.push(format!(
-                "I5: step {step} of class {class} was answered by an outside world that knows nothing"
-            ));
+            wrong.push(format!("I5: step {step} of class {class} was answered by an outside world that knows nothing"));
         }
         if story.effect == Effect::Once && times > story.allowed {
             let allowed = story.allowed;
@@ -222,7 +212,6 @@ mod tests {
     use std::time::Duration;
 
     use common::clock::Timestamp;
-    use common::journal::CallRecord;
     use serde_json::json;
 
     use super::*;

@@ -95,12 +95,13 @@ impl Server {
                 return;
             }
             match chance.below(4) {
-                0 => self.outage("fault/broker down", &chance, |memory| memory.interrupt_all()).await,
+                0 => self.outage("fault/broker down", &chance, Memory::interrupt_all).await,
                 1 => self.outage("fault/broker lost", &chance, Memory::lose).await,
                 _ => {
                     self.truth.count("fault/lane purged");
-                    let hints = self.lock().memory.purge();
-                    (0..hints).for_each(|_| self.truth.count("fault/hint purged"));
+                    for _ in 0..self.lock().memory.purge() {
+                        self.truth.count("fault/hint purged");
+                    }
                 }
             }
         }
@@ -116,6 +117,11 @@ impl Server {
         tokio::time::sleep(chance.millis(100..4_000)).await;
         self.lock().down = None;
         self.changed.notify_waiters();
+    }
+
+    /// Messages of other systems that nobody has taken in yet.
+    pub(super) fn unsettled(&self) -> usize {
+        self.lock().memory.unsettled()
     }
 
     /// What must hold of it when a history is over: of the messages that it

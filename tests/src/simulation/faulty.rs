@@ -12,8 +12,8 @@ use common::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
 use common::journal::Recorded;
 use common::store::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due, Filter,
-    Finding, Hint, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store, StoreError,
-    Submission, Take, Transcript,
+    Finding, Hint, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store,
+    StoreError, Submission, Take, Transcript,
 };
 use common::task::{Head, Signal};
 use tokio::sync::Notify;
@@ -32,6 +32,8 @@ pub enum Sabotage {
     Keys,
     /// The person: says that a call did not happen, whatever did.
     Person,
+    /// The broker's counting: it says that hints wait where there are none.
+    Count,
 }
 
 /// How bad the weather is, and until when.
@@ -44,6 +46,13 @@ pub(super) struct Weather {
     /// How long a lease lasts: the measure of what is late.
     pub(super) lease: Duration,
     pub(super) sabotage: Sabotage,
+}
+
+impl Weather {
+    /// How late a request may be: after so long in clear weather, none is on its way any more.
+    pub(super) fn latest(&self) -> Duration {
+        self.lease * 3
+    }
 }
 
 /// A process, from its start to its crash.
@@ -153,8 +162,8 @@ impl Faulty {
         if self.truth.clock.elapsed() >= self.weather.clears || !chance.one_in(self.weather.one_in) {
             return None;
         }
-        let lease = u64::try_from(self.weather.lease.as_millis()).unwrap_or(1_000);
-        let late = chance.millis(if chance.one_in(2) { 10..lease / 2 } else { lease / 2..lease * 3 });
+        let half = self.weather.lease / 2;
+        let late = chance.between(if chance.one_in(2) { Duration::ZERO..half } else { half..self.weather.latest() });
         let fault = match chance.below(if self.process.mortal { 8 } else { 6 }) {
             0 => Fault::NotReached,
             1 | 2 => Fault::LostAnswer,

@@ -94,7 +94,8 @@ pub(super) struct Letter {
 pub(super) fn letters(chance: &Chance) -> Vec<Letter> {
     let letter = |n: u64| {
         let id = format!("letter-{n}");
-        let bad = [json!({"pipeline": "nobody's"}), json!({"pipeline": "nowhere"}), json!({"pipeline": "plain", "n": n})];
+        let bad =
+            [json!({"pipeline": "nobody's"}), json!({"pipeline": "nowhere"}), json!({"pipeline": "plain", "n": n})];
         let (body, key) = match chance.below(6) {
             0 => (chance.one_of(&bad.each_ref()).clone(), None),
             // Its id is its key.
@@ -108,7 +109,7 @@ pub(super) fn letters(chance: &Chance) -> Vec<Letter> {
         let message = Message { body: body.to_string().into_bytes(), id: Some(id) };
         Letter { message, key: key.map(|key| format!("plain/{key}")) }
     };
-    (0..1 + chance.below(4)).map(letter).collect()
+    (0..=chance.below(4)).map(letter).collect()
 }
 
 /// Publishes its messages, each until that is confirmed.
@@ -200,7 +201,8 @@ fn answers(scene: &Scene, chance: &Chance, head: &Head, replayed: &mut HashSet<T
     if !head.unknown_outcomes.is_empty() {
         let journal = scene.truth.journal(head.id);
         for (step, call) in &head.unknown_outcomes {
-            let key = journal.iter().find_map(|recorded| match &recorded.event {
+            // The newest: a replay that reset the step gave its calls new keys.
+            let key = journal.iter().rev().find_map(|recorded| match &recorded.event {
                 Event::CallIntended { step: s, call: c } if s == step && c.call == *call => Some(c.key.clone()),
                 _ => None,
             });
@@ -209,11 +211,13 @@ fn answers(scene: &Scene, chance: &Chance, head: &Head, replayed: &mut HashSet<T
             signals.push(Signal::Resolve { step: step.clone(), call: call.clone(), by: by(), happened });
         }
     }
+    // Not when all others think that it is over.
+    let may_replay = |times| scene.is_stormy() && head.parent.is_none() && chance.one_in(times);
     match head.state.name() {
-        StateName::Dead if head.parent.is_none() && chance.one_in(2) && replayed.insert(head.id) => {
+        StateName::Dead if may_replay(2) && replayed.insert(head.id) => {
             signals.push(again(scene, chance, head));
         }
-        StateName::Cancelled if head.parent.is_none() && chance.one_in(6) && replayed.insert(head.id) => {
+        StateName::Cancelled if may_replay(6) && replayed.insert(head.id) => {
             signals.push(again(scene, chance, head));
         }
         StateName::Scheduled | StateName::Ready | StateName::Waiting | StateName::Running

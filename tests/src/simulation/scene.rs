@@ -25,7 +25,7 @@ const WORKERS: usize = 3;
 const SCHEDULERS: usize = 2;
 const CLIENTS: usize = 2;
 /// How long all may take to come to its end once the weather is clear.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a process may take to end when it is asked to.
 const DRAIN: Duration = Duration::from_secs(60);
 /// Tasks that one queue may hold.
@@ -155,9 +155,10 @@ async fn until_done(scene: &Scene, stage: &Stage, clients: &mut JoinSet<()>) {
     if let Err(error) = scene.truth.ask("apply", async |store| store.apply(no_tick).await) {
         scene.truth.violation(format!("the schedule cannot be ended: {error}"));
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(scene.weather.latest()).await;
     while tokio::time::Instant::now() < ends {
-        if scene.unfinished().is_empty() {
+        let taken_in = scene.broker.as_ref().is_none_or(|broker| broker.unsettled() == 0);
+        if taken_in && scene.unfinished().is_empty() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(250)).await;

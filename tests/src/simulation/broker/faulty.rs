@@ -11,7 +11,7 @@ use common::store::{Finding, Hint};
 
 use super::Server;
 use super::memory::{End, Memory};
-use crate::simulation::faulty::{Process, Weather};
+use crate::simulation::faulty::{Process, Sabotage, Weather};
 
 /// What becomes of a hint on its way.
 #[derive(Debug, Clone, Copy)]
@@ -31,15 +31,15 @@ enum Way {
 }
 
 impl Way {
-    const fn name(self) -> Option<&'static str> {
+    const fn name(self) -> &'static str {
         match self {
-            Self::Straight => None,
-            Self::Unconfirmed => Some("fault/hint unconfirmed"),
-            Self::NotReached => Some("fault/hint not sent"),
-            Self::Vanished => Some("fault/hint lost"),
-            Self::Doubled => Some("fault/hint doubled"),
-            Self::Late(_) => Some("fault/hint late"),
-            Self::Overtaking => Some("fault/hint overtakes"),
+            Self::Straight => "hint/straight",
+            Self::Unconfirmed => "fault/hint unconfirmed",
+            Self::NotReached => "fault/hint not sent",
+            Self::Vanished => "fault/hint lost",
+            Self::Doubled => "fault/hint doubled",
+            Self::Late(_) => "fault/hint late",
+            Self::Overtaking => "fault/hint overtakes",
         }
     }
 }
@@ -75,19 +75,17 @@ impl FaultyBroker {
 
     fn way(&self) -> Way {
         let chance = &self.process.chance;
-        if !self.is_stormy() || !chance.one_in(self.weather.one_in.div_ceil(3)) {
-            return Way::Straight;
-        }
-        let lease = u64::try_from(self.weather.lease.as_millis()).unwrap_or(1_000);
+        let strikes = self.is_stormy() && chance.one_in(self.weather.one_in.div_ceil(8));
         let way = match chance.below(7) {
+            _ if !strikes => Way::Straight,
             0 => Way::Unconfirmed,
             1 => Way::NotReached,
             2 => Way::Vanished,
             3 => Way::Doubled,
             4 => Way::Overtaking,
-            _ => Way::Late(chance.millis(10..lease * 3)),
+            _ => Way::Late(chance.between(Duration::ZERO..self.weather.latest())),
         };
-        way.name().into_iter().for_each(|name| self.server.truth.count(name));
+        self.server.truth.count(way.name());
         way
     }
 
@@ -186,6 +184,9 @@ impl Broker for FaultyBroker {
         if self.strikes(self.weather.one_in, "fault/broker does not count") {
             return Err(lost());
         }
+        if self.weather.sabotage == Sabotage::Count {
+            return Ok(1);
+        }
         self.server.ask(|memory| memory.waiting(queue)).map(|waiting| waiting as u64).ok_or_else(lost)
     }
 
@@ -225,7 +226,9 @@ impl Subscription for Hints {
             return Vec::new();
         }
         let deliveries = broker.fetch(|memory| memory.fetch(*consumer, queues, free, *window)).await;
-        broker.server.truth.count("hint/delivered");
+        for _ in &deliveries {
+            broker.server.truth.count("hint/delivered");
+        }
         // Whose turn it is next.
         if !queues.is_empty() {
             queues.rotate_left(1);
@@ -235,13 +238,18 @@ impl Subscription for Hints {
 
     fn acknowledge(&mut self, deliveries: Vec<Delivery>) {
         self.broker.settle(self.consumer, |memory| {
-            deliveries.into_iter().for_each(|delivery| memory.acknowledge(delivery.receipt));
+            for delivery in deliveries {
+                memory.acknowledge(delivery.receipt);
+            }
         });
     }
 
     fn give_back(&mut self, deliveries: Vec<Delivery>) {
         self.broker.settle(self.consumer, |memory| {
-            deliveries.into_iter().rev().for_each(|delivery| memory.give_back(delivery.receipt));
+            // Those that came first are before the others again.
+            for delivery in deliveries.into_iter().rev() {
+                memory.give_back(delivery.receipt);
+            }
         });
     }
 }
@@ -271,19 +279,25 @@ impl Inbox for Letters {
 
     fn acknowledge(&mut self, receipts: Vec<Receipt>) {
         self.broker.settle(self.consumer, |memory| {
-            receipts.into_iter().for_each(|receipt| memory.acknowledge(receipt));
+            for receipt in receipts {
+                memory.acknowledge(receipt);
+            }
         });
     }
 
     fn give_back(&mut self, receipts: Vec<Receipt>) {
         self.broker.settle(self.consumer, |memory| {
-            receipts.into_iter().rev().for_each(|receipt| memory.give_back(receipt));
+            for receipt in receipts.into_iter().rev() {
+                memory.give_back(receipt);
+            }
         });
     }
 
     fn refuse(&mut self, letters: Vec<(Letter, String)>) {
         self.broker.settle(self.consumer, |memory| {
-            letters.into_iter().for_each(|(letter, why)| memory.refuse(letter.receipt, why));
+            for (letter, why) in letters {
+                memory.refuse(letter.receipt, why);
+            }
         });
     }
 }

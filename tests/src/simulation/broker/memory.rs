@@ -86,7 +86,9 @@ impl Memory {
         let (strange, open) = std::mem::take(&mut channel.open).into_iter().partition(|(_, held)| strange(held));
         channel.open = open;
         let strange: BTreeMap<u64, Held> = strange;
-        strange.into_values().rev().for_each(|held| self.again(held));
+        for held in strange.into_values().rev() {
+            self.again(held);
+        }
     }
 
     fn again(&mut self, held: Held) {
