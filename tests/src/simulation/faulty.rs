@@ -189,7 +189,7 @@ impl Faulty {
         self.process.still_alive().await;
         let work = |truth: &Truth| {
             let answer = work(truth);
-            (answer, truth.rung())
+            (answer, truth.made_ready())
         };
         let (answer, hints) = match fault {
             None => work(&self.truth),

@@ -32,24 +32,33 @@ pub(super) struct Truth {
 }
 
 /// Rings when the store says that something became ready. Wakes those who wait in
-/// the order in which they came: a `watch` channel would do so by chance.
+/// the order in which they came (a `watch` channel would do so by chance), and not
+/// from a thread of the store: when that is heard would be chance too.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     rings: AtomicU64,
     waiting: Notify,
-    /// What the operation that is being done made ready.
+    /// What the operation that is being done has made ready.
     rung: Mutex<Vec<Hint>>,
 }
 
 impl Doorbell for Bell {
     fn ring(&self, hints: Vec<Hint>) {
-        self.rings.fetch_add(hints.len() as u64, Ordering::SeqCst);
         self.rung.lock().unwrap_or_else(PoisonError::into_inner).extend(hints);
-        self.waiting.notify_waiters();
     }
 }
 
 impl Bell {
+    /// What it has been rung for; those who wait hear of it now.
+    fn sound(&self) -> Vec<Hint> {
+        let hints = std::mem::take(&mut *self.rung.lock().unwrap_or_else(PoisonError::into_inner));
+        if !hints.is_empty() {
+            self.rings.fetch_add(hints.len() as u64, Ordering::SeqCst);
+            self.waiting.notify_waiters();
+        }
+        hints
+    }
+
     /// Waits until it has rung more often than `heard` says.
     pub(super) async fn rung(&self, heard: &AtomicU64) {
         loop {
@@ -120,9 +129,9 @@ impl Truth {
         finish(tokio::task::unconstrained(question(&*self.store)))
     }
 
-    /// What has become ready since this was asked last: whose operation did that has its process to tell.
-    pub(super) fn rung(&self) -> Vec<Hint> {
-        std::mem::take(&mut *self.bell.rung.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What became ready by the operation that was just done, which its process has to pass on.
+    pub(super) fn made_ready(&self) -> Vec<Hint> {
+        self.bell.sound()
     }
 
     pub(super) fn journal(&self, task: TaskId) -> Vec<Recorded> {
