@@ -15,7 +15,8 @@ use worker::service::{Worker, WorkerOptions};
 
 use super::broker::FaultyBroker;
 use super::chance::Chance;
-use super::faulty::{Faulty, Process};
+use super::faulty::Faulty;
+use super::process::Process;
 use super::scene::Scene;
 
 /// What a process reaches: the store, the broker if the history has one, and what passes hints on

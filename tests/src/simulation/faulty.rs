@@ -1,7 +1,7 @@
 //! The way from a process to the store, with all that can go wrong on it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,91 +16,10 @@ use common::store::{
     StoreError, Submission, Take, Transcript,
 };
 use common::task::{Head, Signal};
-use tokio::sync::Notify;
 
-use super::chance::Chance;
+use super::process::Process;
 use super::truth::Truth;
-
-/// What is broken on purpose, to see that the checks can fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sabotage {
-    /// Nothing.
-    None,
-    /// The fence: a stale writer gets the token of whoever holds the lease.
-    Fence,
-    /// Idempotency: submits go out without their keys.
-    Keys,
-    /// The person: says that a call did not happen, whatever did.
-    Person,
-    /// The broker's counting: it says that hints wait where there are none.
-    Count,
-}
-
-/// How bad the weather is, and until when.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Weather {
-    /// A call in so many meets with a fault.
-    pub(super) one_in: u64,
-    /// Until when.
-    pub(super) clears: Duration,
-    /// How long a lease lasts: the measure of what is late.
-    pub(super) lease: Duration,
-    pub(super) sabotage: Sabotage,
-}
-
-impl Weather {
-    /// How late a request may be: after so long in clear weather, none is on its way any more.
-    pub(super) fn latest(&self) -> Duration {
-        self.lease * 3
-    }
-}
-
-/// A process, from its start to its crash.
-#[derive(Debug)]
-pub(super) struct Process {
-    pub(super) chance: Chance,
-    /// Whether it may crash.
-    mortal: bool,
-    dead: AtomicBool,
-    died: Notify,
-}
-
-impl Process {
-    pub(super) fn start(seed: u64, name: &str, mortal: bool) -> Arc<Self> {
-        let chance = Chance::of(seed, name);
-        Arc::new(Self { chance, mortal, dead: AtomicBool::new(false), died: Notify::new() })
-    }
-
-    /// Returns when it crashes.
-    pub(super) async fn died(&self) {
-        self.died.notified().await;
-    }
-
-    /// From now on it does nothing.
-    pub(super) fn kill(&self) {
-        self.dead.store(true, Ordering::SeqCst);
-    }
-
-    pub(super) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn is_mortal(&self) -> bool {
-        self.mortal
-    }
-
-    pub(super) async fn crash<T>(&self) -> T {
-        self.kill();
-        self.died.notify_one();
-        std::future::pending().await
-    }
-
-    pub(super) async fn still_alive(&self) {
-        if self.is_dead() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
+use super::weather::{Sabotage, Weather};
 
 /// What happens to one call.
 #[derive(Debug, Clone, Copy)]
@@ -164,7 +83,7 @@ impl Faulty {
         }
         let half = self.weather.lease / 2;
         let late = chance.between(if chance.one_in(2) { Duration::ZERO..half } else { half..self.weather.latest() });
-        let fault = match chance.below(if self.process.mortal { 8 } else { 6 }) {
+        let fault = match chance.below(if self.process.is_mortal() { 8 } else { 6 }) {
             0 => Fault::NotReached,
             1 | 2 => Fault::LostAnswer,
             3 => Fault::LateAnswer(late),

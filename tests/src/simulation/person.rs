@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use super::broker::{Message, Server};
 use super::cast::{Connection, beside};
 use super::chance::Chance;
-use super::faulty::{Process, Sabotage};
+use super::process::Process;
 use super::scene::Scene;
 use super::stage::QUEUES;
+use super::weather::Sabotage;
 
 /// What somebody wants.
 #[derive(Debug, Clone)]

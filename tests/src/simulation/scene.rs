@@ -14,10 +14,10 @@ use worker::outside::Outside;
 
 use super::broker::Server;
 use super::chance::Chance;
-use super::faulty::{Sabotage, Weather};
 use super::person::{Letter, Wish};
 use super::stage::{LEASE_MS, Stage, memory};
 use super::truth::Truth;
+use super::weather::{Sabotage, Weather};
 use super::world::World;
 use super::{Tally, cast, person, verdict};
 

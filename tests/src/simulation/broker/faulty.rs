@@ -11,7 +11,8 @@ use common::store::{Finding, Hint};
 
 use super::Server;
 use super::memory::{End, Memory};
-use crate::simulation::faulty::{Process, Sabotage, Weather};
+use crate::simulation::process::Process;
+use crate::simulation::weather::{Sabotage, Weather};
 
 /// What becomes of a hint on its way.
 #[derive(Debug, Clone, Copy)]

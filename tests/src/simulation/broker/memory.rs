@@ -221,3 +221,51 @@ impl Memory {
         &self.dead
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use common::clock::Timestamp;
+    use common::id::TaskId;
+
+    use super::*;
+
+    fn hint(number: u64, priority: u8) -> Hint {
+        let task = TaskId::new(Timestamp::from_millis(1), [7; 10]);
+        Hint { task, version: number, queue: "q".parse().unwrap(), priority }
+    }
+
+    fn versions(deliveries: &[Delivery]) -> Vec<u64> {
+        deliveries.iter().map(|delivery| delivery.hint.version).collect()
+    }
+
+    #[test]
+    fn what_was_held_comes_again_in_its_order_and_old_receipts_settle_nothing() {
+        let queues = ["q".parse().unwrap()];
+        let mut memory = Memory::default();
+        let consumer = memory.join();
+        for (number, priority) in [(1, 4), (2, 4), (3, 9), (4, 4)] {
+            memory.publish(hint(number, priority), End::Back);
+        }
+        let first = memory.fetch(consumer, &queues, 3, 10);
+        assert_eq!(versions(&first), [3, 1, 2], "high lanes first");
+        memory.interrupt(consumer);
+        memory.acknowledge(first[0].receipt);
+        let second = memory.fetch(consumer, &queues, 10, 10);
+        assert_eq!(versions(&second), [3, 1, 2, 4]);
+        memory.acknowledge(second[1].receipt);
+        memory.leave(consumer);
+        assert_eq!(memory.waiting(&queues[0]), 3);
+    }
+
+    #[test]
+    fn a_consumer_holds_no_more_of_a_lane_than_its_window() {
+        let queues = ["q".parse().unwrap()];
+        let mut memory = Memory::default();
+        let consumer = memory.join();
+        (1..=4).for_each(|number| memory.publish(hint(number, 4), End::Back));
+        let held = memory.fetch(consumer, &queues, 10, 2);
+        assert_eq!(versions(&held), [1, 2]);
+        memory.give_back(held[1].receipt);
+        assert_eq!(versions(&memory.fetch(consumer, &queues, 10, 2)), [2]);
+    }
+}
