@@ -109,16 +109,23 @@ pub struct Letter {
     pub(crate) properties: lapin::BasicProperties,
 }
 
+impl Letter {
+    /// A message without other properties; a broker that is written elsewhere hands out such.
+    pub fn new(body: Vec<u8>, message_id: Option<String>, traceparent: Option<String>, receipt: Receipt) -> Self {
+        Self { body, message_id, traceparent, receipt, properties: lapin::BasicProperties::default() }
+    }
+}
+
 /// What a message is acknowledged by. It belongs to one channel: tags of a
 /// channel that is gone mean other messages, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     /// Which consumer of its subscription.
-    pub(crate) consumer: u64,
+    pub consumer: u64,
     /// Which channel of that consumer.
-    pub(crate) generation: u64,
+    pub generation: u64,
     /// The delivery tag in that channel.
-    pub(crate) tag: u64,
+    pub tag: u64,
 }
 
 /// How a broker is.

@@ -177,6 +177,7 @@ pub type Counts = BTreeMap<String, u64>;
 ///
 /// # Errors
 /// Everything that is not as it must be, with what the processes said last.
+#[expect(clippy::print_stdout, reason = "whoever plays it watches it")]
 pub async fn play(scenario: &Scenario, length: Length, seed: u64) -> Result<Counts> {
     let started = Instant::now();
     let world = World::start().await;

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc, missing_docs)]
 
 pub mod binary;
-#[expect(clippy::print_stdout, reason = "a scenario tells what it did and counted")]
 pub mod chaos;
 pub mod conformance;
 #[expect(
@@ -11,7 +10,6 @@ pub mod conformance;
     clippy::type_complexity,
     clippy::unnecessary_box_returns,
     clippy::format_collect,
-    clippy::single_match_else,
     reason = "a comparison tells what it did; its differences are large and rare"
 )]
 pub mod differential;
@@ -19,7 +17,6 @@ pub mod drive;
 pub mod fakes;
 pub mod faults;
 pub mod fixtures;
-#[expect(clippy::collapsible_match, reason = "what an event is, and whether that is wrong, are two questions")]
 pub mod invariants;
 pub mod project;
 pub mod servers;

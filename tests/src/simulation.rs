@@ -2,25 +2,36 @@
 //! embedded store, in virtual time, under a seeded layer of faults.
 //!
 //! A seed is a little history: two schedulers and three workers, clients that
-//! submit, a person who decides, and a fake outside world that counts what is
-//! done to it. Processes crash before and after any call to the store; answers
-//! get lost; requests and answers are late, also by more than a lease; the bell
-//! rings late and for nothing; clocks are off. Then the weather clears, and when
-//! all is done the invariants of the design are checked.
+//! submit, an operator who pauses queues, a person who decides, stops, wakes and
+//! replays, and a fake outside world that counts what is done to it. Processes
+//! crash before and after any call to the store; answers get lost; requests and
+//! answers are late, also by more than a lease; the bell rings late and for
+//! nothing; clocks are off.
+//!
+//! Half of all histories have a broker in memory, and another system that publishes
+//! tasks to it. Hints get lost, come twice, late and out of order, are never
+//! confirmed or confirmed in vain; channels break, lanes are purged, the broker is
+//! out of reach or loses all hints. In half of these histories, workers go by hints alone, so
+//! that only the relay of the schedulers makes up for it.
+//!
+//! Then the weather clears, and when all is done the invariants of the design are checked.
 //!
 //! Time is tokio's paused clock, which moves on when everybody waits. The store
 //! is asked synchronously, within the poll, so that no thread of its own runs
 //! beside the clock: the same seed gives the same history.
 
+mod broker;
 mod cast;
 mod chance;
 mod clock;
 mod faulty;
 mod person;
+mod process;
 mod scene;
 mod stage;
 mod truth;
 mod verdict;
+mod weather;
 mod world;
 
 use std::collections::BTreeMap;
@@ -28,8 +39,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use faulty::Sabotage;
 pub use stage::Stage;
+pub use weather::Sabotage;
 
 /// What happened in one history, or in many.
 #[derive(Debug, Clone, Default)]

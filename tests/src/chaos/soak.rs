@@ -33,6 +33,7 @@ type Samples = BTreeMap<String, Vec<u64>>;
 ///
 /// # Errors
 /// When tasks do not come to their end, or memory grows.
+#[expect(clippy::print_stdout, reason = "whoever plays it watches it")]
 pub async fn soak(tasks: u64) -> Result<()> {
     let scenario = Scenario { name: "soak", store: StoreKind::Redis, broker: false, faults: &[] };
     let files = project::write_for_soak(KEPT);
@@ -125,6 +126,7 @@ fn sample(fleet: &Fleet, backends: &Backends, samples: &mut Samples) -> Result<(
 /// Prints the memory of each process; those that grew over the second half. A worker is young again after each kill,
 /// so that its samples say how much the life of one takes.
 #[expect(clippy::cast_precision_loss, reason = "memory in bytes, for a trend")]
+#[expect(clippy::print_stdout, reason = "whoever plays it watches it")]
 fn report(samples: &Samples) -> Vec<String> {
     let mib = |bytes: f64| bytes / (1024.0 * 1024.0);
     let mut grown = Vec::new();

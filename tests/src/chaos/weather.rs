@@ -41,6 +41,7 @@ impl Weather {
     }
 
     /// All faults in turn; for a long time, then in any order.
+    #[expect(clippy::print_stdout, reason = "whoever plays it watches it")]
     pub(super) async fn rage(&mut self, fleet: &mut Fleet, backends: &mut Backends, length: Length) -> Result<()> {
         let started = Instant::now();
         for fault in self.faults {

@@ -55,17 +55,14 @@ pub(super) async fn shrink(
         }
     }
     let operations = operations.len();
-    match shortest {
-        Some(difference) => Ok(Shortest { first, difference, operations }),
-        None => {
-            let again = Difference {
-                operation: first.operation,
-                kind: first.kind,
-                said: first.said.clone(),
-                store: first.store,
-                trace: first.trace[first.trace.len().saturating_sub(20)..].to_vec(),
-            };
-            Ok(Shortest { first, difference: Box::new(again), operations })
-        }
-    }
+    let difference = shortest.unwrap_or_else(|| {
+        Box::new(Difference {
+            operation: first.operation,
+            kind: first.kind,
+            said: first.said.clone(),
+            store: first.store,
+            trace: first.trace[first.trace.len().saturating_sub(20)..].to_vec(),
+        })
+    });
+    Ok(Shortest { first, difference, operations })
 }

@@ -4,15 +4,51 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::broker::{self, Broker};
 use common::id::WorkerId;
 use common::shutdown::Shutdown;
 use common::store::Store;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use scheduler::{HttpLimits, Scheduler, SchedulerOptions};
 use worker::service::{Worker, WorkerOptions};
 
+use super::broker::FaultyBroker;
 use super::chance::Chance;
-use super::faulty::{Faulty, Process};
+use super::faulty::Faulty;
+use super::process::Process;
 use super::scene::Scene;
+
+/// What a process reaches: the store, the broker if the history has one, and what passes hints on
+/// from the one to the other as long as the process lives.
+pub(super) struct Connection {
+    pub(super) store: Arc<dyn Store>,
+    broker: Option<Arc<dyn Broker>>,
+    pub(super) passing: BoxFuture<'static, ()>,
+}
+
+impl Connection {
+    pub(super) fn of(scene: &Scene, process: &Arc<Process>) -> Self {
+        let Some(server) = &scene.broker else {
+            let store = Faulty::new(&scene.truth, process, scene.weather, None);
+            return Self { store, broker: None, passing: std::future::pending().boxed() };
+        };
+        let (bell, calls) = broker::doorbell();
+        let store: Arc<dyn Store> = Faulty::new(&scene.truth, process, scene.weather, Some(bell));
+        let broker: Arc<dyn Broker> = Arc::new(FaultyBroker::new(server, process, scene.weather));
+        let passing = broker::pass_on(calls, Arc::clone(&broker), Arc::clone(&store)).boxed();
+        Self { store, broker: Some(broker), passing }
+    }
+}
+
+/// Until `life` ends, hints are passed on.
+pub(super) async fn beside(passing: BoxFuture<'static, ()>, life: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = life => {}
+        () = passing => {}
+    }
+}
 
 /// What may happen to a process from outside.
 enum Fate {
@@ -81,9 +117,10 @@ pub(super) async fn worker(scene: Arc<Scene>, number: usize) {
     let off = if chance.one_in(3) { i64::try_from(chance.below(60_000)).unwrap_or(0) - 30_000 } else { 0 };
     let clock = Arc::new(scene.truth.clock.off_by(off));
     let start = |process: Arc<Process>, id: String, shutdown: Shutdown| {
+        let Connection { store, broker, passing } = Connection::of(&scene, &process);
         let options = WorkerOptions {
-            store: Faulty::new(&scene.truth, &process, scene.weather) as Arc<dyn Store>,
-            broker: None,
+            store,
+            broker,
             config: Arc::clone(&scene.config),
             env: BTreeMap::new(),
             dir: scene.folder.clone(),
@@ -92,7 +129,7 @@ pub(super) async fn worker(scene: Arc<Scene>, number: usize) {
             entropy: process.chance.entropy(),
         };
         let worker = Worker::with_outside(options, Arc::clone(&scene.outside)).expect("a worker");
-        worker.run(shutdown)
+        beside(passing, worker.run(shutdown))
     };
     keep_alive(Arc::clone(&scene), format!("worker-{number}"), start).await;
 }
@@ -100,16 +137,18 @@ pub(super) async fn worker(scene: Arc<Scene>, number: usize) {
 /// A scheduler.
 pub(super) async fn scheduler(scene: Arc<Scene>, number: usize) {
     let start = |process: Arc<Process>, _: String, shutdown: Shutdown| {
+        let Connection { store, broker, passing } = Connection::of(&scene, &process);
         let options = SchedulerOptions {
-            store: Faulty::new(&scene.truth, &process, scene.weather) as Arc<dyn Store>,
-            broker: None,
+            store,
+            broker,
             config: Arc::clone(&scene.config),
             listen: ([127, 0, 0, 1], 0).into(),
             clock: Arc::new(scene.truth.clock.clone()),
             entropy: process.chance.entropy(),
             http: HttpLimits::default(),
         };
-        async move { Scheduler::bind(options).await.expect("a scheduler").run(shutdown).await }
+        let running = async move { Scheduler::bind(options).await.expect("a scheduler").run(shutdown).await };
+        beside(passing, running)
     };
     keep_alive(Arc::clone(&scene), format!("scheduler-{number}"), start).await;
 }

@@ -37,4 +37,15 @@ impl Chance {
     pub(super) fn millis(&self, range: std::ops::Range<u64>) -> Duration {
         Duration::from_millis(range.start + self.below(range.end - range.start))
     }
+
+    /// A time from a range, in whole milliseconds.
+    pub(super) fn between(&self, range: std::ops::Range<Duration>) -> Duration {
+        let span = u64::try_from(range.end.saturating_sub(range.start).as_millis()).unwrap_or(u64::MAX);
+        range.start + Duration::from_millis(self.below(span))
+    }
+
+    /// One of these.
+    pub(super) fn one_of<T: Copy>(&self, all: &[T]) -> T {
+        all[usize::try_from(self.below(all.len() as u64)).unwrap_or(0)]
+    }
 }

@@ -1,7 +1,7 @@
 //! The way from a process to the store, with all that can go wrong on it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,79 +11,15 @@ use common::clock::Timestamp;
 use common::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
 use common::journal::Recorded;
 use common::store::{
-    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
-    Hint, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store, StoreError,
-    Submission, Take, Transcript,
+    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due, Filter,
+    Finding, Hint, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store,
+    StoreError, Submission, Take, Transcript,
 };
 use common::task::{Head, Signal};
-use tokio::sync::Notify;
 
-use super::chance::Chance;
+use super::process::Process;
 use super::truth::Truth;
-
-/// What is broken on purpose, to see that the checks can fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sabotage {
-    /// Nothing.
-    None,
-    /// The fence: a stale writer gets the token of whoever holds the lease.
-    Fence,
-    /// Idempotency: submits go out without their keys.
-    Keys,
-    /// The person: says that a call did not happen, whatever did.
-    Person,
-}
-
-/// How bad the weather is, and until when.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Weather {
-    /// A call in so many meets with a fault.
-    pub(super) one_in: u64,
-    /// Until when.
-    pub(super) clears: Duration,
-    /// How long a lease lasts: the measure of what is late.
-    pub(super) lease: Duration,
-    pub(super) sabotage: Sabotage,
-}
-
-/// A process, from its start to its crash.
-#[derive(Debug)]
-pub(super) struct Process {
-    pub(super) chance: Chance,
-    /// Whether it may crash.
-    mortal: bool,
-    dead: AtomicBool,
-    died: Notify,
-}
-
-impl Process {
-    pub(super) fn start(seed: u64, name: &str, mortal: bool) -> Arc<Self> {
-        let chance = Chance::of(seed, name);
-        Arc::new(Self { chance, mortal, dead: AtomicBool::new(false), died: Notify::new() })
-    }
-
-    /// Returns when it crashes.
-    pub(super) async fn died(&self) {
-        self.died.notified().await;
-    }
-
-    /// From now on it does nothing.
-    pub(super) fn kill(&self) {
-        self.dead.store(true, Ordering::SeqCst);
-    }
-
-    async fn crash<T>(&self) -> T {
-        self.kill();
-        self.died.notify_one();
-        std::future::pending().await
-    }
-
-    async fn still_alive(&self) {
-        if self.dead.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
-        }
-    }
-}
+use super::weather::{Sabotage, Weather};
 
 /// What happens to one call.
 #[derive(Debug, Clone, Copy)]
@@ -116,12 +52,28 @@ pub(super) struct Faulty {
     process: Arc<Process>,
     weather: Weather,
     heard: AtomicU64,
+    /// What this process rings when it hears that it made tasks ready.
+    bell: Option<Arc<dyn Doorbell>>,
 }
 
 impl Faulty {
-    pub(super) fn new(truth: &Arc<Truth>, process: &Arc<Process>, weather: Weather) -> Arc<Self> {
+    pub(super) fn new(
+        truth: &Arc<Truth>,
+        process: &Arc<Process>,
+        weather: Weather,
+        bell: Option<Arc<dyn Doorbell>>,
+    ) -> Arc<Self> {
         let (truth, process) = (Arc::clone(truth), Arc::clone(process));
-        Arc::new(Self { truth, process, weather, heard: AtomicU64::new(0) })
+        Arc::new(Self { truth, process, weather, heard: AtomicU64::new(0), bell })
+    }
+
+    /// An answer has come, and with it the word that tasks are ready.
+    fn ring(&self, hints: Vec<Hint>) {
+        if let Some(bell) = &self.bell
+            && !hints.is_empty()
+        {
+            bell.ring(hints);
+        }
     }
 
     fn draw(&self) -> Option<Fault> {
@@ -129,9 +81,9 @@ impl Faulty {
         if self.truth.clock.elapsed() >= self.weather.clears || !chance.one_in(self.weather.one_in) {
             return None;
         }
-        let lease = u64::try_from(self.weather.lease.as_millis()).unwrap_or(1_000);
-        let late = chance.millis(if chance.one_in(2) { 10..lease / 2 } else { lease / 2..lease * 3 });
-        let fault = match chance.below(if self.process.mortal { 8 } else { 6 }) {
+        let half = self.weather.lease / 2;
+        let late = chance.between(if chance.one_in(2) { Duration::ZERO..half } else { half..self.weather.latest() });
+        let fault = match chance.below(if self.process.is_mortal() { 8 } else { 6 }) {
             0 => Fault::NotReached,
             1 | 2 => Fault::LostAnswer,
             3 => Fault::LateAnswer(late),
@@ -154,7 +106,11 @@ impl Faulty {
         let fault = self.draw();
         pause(self.process.chance.millis(0..3)).await;
         self.process.still_alive().await;
-        let answer = match fault {
+        let work = |truth: &Truth| {
+            let answer = work(truth);
+            (answer, truth.made_ready())
+        };
+        let (answer, hints) = match fault {
             None => work(&self.truth),
             Some(Fault::CrashBefore) => return self.process.crash().await,
             Some(Fault::CrashAfter) => {
@@ -163,6 +119,7 @@ impl Faulty {
             }
             Some(Fault::NotReached) => return lost("it cannot be reached"),
             Some(Fault::LostAnswer) => {
+                // Nor does it hear which tasks it made ready: that is left to the outbox.
                 let _ = work(&self.truth);
                 pause(self.process.chance.millis(0..30)).await;
                 return lost("its answer was lost");
@@ -187,6 +144,7 @@ impl Faulty {
         };
         pause(self.process.chance.millis(0..2)).await;
         self.process.still_alive().await;
+        self.ring(hints);
         answer
     }
 }

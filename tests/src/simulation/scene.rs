@@ -12,11 +12,12 @@ use common::task::{Head, StateName};
 use tokio::task::JoinSet;
 use worker::outside::Outside;
 
+use super::broker::Server;
 use super::chance::Chance;
-use super::faulty::{Sabotage, Weather};
-use super::person::Wish;
+use super::person::{Letter, Wish};
 use super::stage::{LEASE_MS, Stage, memory};
 use super::truth::Truth;
+use super::weather::{Sabotage, Weather};
 use super::world::World;
 use super::{Tally, cast, person, verdict};
 
@@ -24,7 +25,7 @@ const WORKERS: usize = 3;
 const SCHEDULERS: usize = 2;
 const CLIENTS: usize = 2;
 /// How long all may take to come to its end once the weather is clear.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a process may take to end when it is asked to.
 const DRAIN: Duration = Duration::from_secs(60);
 /// Tasks that one queue may hold.
@@ -36,7 +37,11 @@ pub(super) struct Scene {
     pub(super) truth: Arc<Truth>,
     pub(super) world: Arc<World>,
     pub(super) weather: Weather,
+    /// What carries hints, in those histories that have it.
+    pub(super) broker: Option<Arc<Server>>,
     pub(super) wishes: Vec<Wish>,
+    /// What another system publishes to the broker.
+    pub(super) letters: Vec<Letter>,
     pub(super) config: Arc<Config>,
     pub(super) outside: Arc<Outside>,
     pub(super) folder: PathBuf,
@@ -85,13 +90,18 @@ pub(super) async fn play(stage: &Stage, seed: u64, sabotage: Sabotage) -> Result
     stage.enter(Some(Arc::clone(&world)));
     let definitions = stage.definitions.clone();
     truth.ask("apply", async |store| store.apply(definitions).await).map_err(|error| vec![error.to_string()])?;
+    // Half of all histories have a broker; in half of these, the workers rely on it.
+    let broker = chance.one_in(2).then(|| Server::new(&truth));
+    let config = if broker.is_some() && chance.one_in(2) { &stage.trusting } else { &stage.config };
     let scene = Arc::new(Scene {
         seed,
         truth: Arc::clone(&truth),
         world: Arc::clone(&world),
         weather,
+        broker: broker.clone(),
         wishes: person::wishes(&chance),
-        config: Arc::clone(&stage.config),
+        letters: person::letters(&chance),
+        config: Arc::clone(config),
         outside: Arc::clone(&stage.outside),
         folder: stage.folder.path().to_owned(),
         curtain: Shutdown::new(),
@@ -110,6 +120,11 @@ pub(super) async fn play(stage: &Stage, seed: u64, sabotage: Sabotage) -> Result
     }
     let mut people = JoinSet::new();
     people.spawn(person::person(Arc::clone(&scene)));
+    people.spawn(person::operator(Arc::clone(&scene)));
+    if let Some(broker) = broker {
+        clients.spawn(person::stranger(Arc::clone(&scene), Arc::clone(&broker)));
+        people.spawn(broker.break_now_and_then(seed, weather.clears));
+    }
     until_done(&scene, stage, &mut clients).await;
     scene.curtain.request();
     let ended = tokio::time::timeout(DRAIN, async { while processes.join_next().await.is_some() {} }).await;
@@ -140,9 +155,10 @@ async fn until_done(scene: &Scene, stage: &Stage, clients: &mut JoinSet<()>) {
     if let Err(error) = scene.truth.ask("apply", async |store| store.apply(no_tick).await) {
         scene.truth.violation(format!("the schedule cannot be ended: {error}"));
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(scene.weather.latest()).await;
     while tokio::time::Instant::now() < ends {
-        if scene.unfinished().is_empty() {
+        let taken_in = scene.broker.as_ref().is_none_or(|broker| broker.unsettled() == 0);
+        if taken_in && scene.unfinished().is_empty() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(250)).await;

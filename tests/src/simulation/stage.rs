@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use common::config::Config;
 use common::journal::Effect;
 use common::pipeline::model::Pipeline;
+use common::span::Span;
 use common::store::Definition;
 use worker::outside::Outside;
 
@@ -19,7 +20,10 @@ models: { sim: { provider: rehearsal, model: rehearsal, options: { walk: all, tu
 worker: { lease: 1200ms, slots: 4, drain: 2s }
 ";
 
-const PIPELINES: [(&str, &str); 8] = [
+/// Where the tasks of these pipelines queue.
+pub(super) const QUEUES: [&str; 3] = ["default", "money", "leaves"];
+
+const PIPELINES: [(&str, &str); 9] = [
     ("pipelines/plain.yaml", "
 name: plain
 steps:
@@ -30,6 +34,7 @@ output: '{{ steps.b.output }}'
 "),
     ("pipelines/charge.yaml", "
 name: charge
+queue: money
 retry: { attempts: 4, backoff: { initial: 100ms, factor: 2, jitter: full } }
 steps:
   - { id: look, tool: lookup, with: { mark: look } }
@@ -61,6 +66,7 @@ output: '{{ steps.many.output | length }}'
 "),
     ("pipelines/leaf.yaml", "
 name: leaf
+queue: leaves
 steps:
   - { id: nap, sleep: 200ms }
   - { id: a, set: '{{ input.n }}' }
@@ -72,6 +78,16 @@ retry: { attempts: 3, backoff: { initial: 50ms, jitter: none } }
 steps:
   - { id: think, agent: thinker, prompt: 'Task {{ input.n }}', output: { type: object, properties: { score: { type: integer } }, required: [score] } }
 output: '{{ steps.think.output.score }}'
+"),
+    ("pipelines/brittle.yaml", "
+name: brittle
+retry: { attempts: 1 }
+steps:
+  - { id: first, tool: note, with: { mark: first } }
+  - { id: pay, tool: charge, with: { mark: pay } }
+  - { id: one, pipeline: leaf, input: { n: '{{ input.n }}' } }
+  - { id: last, tool: note, with: { mark: last } }
+output: '{{ steps.pay.output.receipt }}'
 "),
     ("pipelines/tick.yaml", "
 name: tick
@@ -97,6 +113,8 @@ pub struct Stage {
     /// What ends the schedule.
     pub(super) no_tick: Vec<Definition>,
     pub(super) config: Arc<Config>,
+    /// For workers that trust the broker: they look into the store by themselves when they start, and hardly again.
+    pub(super) trusting: Arc<Config>,
     pub(super) outside: Arc<Outside>,
     /// Where workers have their directories.
     pub(super) folder: tempfile::TempDir,
@@ -115,11 +133,14 @@ impl Stage {
             outside.tools.add(Arc::new(SimulatedTool::new(name, effect, &door))).expect("a free name");
         }
         let no_tick = ProjectDir::new(&[("teamster.yaml", CONFIG), ("pipelines/tick.yaml", NO_TICK)]).load();
+        let mut trusting = project.config.clone();
+        trusting.worker.poll = Span::from_secs(600);
         Self {
             definitions: project.definitions,
             pipelines: project.pipelines.into_iter().map(Arc::new).collect(),
             no_tick: no_tick.definitions,
             config: Arc::new(project.config),
+            trusting: Arc::new(trusting),
             outside: Arc::new(outside),
             folder: memory(),
             door,

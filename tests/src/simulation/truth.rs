@@ -1,7 +1,7 @@
 //! The store itself, and beside it a ledger of leases that is kept by other
 //! means: it notices if the store lets a stale writer through.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,21 +32,33 @@ pub(super) struct Truth {
 }
 
 /// Rings when the store says that something became ready. Wakes those who wait in
-/// the order in which they came: a `watch` channel would do so by chance.
+/// the order in which they came (a `watch` channel would do so by chance), and not
+/// from a thread of the store: when that is heard would be chance too.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     rings: AtomicU64,
     waiting: Notify,
+    /// What the operation that is being done has made ready.
+    rung: Mutex<Vec<Hint>>,
 }
 
 impl Doorbell for Bell {
     fn ring(&self, hints: Vec<Hint>) {
-        self.rings.fetch_add(hints.len() as u64, Ordering::SeqCst);
-        self.waiting.notify_waiters();
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner).extend(hints);
     }
 }
 
 impl Bell {
+    /// What it has been rung for; those who wait hear of it now.
+    fn sound(&self) -> Vec<Hint> {
+        let hints = std::mem::take(&mut *self.rung.lock().unwrap_or_else(PoisonError::into_inner));
+        if !hints.is_empty() {
+            self.rings.fetch_add(hints.len() as u64, Ordering::SeqCst);
+            self.waiting.notify_waiters();
+        }
+        hints
+    }
+
     /// Waits until it has rung more often than `heard` says.
     pub(super) async fn rung(&self, heard: &AtomicU64) {
         loop {
@@ -67,7 +79,7 @@ struct Notes {
     leases: HashMap<TaskId, (LeaseToken, Timestamp)>,
     accepted: HashSet<AppendId>,
     /// The tasks that each key was answered with.
-    keys: BTreeMap<String, HashSet<TaskId>>,
+    keys: BTreeMap<String, BTreeSet<TaskId>>,
     tasks: HashSet<TaskId>,
     counts: BTreeMap<String, u64>,
     violations: Vec<String>,
@@ -115,6 +127,11 @@ impl Truth {
         self.time.set(self.clock.now());
         // Without the budget of the task that asks: nobody else could run until it is spent.
         finish(tokio::task::unconstrained(question(&*self.store)))
+    }
+
+    /// What became ready by the operation that was just done, which its process has to pass on.
+    pub(super) fn made_ready(&self) -> Vec<Hint> {
+        self.bell.sound()
     }
 
     pub(super) fn journal(&self, task: TaskId) -> Vec<Recorded> {
@@ -204,7 +221,7 @@ impl Truth {
     }
 
     /// The tasks that each idempotency key was answered with.
-    pub(super) fn keys(&self) -> BTreeMap<String, HashSet<TaskId>> {
+    pub(super) fn keys(&self) -> BTreeMap<String, BTreeSet<TaskId>> {
         self.notes().keys.clone()
     }
 

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use common::id::Digest;
-use common::journal::{CallResult, Effect, Event, Recorded, Run, StepOutcome};
+use common::id::{Digest, StepKey};
+use common::journal::{Effect, Event, Recorded};
 use common::pipeline::model::Trigger;
 use common::store::Filter;
 use common::task::{Head, StateName, Wait, WaitOn};
 
 use super::scene::{QUEUE_DEPTH, Scene};
 use super::stage::TICK;
+use super::world::Deed;
+use crate::invariants::{self, Seen};
 
 /// Events that no task of these pipelines needs, however bad the weather.
 const MOST_EVENTS: usize = 120;
@@ -37,67 +39,67 @@ pub(super) fn check(scene: &Scene) -> String {
         truth.count(&format!("end/{}", head.state.name()));
         let journal = truth.journal(head.id);
         history.push_str(&serde_json::to_string(&journal).unwrap_or_default());
-        if let Err(why) = check_task(head, &journal) {
-            truth.violation(format!("task {} ({}): {why}", head.id, head.pipeline));
+        let mut wrong = invariants::of_journal(head, &journal);
+        wrong.extend(invariants::of_end(head));
+        wrong.extend(invariants::of_effects(&journal, &seen(&journal, scene.world.deeds_of(head.id))));
+        wrong.extend(of_length(&journal));
+        for what in wrong {
+            truth.violation(format!("task {} ({}): {what}", head.id, head.pipeline));
         }
     }
-    check_effects(scene);
+    check_deeds(scene);
     check_keys(scene);
+    check_broker(scene);
     check_schedule(scene, &heads);
     check_counters(scene, &heads);
     Digest::of(history.as_bytes()).as_str().to_owned()
 }
 
-fn check_task(head: &Head, journal: &[Recorded]) -> Result<(), String> {
-    if !head.state.is_terminal() {
-        return Err(format!("I1: it is {:?}", head.state));
+/// What was done for a task, by the step that its journal names.
+fn seen(journal: &[Recorded], deeds: Vec<Deed>) -> BTreeMap<StepKey, Seen> {
+    let steps: BTreeMap<&str, &StepKey> = journal
+        .iter()
+        .filter_map(|recorded| match &recorded.event {
+            Event::CallIntended { step, call } => Some((call.key.as_str(), step)),
+            _ => None,
+        })
+        .collect();
+    let mut seen: BTreeMap<StepKey, Seen> = BTreeMap::new();
+    // That nothing happens without an intent is seen when it happens.
+    for deed in deeds {
+        if let Some(step) = steps.get(deed.key.as_str()) {
+            seen.entry((*step).clone()).or_default().keys.push(deed.key);
+        }
     }
-    let folded = Head::fold(head.id, journal).map_err(|illegal| format!("I4: {illegal}"))?;
-    let run = Run::fold(head.id, journal).map_err(|illegal| format!("I4: {illegal}"))?;
-    if *head != folded || run.head != folded {
-        return Err("I4: its head is not the fold of its journal".to_owned());
-    }
+    seen
+}
+
+/// I7, and the store's time.
+fn of_length(journal: &[Recorded]) -> Vec<String> {
+    let mut wrong = Vec::new();
     if journal.len() > MOST_EVENTS {
-        return Err(format!("I7: it has {} events", journal.len()));
+        wrong.push(format!("I7: it has {} events", journal.len()));
     }
     let timers = |wait: &Wait| wait.on.iter().all(|on| matches!(on, WaitOn::Timer { .. }));
     let naps = journal.iter().filter(|r| matches!(&r.event, Event::Parked { wait } if timers(wait))).count();
     if naps > MOST_NAPS {
-        return Err(format!("I7: it goes to sleep {naps} times"));
+        wrong.push(format!("I7: it goes to sleep {naps} times"));
     }
     if journal.windows(2).any(|pair| pair[1].at < pair[0].at) {
-        return Err("the store's time went back".to_owned());
+        wrong.push("the store's time went back".to_owned());
     }
-    let (mut steps, mut calls, mut decided) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    for recorded in journal {
-        let once = match &recorded.event {
-            Event::StepFinished { step, outcome: StepOutcome::Succeeded { .. } } => steps.insert(step.to_string()),
-            Event::CallFinished { step, call, result: CallResult::Done { is_error: false, .. }, .. } => {
-                calls.insert((step.to_string(), call.to_string()))
-            }
-            Event::ApprovalDecided { approval, .. } => decided.insert(*approval),
-            _ => true,
-        };
-        if !once {
-            return Err(format!("I3: event {} says again what was said: {}", recorded.seq, recorded.event.kind()));
-        }
-    }
-    Ok(())
+    wrong
 }
 
-/// I5: `once` once, one key for all repetitions of a call, and no older attempt after a newer one.
-fn check_effects(scene: &Scene) {
-    let deeds = scene.world.deeds();
-    let mut keys: BTreeMap<_, BTreeSet<&str>> = BTreeMap::new();
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+/// What this world knows better than a journal: a call of class `once` has happened once (the person never errs),
+/// and no older attempt acts after a newer one.
+fn check_deeds(scene: &Scene) {
+    let mut once: BTreeSet<&str> = BTreeSet::new();
     let mut epochs: BTreeMap<&str, u32> = BTreeMap::new();
-    for deed in deeds.iter() {
-        let count = counts.entry(&deed.key).or_default();
-        *count += 1;
-        if deed.effect == Effect::Once && *count == 2 {
-            scene
-                .truth
-                .violation(format!("I5: the call {} of task {} of class once happened twice", deed.mark, deed.task));
+    for deed in scene.world.deeds().iter() {
+        if deed.effect == Effect::Once && !once.insert(&deed.key) {
+            let Deed { mark, task, .. } = deed;
+            scene.truth.violation(format!("I5: the call {mark} of task {task} of class once happened twice"));
         }
         let epoch = epochs.insert(&deed.key, deed.epoch).unwrap_or(0);
         if epoch > deed.epoch {
@@ -105,24 +107,28 @@ fn check_effects(scene: &Scene) {
                 .truth
                 .violation(format!("I2: attempt {} of task {} acted after attempt {epoch}", deed.epoch, deed.task));
         }
-        // What an agent's model calls has no mark of its own.
-        if deed.mark.contains(|c: char| c.is_ascii_lowercase()) && !deed.mark.contains(' ') {
-            keys.entry((deed.task, deed.mark.as_str(), format!("{:?}", deed.effect))).or_default().insert(&deed.key);
-        }
-    }
-    for ((task, mark, _), keys) in keys {
-        if keys.len() > 1 {
-            scene.truth.violation(format!("I5: the call {mark} of task {task} went out under {} keys", keys.len()));
-        }
     }
 }
 
 /// I6: the same key is the same task.
 fn check_keys(scene: &Scene) {
     for (key, tasks) in scene.truth.keys() {
-        if tasks.len() > 1 {
-            scene.truth.violation(format!("I6: the key {key} has {} tasks", tasks.len()));
+        if let Some(wrong) = invariants::of_answers(&key, &tasks) {
+            scene.truth.violation(wrong);
         }
+    }
+}
+
+/// I1 for what came through the broker.
+fn check_broker(scene: &Scene) {
+    let Some(broker) = &scene.broker else { return };
+    let (good, bad): (Vec<_>, Vec<_>) = scene.letters.iter().partition(|letter| letter.key.is_some());
+    let keys = scene.truth.keys();
+    for key in good.iter().filter_map(|letter| letter.key.as_ref()).filter(|key| !keys.contains_key(*key)) {
+        scene.truth.violation(format!("I1: the message of key {key} was accepted by the broker and made no task"));
+    }
+    for wrong in broker.check(&good, &bad) {
+        scene.truth.violation(wrong);
     }
 }
 

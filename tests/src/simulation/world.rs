@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use common::failure::{Failure, FailureClass};
-use common::id::{Digest, TaskId};
-use common::journal::{CallResult, Effect, Event, Recorded};
+use common::id::{CallId, TaskId};
+use common::journal::{CallResult, CallState, Effect, Event, Recorded, Run};
 use serde_json::{Value, json};
+use worker::decide::idempotency_key;
 use worker::tools::{Tool, ToolAnswer, ToolCall, ToolError, ToolSpec};
 
 use super::chance::Chance;
@@ -42,6 +43,11 @@ impl World {
 
     pub(super) fn deeds(&self) -> MutexGuard<'_, Vec<Deed>> {
         self.deeds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was done for a task, but for what changes nothing.
+    pub(super) fn deeds_of(&self, task: TaskId) -> Vec<Deed> {
+        self.deeds().iter().filter(|deed| deed.task == task && deed.effect != Effect::Read).cloned().collect()
     }
 
     /// What a call answered, if it happened.
@@ -96,15 +102,22 @@ fn is_intended(journal: &[Recorded], key: &str) -> bool {
     journal.iter().any(|r| matches!(&r.event, Event::CallIntended { call, .. } if call.key == key))
 }
 
-/// Whether the journal has a good answer to the call of this key.
+/// Whether the journal has a good answer to the call of this key, that no replay has reset.
 fn is_answered(journal: &[Recorded], task: TaskId, key: &str) -> bool {
-    journal.iter().any(|recorded| match &recorded.event {
-        Event::CallFinished { step, call, result: CallResult::Done { is_error: false, .. }, .. } => {
-            // As `worker::decide` makes keys: a step of one call has none for the call; nothing is reset here.
-            let of = |call: &str| Digest::of(format!("{task}\n{step}\n0\n{call}").as_bytes()).as_str()[..32] == *key;
-            of("") || of(call.as_str())
-        }
-        _ => false,
+    let Ok(run) = Run::fold(task, journal) else { return false };
+    let is_good = |result: &CallResult| matches!(result, CallResult::Done { is_error: false, .. });
+    run.steps.iter().any(|(step, known)| {
+        let of_step = known.calls.iter().filter_map(|(id, call)| match &call.state {
+            CallState::Finished(result) => Some((id, result)),
+            _ => None,
+        });
+        let turns = known.conversation.iter().flat_map(|conversation| &conversation.turns);
+        let of_turns = turns.flat_map(|turn| &turn.results);
+        let key_of = |call: Option<&CallId>| idempotency_key(task, step, known.generation, call);
+        of_step
+            .chain(of_turns)
+            .filter(|(_, result)| is_good(result))
+            .any(|(id, _)| key_of(None) == key || key_of(Some(id)) == key)
     })
 }
 
