@@ -1,7 +1,9 @@
 //! Group commit: units of work of one partition that come while a call to the
 //! server is under way go together in the next. An idle store sends at once.
-//! Each unit is done or refused by itself.
+//! The server writes a group or nothing of it; when it refuses some units, the
+//! others go again at once, so that to its caller each is done or refused by itself.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -13,7 +15,7 @@ use super::clock::ServerClock;
 use super::connection::Link;
 use super::reply;
 use super::scripts::{Args, COMMIT};
-use super::unit::{Outcome, Unit};
+use super::unit::{self, Outcome, Unit};
 use crate::store::StoreError;
 
 /// Units that may wait for a partition; more callers wait for room.
@@ -43,8 +45,34 @@ pub(super) struct Committed {
 type Answer = oneshot::Sender<Result<Committed, StoreError>>;
 
 struct Job {
-    unit: Args,
+    unit: Unit,
     answer: Answer,
+}
+
+/// Jobs that go together.
+#[derive(Default)]
+struct Group {
+    jobs: Vec<Job>,
+    bytes: usize,
+    touched: HashSet<[u8; 16]>,
+    /// Those that rest upon what another of the group changes: they are stale once it is written.
+    stale: Vec<Answer>,
+}
+
+impl Group {
+    fn add(&mut self, job: Job) {
+        if job.unit.touched().iter().any(|touched| self.touched.contains(touched)) {
+            self.stale.push(job.answer);
+            return;
+        }
+        self.bytes += job.unit.bytes();
+        self.touched.extend(job.unit.touched());
+        self.jobs.push(job);
+    }
+
+    fn has_room(&self) -> bool {
+        self.jobs.len() + self.stale.len() < UNITS && self.bytes < BYTES
+    }
 }
 
 /// The ways to the partitions.
@@ -69,7 +97,7 @@ impl Groups {
         let stopped = || StoreError::Unavailable("the store was closed".to_owned());
         let (answer, result) = oneshot::channel();
         let sender = self.0.get(partition).ok_or_else(stopped)?;
-        sender.send(Job { unit: unit.encode(), answer }).await.map_err(|_| stopped())?;
+        sender.send(Job { unit, answer }).await.map_err(|_| stopped())?;
         result.await.map_err(|_| stopped())?
     }
 }
@@ -89,11 +117,10 @@ impl Driver {
                 Some(()) = calls.next(), if !calls.is_empty() => {}
                 job = jobs.recv(), if calls.len() < CALLS => {
                     let Some(job) = job else { break };
-                    let mut bytes = job.unit.bytes();
-                    let mut group = vec![job];
-                    while group.len() < UNITS && bytes < BYTES && let Ok(job) = jobs.try_recv() {
-                        bytes += job.unit.bytes();
-                        group.push(job);
+                    let mut group = Group::default();
+                    group.add(job);
+                    while group.has_room() && let Ok(job) = jobs.try_recv() {
+                        group.add(job);
                     }
                     calls.push(self.send(group));
                 }
@@ -102,24 +129,40 @@ impl Driver {
         while calls.next().await.is_some() {}
     }
 
-    async fn send(&self, group: Vec<Job>) {
-        let mut common = Args::default();
-        common.push(self.clock.argument());
-        common.push(&self.channel);
-        let (units, answers): (Vec<Args>, Vec<Answer>) = group.into_iter().map(|job| (job.unit, job.answer)).unzip();
-        let args: Vec<&Args> = std::iter::once(&common).chain(&units).collect();
-        match self.call(&args).await {
-            Ok((outcomes, kept)) => {
-                for (answer, outcome) in answers.into_iter().zip(outcomes) {
+    async fn send(&self, group: Group) {
+        let Group { mut jobs, stale, .. } = group;
+        let mut refused: Vec<(Answer, Outcome)> = stale.into_iter().map(|answer| (answer, Outcome::Stale)).collect();
+        while !jobs.is_empty() {
+            let mut common = Args::default();
+            common.push(self.clock.argument());
+            common.push(&self.channel);
+            let units = unit::encode(jobs.iter().map(|job| &job.unit));
+            let (outcomes, kept) = match self.call(&[&common, &units]).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    for job in jobs {
+                        let _ = job.answer.send(Err(again(&error)));
+                    }
+                    break;
+                }
+            };
+            let written = outcomes.iter().all(|outcome| *outcome == Outcome::Done);
+            let mut others = Vec::new();
+            for (job, outcome) in jobs.into_iter().zip(outcomes) {
+                if written {
                     // A caller that went away does not want to know.
-                    let _ = answer.send(Ok(Committed { outcome, kept }));
+                    let _ = job.answer.send(Ok(Committed { outcome, kept }));
+                } else if outcome == Outcome::Done {
+                    others.push(job);
+                } else {
+                    refused.push((job.answer, outcome));
                 }
             }
-            Err(error) => {
-                for answer in answers {
-                    let _ = answer.send(Err(again(&error)));
-                }
-            }
+            jobs = others;
+        }
+        // Last: who is told that a plan is stale plans again, upon what is written by then.
+        for (answer, outcome) in refused {
+            let _ = answer.send(Ok(Committed { outcome, kept: None }));
         }
     }
 

@@ -1,6 +1,7 @@
 //! A unit of work for the server: what must still be so, and what is to be
 //! written then, all or nothing. Pure: `commit.lua` reads what this writes.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use super::keys;
@@ -9,9 +10,14 @@ use super::scripts::Args;
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, TaskId};
 
+/// Arguments of the script before the first unit: the time, the channel, and the header.
+const BEFORE_UNITS: usize = 3;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Unit {
+    /// Tasks and idempotency keys that it rests upon or writes: no two units of a group have the same.
+    touched: Vec<[u8; 16]>,
     checks: Args,
     keys: Args,
     blobs: Args,
@@ -19,17 +25,17 @@ pub(super) struct Unit {
     births: Args,
     writes: Args,
     write_count: u32,
-    operations: Vec<Operation>,
+    operations: Vec<Operation<Vec<u8>>>,
     places: HashMap<(&'static str, Vec<u8>), usize>,
     sums: BTreeMap<(Vec<u8>, Vec<u8>), i64>,
 }
 
 /// A command with its key and arguments. Those of a group of units with the same key become one command.
 #[derive(Debug)]
-struct Operation {
+struct Operation<B> {
     command: &'static str,
-    key: Vec<u8>,
-    args: Vec<Vec<u8>>,
+    key: B,
+    args: Vec<B>,
 }
 
 /// What became of a unit.
@@ -58,6 +64,7 @@ pub(super) fn element(at: Timestamp, event: &str) -> Vec<u8> {
 impl Unit {
     /// The task must be as it was when it had this stamp; with `alive`, its lease must hold now.
     pub(super) fn expect(&mut self, task: TaskId, stamp: Stamp, alive: bool) {
+        self.touched.push(task.as_uuid().into_bytes());
         let mut check = Vec::with_capacity(25);
         check.extend(task.as_uuid().into_bytes());
         check.extend(stamp);
@@ -69,11 +76,13 @@ impl Unit {
 
     /// There must be no such task.
     pub(super) fn expect_none(&mut self, task: TaskId) {
+        self.touched.push(task.as_uuid().into_bytes());
         self.checks.push(task.as_uuid().as_bytes());
     }
 
     /// No task may have this idempotency key.
     pub(super) fn expect_no_key(&mut self, key: &ShortDigest) {
+        self.touched.push(*key);
         self.keys.push(key);
     }
 
@@ -101,6 +110,7 @@ impl Unit {
 
     /// A new task with its first event; there must be none of its id.
     pub(super) fn bear(&mut self, task: TaskId, record: &Record, event: &[u8]) {
+        self.touched.push(task.as_uuid().into_bytes());
         self.births.push(task.as_uuid().as_bytes());
         self.births.push(record.encode());
         self.births.push(event);
@@ -108,6 +118,7 @@ impl Unit {
 
     /// A task's new record, and the events to be added. With `keep`, the end of its lease stays as it is there.
     pub(super) fn write(&mut self, task: TaskId, record: &Record, keep: bool, events: &[Vec<u8>]) {
+        self.touched.push(task.as_uuid().into_bytes());
         let mut what = Vec::with_capacity(21);
         what.extend(task.as_uuid().into_bytes());
         what.push(if keep { b'L' } else { b'-' });
@@ -122,8 +133,7 @@ impl Unit {
 
     /// Does a command on a key.
     pub(super) fn command<const N: usize>(&mut self, command: &'static str, key: Vec<u8>, args: [Vec<u8>; N]) {
-        // Removals of list elements and notes of rows are not to be put together.
-        if matches!(command, "LREM" | "ROW" | "$") {
+        if is_alone(command) {
             self.operations.push(Operation { command, key, args: args.into() });
             return;
         }
@@ -163,47 +173,120 @@ impl Unit {
         self.command("ZREM", key.to_vec(), [task.as_uuid().as_bytes().to_vec()]);
     }
 
+    /// The tasks and idempotency keys that it rests upon or writes.
+    pub(super) fn touched(&self) -> &[[u8; 16]] {
+        &self.touched
+    }
+
+    /// How many bytes it is, about.
+    pub(super) fn bytes(&self) -> usize {
+        let operations = self.operations.iter().flat_map(|operation| &operation.args).map(Vec::len).sum::<usize>();
+        self.checks.bytes() + self.births.bytes() + self.writes.bytes() + operations
+    }
+
     /// Whether it would do anything.
     pub(super) fn is_empty(&self) -> bool {
         self.births.len() == 0 && self.write_count == 0 && self.operations.is_empty() && self.sums.is_empty()
     }
+}
 
-    /// As arguments of the script.
-    pub(super) fn encode(self) -> Args {
-        let mut operations = Args::default();
-        let mut count = 0;
-        for operation in self.operations {
-            operations.push(number(operation.args.len()));
-            operations.push(operation.command);
-            operations.push(&operation.key);
-            for argument in &operation.args {
-                operations.push(argument);
-            }
-            count += 1;
-        }
-        for ((key, field), by) in self.sums.into_iter().filter(|(_, by)| *by != 0) {
-            operations.push(number(2));
-            operations.push("+");
-            operations.push(&key);
-            operations.push(&field);
-            operations.number(by);
-            count += 1;
-        }
-        let parts = [&self.checks, &self.keys, &self.blobs, &self.depths, &self.births, &self.writes, &operations];
-        let length = 1 + parts.iter().map(|part| part.len()).sum::<usize>();
-        let mut header = Vec::with_capacity(32);
-        let (depths, births) = (self.depths.len() / 3, self.births.len() / 3);
-        for part in [length, self.checks.len(), self.keys.len(), self.blobs.len(), depths, births] {
+/// Units as arguments of the script: what each needs, then what all of them write, commands on the same key put
+/// together. Everything that is taken away goes before everything that is added.
+pub(super) fn encode<'u>(units: impl Iterator<Item = &'u Unit> + Clone) -> Args {
+    let mut args = Args::default();
+    let (mut count, mut births, mut writes) = (0, Args::default(), Args::default());
+    let mut write_count: u32 = 0;
+    let mut needs = Args::default();
+    for unit in units.clone() {
+        let (depths, born) = (unit.depths.len() / 3, unit.births.len() / 3);
+        let mut header = Vec::with_capacity(20);
+        for part in [unit.checks.len(), unit.keys.len(), unit.blobs.len(), depths, born] {
             header.extend(number(part));
         }
-        header.extend(self.write_count.to_be_bytes());
-        header.extend(number(count));
-        let mut args = Args::default();
-        args.push(header);
-        for part in parts {
-            args.append(part);
+        needs.push(header);
+        for part in [&unit.checks, &unit.keys, &unit.blobs, &unit.depths] {
+            needs.append(part);
         }
-        args
+        births.append(&unit.births);
+        writes.append(&unit.writes);
+        write_count += unit.write_count;
+        count += 1;
+    }
+    let operations = together(units);
+    let mut header = Vec::with_capacity(20);
+    for part in [count, BEFORE_UNITS + needs.len() + 1, births.len() / 3] {
+        header.extend(number(part));
+    }
+    header.extend(write_count.to_be_bytes());
+    header.extend(number(operations.len()));
+    args.push(header);
+    for part in [&needs, &births, &writes] {
+        args.append(part);
+    }
+    for Operation { command, key, args: arguments } in operations {
+        args.push(number(arguments.len()));
+        args.push(command);
+        args.push(key);
+        for argument in arguments {
+            args.push(argument);
+        }
+    }
+    args
+}
+
+/// The operations of units, in the order in which they are done.
+fn together<'u>(units: impl Iterator<Item = &'u Unit> + Clone) -> Vec<Operation<Cow<'u, [u8]>>> {
+    let mut all: Vec<Operation<Cow<'u, [u8]>>> = Vec::new();
+    let mut places: HashMap<(&str, &[u8]), usize> = HashMap::new();
+    for operation in units.clone().flat_map(|unit| &unit.operations) {
+        let arguments = operation.args.iter().map(|argument| Cow::Borrowed(argument.as_slice()));
+        let new = |all: &mut Vec<_>| {
+            all.push(Operation {
+                command: operation.command,
+                key: Cow::Borrowed(&operation.key[..]),
+                args: Vec::new(),
+            });
+            all.len() - 1
+        };
+        let place = if is_alone(operation.command) {
+            new(&mut all)
+        } else {
+            *places.entry((operation.command, &operation.key)).or_insert_with(|| new(&mut all))
+        };
+        if let Some(operation) = all.get_mut(place) {
+            operation.args.extend(arguments);
+        }
+    }
+    let mut sums: BTreeMap<&[u8], BTreeMap<&[u8], i64>> = BTreeMap::new();
+    for ((key, field), by) in units.flat_map(|unit| &unit.sums) {
+        *sums.entry(key).or_default().entry(field).or_default() += by;
+    }
+    for (key, fields) in sums {
+        let fields = fields.into_iter().filter(|(_, by)| *by != 0);
+        let args: Vec<Cow<'u, [u8]>> =
+            fields.flat_map(|(field, by)| [Cow::Borrowed(field), Cow::Owned(by.to_string().into_bytes())]).collect();
+        if !args.is_empty() {
+            all.push(Operation { command: "+", key: Cow::Borrowed(key), args });
+        }
+    }
+    all.sort_by_key(|operation| rank(operation.command));
+    all
+}
+
+/// Removals of list elements, costs and notes of rows are not to be put together.
+fn is_alone(command: &str) -> bool {
+    matches!(command, "LREM" | "ROW" | "$")
+}
+
+/// When a command's turn is.
+fn rank(command: &str) -> u8 {
+    match command {
+        "ZREM" | "SREM" | "HDEL" | "LREM" | "UNLINK" => 0,
+        "QUIT" => 2,
+        "+" => 3,
+        "$" => 4,
+        "ROW" => 5,
+        _ => 1,
     }
 }
 
@@ -215,22 +298,49 @@ fn number(number: usize) -> [u8; 4] {
 mod tests {
     use super::*;
 
+    fn task(n: u8) -> TaskId {
+        TaskId::from_bytes([n; 16])
+    }
+
+    fn header(numbers: &[u32]) -> Vec<u8> {
+        numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
+    }
+
     #[test]
-    fn a_header_counts_what_follows() {
-        let mut unit = Unit::default();
-        assert!(unit.is_empty());
-        let task = TaskId::from_bytes([1; 16]);
-        unit.expect(task, [2; 8], true);
-        unit.list_under("open", task);
-        unit.list_under("open", TaskId::from_bytes([3; 16]));
-        unit.count(b"n", b"1q".to_vec(), 1);
-        unit.count(b"n", b"1q".to_vec(), 1);
-        unit.count(b"n", b"0q".to_vec(), 0);
-        let args = unit.encode();
-        let header: Vec<u8> = [14_u32, 1, 0, 0, 0, 0, 0, 2].into_iter().flat_map(u32::to_be_bytes).collect();
+    fn headers_count_what_follows() {
+        let mut one = Unit::default();
+        assert!(one.is_empty());
+        one.expect(task(1), [2; 8], true);
+        one.expect_room("leads", 1, 10);
+        let mut other = Unit::default();
+        other.expect(task(3), [2; 8], false);
+        let args = encode([&one, &other].into_iter());
         let all: Vec<&[u8]> = args.iter().collect();
-        assert_eq!(all.first(), Some(&header.as_slice()));
-        assert_eq!(all.len(), 14, "the header says how many arguments the unit has");
-        assert_eq!(all.last(), Some(&b"2".as_slice()));
+        assert_eq!(
+            all.first(),
+            Some(&header(&[2, 11, 0, 0, 0]).as_slice()),
+            "the births begin at argument 11 of the script"
+        );
+        assert_eq!(all.get(1), Some(&header(&[1, 0, 0, 1, 0]).as_slice()));
+        assert_eq!(all.get(6), Some(&header(&[1, 0, 0, 0, 0]).as_slice()));
+        assert_eq!(all.len(), 8);
+    }
+
+    #[test]
+    fn units_do_things_to_the_same_key_together_and_take_away_before_they_add() {
+        let mut one = Unit::default();
+        one.list_under("open", task(1));
+        one.count(b"n", b"1q".to_vec(), 1);
+        one.count(b"n", b"2q".to_vec(), 1);
+        let mut other = Unit::default();
+        other.list_under("open", task(2));
+        other.strike(b"open", task(3));
+        other.count(b"n", b"1q".to_vec(), 1);
+        other.count(b"n", b"2q".to_vec(), -1);
+        let all = together([&one, &other].into_iter());
+        let commands: Vec<(&str, usize)> =
+            all.iter().map(|operation| (operation.command, operation.args.len())).collect();
+        assert_eq!(commands, [("ZREM", 1), ("ZADD", 4), ("+", 2)]);
+        assert_eq!(all.last().map(|sum| sum.args.clone()), Some(vec![Cow::from(&b"1q"[..]), Cow::from(&b"2"[..])]));
     }
 }
