@@ -46,6 +46,8 @@ pub(crate) struct Plan {
     pub(crate) workloads: Vec<Workload>,
     /// Instead of each workload's own number.
     pub(crate) tasks: Option<usize>,
+    /// Of the worker that drains or does steps, instead of each workload's own number.
+    pub(crate) slots: Option<usize>,
     /// Each workload so many times; the figures are medians.
     pub(crate) runs: usize,
     /// Where the files and logs are, if they are to stay.
@@ -74,8 +76,8 @@ async fn measure(workload: Workload, plan: &Plan, context: &Context) -> anyhow::
     let tasks = plan.tasks;
     let figures = match workload {
         Workload::Submit => submit::measure(&mut fleet, tasks).await,
-        Workload::Drain => throughput::drain(&mut fleet, tasks).await,
-        Workload::Steps => throughput::steps(&mut fleet, tasks).await,
+        Workload::Drain => throughput::drain(&mut fleet, tasks, plan.slots).await,
+        Workload::Steps => throughput::steps(&mut fleet, tasks, plan.slots).await,
         Workload::Latency => latency::measure(&mut fleet, tasks).await,
         Workload::Recovery => recovery::measure(&mut fleet, tasks).await,
         Workload::Memory => memory::measure(&mut fleet, tasks).await,

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::figures::{Figures, rate};
 use super::fleet::{BATCH, Fleet};
+use super::throughput::SLOTS;
 
 /// Tasks in batches.
 const TASKS: usize = 200_000;
@@ -25,6 +26,9 @@ pub(super) async fn measure(fleet: &mut Fleet, tasks: Option<usize>) -> Result<V
     let tasks = tasks.unwrap_or(TASKS);
     let batches = in_batches(fleet, tasks).await?;
     let requests = over_http(fleet, (tasks / 4).max(IN_FLIGHT)).await?;
+    // The next run finds an empty queue.
+    fleet.worker(SLOTS).await?;
+    fleet.until_done().await?;
     Ok(vec![Figures::new("submit_batches", "tasks/s", batches), Figures::new("submit_http", "tasks/s", requests)])
 }
 

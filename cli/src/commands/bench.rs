@@ -27,6 +27,9 @@ pub(crate) struct BenchArgs {
     /// Tasks, instead of each workload's own number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     tasks: Option<u32>,
+    /// Slots of the worker that drains or does steps, instead of the workload's own number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    slots: Option<u16>,
     /// Runs of each workload
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     runs: u8,
@@ -40,6 +43,7 @@ pub(crate) async fn run(args: BenchArgs, context: &Context) -> Result<(), Comman
     let plan = Plan {
         workloads,
         tasks: args.tasks.map(|tasks| usize::try_from(tasks).unwrap_or(usize::MAX)),
+        slots: args.slots.map(usize::from),
         runs: usize::from(args.runs),
         keep: args.keep,
     };
