@@ -3,7 +3,7 @@
 //! With a broker, a worker waits for hints, claims the tasks that they name, and
 //! acknowledges them as soon as the claim is decided, whichever way. Behind
 //! that, it takes what is ready from the store by itself: at the start, after
-//! the broker was out of reach, and every few seconds (`worker.poll`). So a broker that
+//! the broker was out of reach, after hints that came too late, and every few seconds (`worker.poll`). So a broker that
 //! is emptied or lost costs latency only; while it is out of reach, the worker
 //! goes by the store's own ready queue as if there were none.
 
@@ -87,10 +87,10 @@ impl Intake {
             let queues: Vec<QueueName> = self.store.queues().await?.into_iter().map(|queue| queue.name).collect();
             hints.subscription.follow(&queues);
         }
-        if !hints.received.is_empty() {
+        let down = hints.is_down();
+        if !hints.received.is_empty() && hints.look > now {
             return self.claim(free).await;
         }
-        let down = hints.is_down();
         if !down && hints.look > now {
             return Ok(Vec::new());
         }
@@ -115,6 +115,9 @@ impl Intake {
             }
             return;
         };
+        if !hints.received.is_empty() {
+            return;
+        }
         let down = hints.is_down();
         // Whether the broker is still there is looked at more often than the store.
         let look = hints.look.min(Instant::now() + LOOK_AGAIN);
@@ -149,6 +152,11 @@ impl Intake {
         match self.store.claim(claim).await {
             Ok(claims) => {
                 hints.subscription.acknowledge(deliveries);
+                if claims.is_empty() {
+                    // Others have done all that they name. Behind a long line of such hints, the newest tasks must not
+                    // wait until it has gone by.
+                    hints.look = Instant::now();
+                }
                 Ok(claims)
             }
             Err(error) => {
