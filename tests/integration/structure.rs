@@ -17,7 +17,7 @@ const COMMON: &[&[&str]] = &[
     &["diagnostic"],
     &["failure", "secret"],
     &["id", "entropy", "shutdown"],
-    &["clock", "span"],
+    &["clock", "span", "tls"],
 ];
 const WORKER: &[&[&str]] = &[
     &["health"],

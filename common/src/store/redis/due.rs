@@ -14,6 +14,7 @@ use super::reply::{self, Reply};
 use super::retention::Line;
 use super::scripts::{Args, DUE};
 use super::stored::Found;
+use super::unit::Unit;
 use crate::clock::Timestamp;
 use crate::id::{Shard, TaskId};
 use crate::store::book::{Book, DueAnswer};
@@ -157,7 +158,7 @@ impl RedisStore {
         if let Some(Found::Unreadable(unreadable)) = found {
             self.set_aside(&unreadable).await?;
             // It may have been put aside before; then the index must not lead here again and again.
-            self.strike_due(task).await?;
+            self.check_due(task).await?;
             return Ok(DueAnswer::NotDue);
         }
         let desk = found.map(|found| (task, found)).into_iter().collect();
@@ -168,19 +169,23 @@ impl RedisStore {
         Ok(moved)
     }
 
-    /// An index that leads to a task which is never due must not lead there again and again.
+    /// An index that leads to a task which is never due must not lead there again and again. The task may be taken at
+    /// this very moment, and then the index must stay: so it goes only if the task is still as it was read.
     async fn check_due(&self, task: TaskId) -> Result<(), StoreError> {
         let mut desk = Desk::new();
         self.load(&[task], &mut desk).await?;
-        match desk.get(&task) {
-            Some(Found::Task(stored)) if stored.entry.due_at().is_some() => Ok(()),
-            _ => self.strike_due(task).await,
+        let found = desk.get(&task);
+        if let Some(Found::Task(stored)) = found
+            && stored.entry.due_at().is_some()
+        {
+            return Ok(());
         }
-    }
-
-    async fn strike_due(&self, task: TaskId) -> Result<(), StoreError> {
-        let mut command = redis::cmd("ZREM");
-        command.arg(self.keys.key(self.keys.of_task(task), b"due")).arg(task.as_uuid().as_bytes());
-        super::scripts::ask(&self.link, &command).await.map(drop)
+        let mut unit = Unit::default();
+        match found.and_then(Found::stamp) {
+            Some(stamp) => unit.expect(task, stamp, false),
+            None => unit.expect_none(task),
+        }
+        unit.strike(b"due", task);
+        self.groups.commit(self.keys.of_task(task), unit).await.map(drop)
     }
 }
