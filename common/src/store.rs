@@ -9,10 +9,13 @@
 
 mod blob;
 pub mod book;
+mod error;
+mod finding;
 pub mod intake;
 pub mod ledger;
 mod model;
 pub mod offload;
+mod options;
 pub mod postgres;
 pub mod redis;
 pub mod sqlite;
@@ -24,13 +27,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use blob::{BLOB_GRACE, BlobOptions, BlobPlace};
+pub use error::{AppendError, SignalError, StoreError};
+pub use finding::{Finding, Severity};
 pub use model::{
-    Append, AppendError, Appended, BatchRow, BatchRowState, BatchStatus, Claim, ClaimTasks, Cursor, Definition,
-    Doorbell, Due, Filter, Finding, Hint, Keep, Limits, Next, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew,
-    Renewal, Retention, Severity, SignalError, Signalled, StoreClock, StoreError, StoreOptions, Submission, Take,
+    Append, Appended, BatchRow, BatchRowState, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due,
+    Filter, Hint, Next, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, Signalled, Submission, Take,
     Transcript,
 };
 pub use offload::Offload;
+pub use options::{Keep, Limits, Retention, StoreClock, StoreOptions};
 pub use postgres::PostgresStore;
 pub use redis::RedisStore;
 pub use sqlite::SqliteStore;

@@ -9,6 +9,7 @@ mod approvals;
 mod bad_input;
 mod batches;
 mod blobs;
+mod blobs_s3;
 mod chaos;
 mod cli;
 mod conformance_postgres;

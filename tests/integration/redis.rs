@@ -192,7 +192,7 @@ async fn leases_go_by_the_clock_of_the_server() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_finished_does_not_fill_the_memory_without_a_sweep() -> Result<()> {
     let url = aside(servers::place);
-    let keep = Keep { count: Some(10), age_ms: None, bytes: None };
+    let keep = Keep { count: Some(10), age: None, bytes: None };
     let bench =
         Bench::tuned(Box::new(Prefix(url)), |options| options.retention = Retention { finished: keep, dead: keep })
             .await?;

@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use common::entropy::{Entropy, SeededEntropy};
+use common::span::Span;
 use common::store::{Keep, Limits, Retention};
 use futures::StreamExt;
 
@@ -139,6 +140,6 @@ fn setting(seed: u64) -> Setting {
         barren_attempts: 2,
         ..Limits::default()
     };
-    let keep = Keep { count: None, age_ms: seed.is_multiple_of(3).then_some(120_000), bytes: None };
+    let keep = Keep { count: None, age: seed.is_multiple_of(3).then_some(Span::from_secs(120)), bytes: None };
     Setting { broker: seed.is_multiple_of(2), limits, retention: Retention { finished: keep, dead: keep } }
 }

@@ -65,7 +65,7 @@ impl Config {
     /// of `teamster.yaml`.
     pub fn store_options(&self, dir: &Path, entropy: Arc<dyn Entropy>) -> StoreOptions {
         StoreOptions {
-            retention: store::Retention { finished: self.retention.finished, dead: self.retention.dead },
+            retention: self.retention.into(),
             limits: store::Limits {
                 input_bytes: self.limits.input.bytes(),
                 journal_bytes: self.limits.journal.0,

@@ -104,6 +104,17 @@ fn limits_reach_the_store() {
 }
 
 #[test]
+fn what_is_kept_of_finished_tasks_is_said_in_counts_spans_and_sizes() {
+    let config = parse("retention: {finished: {count: 5, age: 7d, bytes: 2GiB}, dead: {count: null}}").unwrap();
+    let options = config.store_options(Path::new("/p"), Arc::new(crate::entropy::SeededEntropy::new(1)));
+    let week = Some("7d".parse().unwrap());
+    assert_eq!(options.retention.finished, crate::store::Keep { count: Some(5), age: week, bytes: Some(2 << 30) });
+    assert_eq!(options.retention.dead, crate::store::Keep { count: None, ..Default::default() });
+    let problems = parse("retention: {finished: {age: 7 days}}").unwrap_err();
+    assert!(problems.to_string().contains("write a number and a unit"), "{problems}");
+}
+
+#[test]
 fn large_values_go_where_the_file_says() {
     let options = |text: &str| {
         parse(text).unwrap().store_options(Path::new("/p"), Arc::new(crate::entropy::SeededEntropy::new(1))).blobs

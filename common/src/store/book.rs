@@ -18,7 +18,7 @@ use self::draft::{Draft, Pending};
 pub use self::entry::{Change, Entry, Known, LastAppend, Lease};
 use super::intake::Encoded;
 use super::ledger;
-use super::model::{Append, AppendError, Limits, SignalError, Signalled, StoreError};
+use super::{Append, AppendError, Limits, SignalError, Signalled, StoreError};
 use crate::clock::Timestamp;
 use crate::id::{LeaseToken, TaskId, WorkerId};
 use crate::journal::Recorded;

@@ -1,7 +1,7 @@
 //! What every store checks and encodes before it goes to its server or its
 //! writer: sizes, counts, and values as JSON. Pure; knows no backend.
 
-use super::model::{Append, Limits, Next, SignalError, StoreError, Submission, Transcript};
+use super::{Append, Limits, Next, SignalError, StoreError, Submission, Transcript};
 use crate::id::{BlobName, TaskId};
 use crate::journal::{Event, Recorded, Reference, Submitted};
 use crate::task::{Head, Signal};

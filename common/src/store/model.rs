@@ -1,5 +1,4 @@
-//! The requests and answers of a store, and its errors, split by what the
-//! caller does next.
+//! The requests and answers of a store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,54 +7,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::blob::BlobOptions;
-use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::entropy::Entropy;
+use crate::clock::Timestamp;
 use crate::failure::Failure;
 use crate::id::{AppendId, BatchId, Digest, LeaseToken, PipelineName, QueueName, Shard, StepKey, TaskId, WorkerId};
 use crate::journal::{Event, Recorded, Submitted};
-use crate::task::{DeadReason, Head, IllegalEvent, Refusal, StateName, Wait};
-
-/// What every store is opened with.
-#[derive(Debug, Clone)]
-pub struct StoreOptions {
-    /// Leases and timers are judged by it.
-    pub clock: StoreClock,
-    /// Where lease tokens come from.
-    pub entropy: Arc<dyn Entropy>,
-    /// What is kept of finished tasks.
-    pub retention: Retention,
-    /// What is refused.
-    pub limits: Limits,
-    /// What is done with large values.
-    pub blobs: BlobOptions,
-    /// Who passes hints on where there is a broker. With it, a store also keeps
-    /// each hint until [`super::Store::sent`] says that the broker has it.
-    pub doorbell: Option<Arc<dyn Doorbell>>,
-}
-
-impl StoreOptions {
-    /// The store's own clock, no broker, and the defaults for everything else.
-    pub fn new(entropy: Arc<dyn Entropy>) -> Self {
-        Self {
-            clock: StoreClock::Own,
-            entropy,
-            retention: Retention::default(),
-            limits: Limits::default(),
-            blobs: BlobOptions::default(),
-            doorbell: None,
-        }
-    }
-}
-
-/// Whose time a store goes by.
-#[derive(Debug, Clone)]
-pub enum StoreClock {
-    /// Its own: the server's, or the machine's for an embedded store.
-    Own,
-    /// This one: tests and simulation move time by hand.
-    Given(Arc<dyn Clock>),
-}
+use crate::task::{DeadReason, Head, StateName, Wait};
 
 /// That a task is ready: what a broker carries. It may come late, twice or not
 /// at all; whoever gets it claims the task in the store.
@@ -78,16 +34,6 @@ impl Hint {
     }
 }
 
-impl StoreClock {
-    /// The time now, for a store whose own clock is the machine's.
-    pub fn now(&self) -> Timestamp {
-        match self {
-            Self::Own => SystemClock.now(),
-            Self::Given(clock) => clock.now(),
-        }
-    }
-}
-
 /// Hears of tasks that an operation made ready, once that is durable. Must not
 /// block: what it cannot take it drops, and the store gives it again by
 /// [`super::Store::unsent`].
@@ -104,100 +50,6 @@ pub struct Transcript {
     pub id: TaskId,
     /// All of its events.
     pub journal: Vec<Recorded>,
-}
-
-/// What a look at a server's settings found, in words for a person.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// What was looked at: a setting's name, or such.
-    pub subject: String,
-    /// What it is, and what that means for tasks.
-    pub said: String,
-    /// What to do about it, where there is something to do.
-    pub advice: Option<String>,
-}
-
-impl Finding {
-    /// The subject of the finding that a server may throw tasks away when its memory is full.
-    pub const EVICTION: &str = "maxmemory-policy";
-    /// The subject of the finding on what a crash of the server's process costs.
-    pub const PROCESS: &str = "crash of the process";
-    /// The subject of the finding on what a crash of its machine costs.
-    pub const MACHINE: &str = "crash of the machine";
-    /// The subject of the finding on what the loss of its site costs.
-    pub const SITE: &str = "loss of the site";
-}
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// As it should be.
-    Good,
-    /// It works; in some accident it may lose what was accepted, or stop.
-    Warning,
-    /// Accepted tasks will be lost or the store does not work: do not start.
-    Fatal,
-}
-
-/// The limits of a store. What goes beyond is refused with a clear error (I7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Submissions in one call. Default 10,000.
-    pub submissions: usize,
-    /// The input of one task, in bytes of JSON. Default 1 MiB.
-    pub input_bytes: usize,
-    /// The journal of one task, in bytes, and any value of it; large values count as the references to them.
-    /// Default 64 MiB.
-    pub journal_bytes: u64,
-    /// The large values of one journal that are loaded together, in bytes of JSON. Default 256 MiB.
-    pub values_bytes: u64,
-    /// Tasks that are ready or scheduled in one queue. Default 10 million.
-    pub queue_depth: u64,
-    /// Leases in a row without an event of their holder, after which a task is poison. Default 3.
-    pub barren_attempts: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            submissions: 10_000,
-            input_bytes: 1 << 20,
-            journal_bytes: 64 << 20,
-            values_bytes: 256 << 20,
-            queue_depth: 10_000_000,
-            barren_attempts: 3,
-        }
-    }
-}
-
-/// What is kept of tasks that are done. The idempotency key goes with its task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Retention {
-    /// For succeeded and cancelled tasks.
-    pub finished: Keep,
-    /// For dead letters.
-    pub dead: Keep,
-}
-
-/// How many, how long and how much; `None` is no bound. The oldest go first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Keep {
-    /// At most so many tasks. Default 1 million.
-    pub count: Option<u64>,
-    /// At most for so long, in milliseconds. Default 30 days.
-    pub age_ms: Option<u64>,
-    /// At most so many bytes of journal. Default 8 GiB.
-    pub bytes: Option<u64>,
-}
-
-impl Default for Keep {
-    fn default() -> Self {
-        Self { count: Some(1_000_000), age_ms: Some(30 * 24 * 3_600_000), bytes: Some(8 << 30) }
-    }
 }
 
 /// A task to be accepted.
@@ -522,64 +374,4 @@ pub enum BatchRowState {
     Removed(TaskId),
     /// It made no task.
     Rejected(String),
-}
-
-/// Why a store did not do what was asked, by what the caller does next.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Try again: busy, out of reach, disk full. Nothing was changed.
-    #[error("the store cannot be used right now: {0}")]
-    Unavailable(String),
-    /// A person must look: the data is damaged, or of a version that this program does not know.
-    #[error("the store is damaged: {0}")]
-    Damaged(String),
-    /// The request goes beyond a limit, or names what does not exist. Repeating it does not help.
-    #[error("{0}")]
-    Refused(String),
-}
-
-/// Why an append was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// Give the task up: the lease is over, or was never this one.
-    #[error("the lease on task {0} is lost")]
-    LeaseLost(TaskId),
-    /// Load the journal again: it is not at the version that the writer thinks.
-    #[error("task {task} is at version {actual}, not {expected}")]
-    Conflict {
-        /// The task.
-        task: TaskId,
-        /// What the writer thought.
-        expected: u64,
-        /// What is.
-        actual: u64,
-    },
-    /// A fault of the program: these events cannot follow.
-    #[error(transparent)]
-    Illegal(#[from] IllegalEvent),
-    /// Finish the task: its journal would go beyond its limit.
-    #[error("the journal of task {task} would be larger than {limit} bytes (limits.journal)")]
-    JournalFull {
-        /// The task.
-        task: TaskId,
-        /// The limit.
-        limit: u64,
-    },
-    /// See [`StoreError`].
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Why a signal was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum SignalError {
-    /// There is no such task.
-    #[error("there is no task {0}")]
-    NotFound(TaskId),
-    /// The task does not take it.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// See [`StoreError`].
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }

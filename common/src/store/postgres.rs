@@ -12,6 +12,7 @@ mod batch;
 mod bell;
 mod blob;
 mod catalog;
+mod columns;
 mod connection;
 mod due;
 mod examine;

@@ -59,7 +59,7 @@ pub(super) fn write() -> ProjectDir {
 pub(super) fn write_for_soak(keep: u64) -> ProjectDir {
     // The rows of a batch stay for the age of what is finished, however few tasks are kept.
     let config = format!(
-        "worker: {{ lease: 2s, slots: 64, poll: 1s }}\nretention: {{ finished: {{ count: {keep}, age_ms: 20000 }}, dead: {{ count: {keep} }} }}\n"
+        "worker: {{ lease: 2s, slots: 64, poll: 1s }}\nretention: {{ finished: {{ count: {keep}, age: 20s }}, dead: {{ count: {keep} }} }}\n"
     );
     ProjectDir::new(&[("teamster.yaml", &config), ("pipelines/tiny.yaml", TINY)])
 }

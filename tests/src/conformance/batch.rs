@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use common::id::{BatchId, TaskId};
 use common::journal::{Event, ModelCall, RequestHead, Usage};
+use common::span::Span;
 use common::store::{BatchRowState, BatchStatus, Keep, Next, OpenBatch, RejectedRow, StoreError, Submission};
 use common::task::StateName;
 
@@ -135,7 +136,7 @@ pub async fn an_unknown_batch_is_refused(place: Place) -> Result<()> {
 
 /// A batch outlives its tasks: it says that they were there, and how they ended.
 pub async fn removed_rows_are_told(place: Place) -> Result<()> {
-    let keep = Keep { count: Some(0), age_ms: None, bytes: None };
+    let keep = Keep { count: Some(0), age: None, bytes: None };
     let bench = Bench::tuned(place, |options| options.retention.finished = keep).await?;
     let id = open(&bench, "b").await?;
     let rows = vec![row(&bench, &id, 1, "a"), row(&bench, &id, 2, "b")];
@@ -152,7 +153,7 @@ pub async fn removed_rows_are_told(place: Place) -> Result<()> {
 
 /// A batch goes when it is closed, none of its tasks is kept any more, and its time is over.
 pub async fn a_batch_that_is_over_goes(place: Place) -> Result<()> {
-    let keep = Keep { count: Some(0), age_ms: Some(60_000), bytes: None };
+    let keep = Keep { count: Some(0), age: Some(Span::from_secs(60)), bytes: None };
     let bench = Bench::tuned(place, |options| options.retention.finished = keep).await?;
     let (id, lasting) = (open(&bench, "b").await?, open(&bench, "lasting").await?);
     bench.store.submit(vec![row(&bench, &id, 1, "a"), row(&bench, &lasting, 1, "b")]).await?;

@@ -76,7 +76,7 @@ async fn sweep(bench: &Bench) -> Result<()> {
 
 /// Removes what is done at once.
 fn keep_nothing(options: &mut StoreOptions) {
-    let nothing = Keep { count: Some(0), age_ms: None, bytes: None };
+    let nothing = Keep { count: Some(0), age: None, bytes: None };
     options.retention = Retention { finished: nothing, dead: Keep::default() };
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use common::id::TaskId;
 use common::journal::Event;
+use common::span::Span;
 use common::store::{Keep, Next, Retention, StoreOptions};
 use common::task::{Parent, StateName};
 use serde_json::json;
@@ -12,7 +13,7 @@ use serde_json::json;
 use super::Place;
 use super::bench::{Bench, key, step};
 
-const UNLIMITED: Keep = Keep { count: None, age_ms: None, bytes: None };
+const UNLIMITED: Keep = Keep { count: None, age: None, bytes: None };
 
 fn keep(finished: Keep, dead: Keep) -> impl FnOnce(&mut StoreOptions) {
     move |options| options.retention = Retention { finished, dead }
@@ -54,7 +55,7 @@ pub async fn the_oldest_go_by_count(place: Place) -> Result<()> {
 
 /// At their age, not a moment before; the sweep says when that is.
 pub async fn they_go_by_age(place: Place) -> Result<()> {
-    let bench = Bench::tuned(place, keep(Keep { age_ms: Some(1_000), ..UNLIMITED }, UNLIMITED)).await?;
+    let bench = Bench::tuned(place, keep(Keep { age: Some(Span::from_secs(1)), ..UNLIMITED }, UNLIMITED)).await?;
     let first = done(&bench).await?;
     let ends = bench.now().plus(Duration::from_secs(1));
     let second = done(&bench).await?;
@@ -106,7 +107,7 @@ pub async fn the_key_goes_with_its_task(place: Place) -> Result<()> {
 
 /// Whatever the rule says; and a replayed dead letter lives.
 pub async fn what_lives_is_kept(place: Place) -> Result<()> {
-    let nothing = Keep { count: Some(0), age_ms: Some(0), bytes: Some(0) };
+    let nothing = Keep { count: Some(0), age: Some(Span::clamped(Duration::ZERO)), bytes: Some(0) };
     let bench = Bench::tuned(place, keep(nothing, UNLIMITED)).await?;
     let replayed = dead(&bench).await?;
     let replay = common::task::Signal::Replay { by: "x".to_owned(), reset: Vec::new(), input: None };

@@ -1,8 +1,6 @@
 //! What a store does by itself when its time has come: timers and leases that
 //! ran out. Indexes lead to what is due; nothing is scanned.
 
-use std::time::Duration;
-
 use super::batch;
 use super::blob;
 use super::connection::Connection;
@@ -104,8 +102,8 @@ async fn sweep(
             swept.removed += removed;
             swept.next = [swept.next, next].into_iter().flatten().min();
         }
-        if let Some(age) = options.retention.finished.age_ms {
-            let next = batch::forget(&tx, Duration::from_millis(age), room).await?;
+        if let Some(age) = options.retention.finished.age {
+            let next = batch::forget(&tx, age.get(), room).await?;
             swept.next = [swept.next, next].into_iter().flatten().min();
         }
         let next = blob::remove_unused(&tx).await?;

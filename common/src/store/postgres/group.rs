@@ -17,7 +17,7 @@ use super::submit::{self, Questions};
 use super::transaction::{CHILDREN, CLOCK, ENDINGS, LOAD, Rings, Transaction, Wanted, clock, fetch};
 use super::turns::{Demand, Stock, Turn};
 use super::value::integer;
-use super::{tally, write};
+use super::{columns, tally, write};
 use crate::id::{BlobName, LeaseToken, QueueName, TaskId};
 use crate::journal::{Event, Recorded, Reference};
 use crate::store::book::AppendAnswer;
@@ -41,9 +41,9 @@ pub(super) const STATEMENTS: &[&str] = &[
     submit::BATCHES,
     blob::KEPT,
     blob::BEGIN_USE,
-    write::INSERT,
-    write::UPDATE,
-    write::EVENTS,
+    columns::INSERT,
+    columns::UPDATE,
+    columns::EVENTS,
     write::JOURNALS,
     tally::ADD,
 ];

@@ -13,6 +13,7 @@ use super::tally::{Class, Place};
 use super::transaction::Transaction;
 use super::value::{Time, integer, natural};
 use crate::clock::Timestamp;
+use crate::span::Span;
 use crate::store::Keep;
 
 /// How long a done task stays that an unfinished parent may still ask for.
@@ -71,7 +72,7 @@ impl Old {
 
 /// Decides on the oldest, of which more may follow if there are more than `room`. Pure.
 fn plan(oldest: &[Old], (mut tasks, mut bytes): (u64, u64), keep: Keep, room: usize, now: Timestamp) -> Plan {
-    let age = keep.age_ms.map(Duration::from_millis);
+    let age = keep.age.map(Span::get);
     let later = now.plus(FOR_PARENT);
     let mut plan = Plan::default();
     for old in oldest {
@@ -153,7 +154,7 @@ pub(super) async fn remove(tx: &mut Transaction<'_>, tasks: &[Uuid]) -> Result<(
 mod tests {
     use super::*;
 
-    const UNLIMITED: Keep = Keep { count: None, age_ms: None, bytes: None };
+    const UNLIMITED: Keep = Keep { count: None, age: None, bytes: None };
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
     fn old(number: u8, finished_at: i64, wanted: bool) -> Old {
@@ -171,7 +172,13 @@ mod tests {
         assert_eq!((gone(&by_count), by_count.next), (vec![1, 2], None));
         let by_bytes = plan(&oldest, (3, 30), Keep { bytes: Some(25), ..UNLIMITED }, 10, NOW);
         assert_eq!(gone(&by_bytes), [1]);
-        let by_age = plan(&oldest, (3, 30), Keep { age_ms: Some(999_998), ..UNLIMITED }, 10, NOW);
+        let by_age = plan(
+            &oldest,
+            (3, 30),
+            Keep { age: Some(Span::clamped(Duration::from_millis(999_998))), ..UNLIMITED },
+            10,
+            NOW,
+        );
         assert_eq!((gone(&by_age), by_age.next), (vec![1, 2], Some(Timestamp::from_millis(1_000_001))));
     }
 

@@ -77,8 +77,8 @@ impl RedisStore {
         room -= removed.min(room);
         answer.removed += removed;
         next = [next, look_again].into_iter().flatten().min();
-        if let Some(age) = self.options.retention.finished.age_ms {
-            let look_again = self.forget_batch(&agendas, Duration::from_millis(age), room).await?;
+        if let Some(age) = self.options.retention.finished.age {
+            let look_again = self.forget_batch(&agendas, age.get(), room).await?;
             next = [next, look_again].into_iter().flatten().min();
         }
         next = [next, self.remove_unused(&agendas).await?].into_iter().flatten().min();

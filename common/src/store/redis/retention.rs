@@ -120,7 +120,7 @@ impl RedisStore {
             return Ok((0, (room == 0 && kept.tasks > 0).then_some(now)));
         };
         if !is_over(keep, kept, first.at, now) {
-            return Ok((0, keep.age_ms.map(|age| first.at.plus(Duration::from_millis(age)))));
+            return Ok((0, keep.age.map(|age| first.at.plus(age.get()))));
         }
         self.look_up(&mut waiting).await?;
         let (steps, next) = plan(class, keep, kept, waiting, room, now);
@@ -218,7 +218,7 @@ impl RedisStore {
         let share = |keep: Keep| Keep {
             count: keep.count.map(|count| (count / parts).saturating_add(slack(count / parts))),
             bytes: keep.bytes.map(|bytes| (bytes / parts).saturating_add(slack(bytes / parts).max(1 << 20))),
-            age_ms: None,
+            age: None,
         };
         for (class, kept) in Class::ALL.into_iter().zip(kept) {
             let keep = self.keep(class);
@@ -227,7 +227,7 @@ impl RedisStore {
                 Class::Finished => [kept, overfull[1]],
                 Class::Dead => [overfull[0], kept],
             };
-            let own = Keep { count: keep.count.map(|c| c / parts), bytes: keep.bytes.map(|b| b / parts), age_ms: None };
+            let own = Keep { count: keep.count.map(|c| c / parts), bytes: keep.bytes.map(|b| b / parts), age: None };
             if !is_overfull(class, overfull, &own) {
                 continue;
             }
@@ -253,7 +253,7 @@ impl RedisStore {
 }
 
 fn is_over(keep: Keep, kept: Kept, oldest: Timestamp, now: Timestamp) -> bool {
-    let too_old = keep.age_ms.is_some_and(|age| oldest.plus(Duration::from_millis(age)) <= now);
+    let too_old = keep.age.is_some_and(|age| oldest.plus(age.get()) <= now);
     too_old || keep.count.is_some_and(|most| kept.tasks > most) || keep.bytes.is_some_and(|most| kept.bytes > most)
 }
 
@@ -282,7 +282,7 @@ fn plan(
             continue;
         };
         if !is_over(keep, kept, oldest.at, now) {
-            return (steps, keep.age_ms.map(|age| oldest.at.plus(Duration::from_millis(age))));
+            return (steps, keep.age.map(|age| oldest.at.plus(age.get())));
         }
         if seen >= room {
             return (steps, Some(now));

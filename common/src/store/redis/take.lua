@@ -6,7 +6,9 @@ local now = time()
 local expires = now + tonumber(ARGV[2])
 local max, room, mode, names = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local first_token = 8 + names * (mode == 'T' and 2 or 1)
+local moment, ends = text(now), text(expires)
 local claims, leased, due, taken, states = {}, {}, {}, {}, {}
+local events = {} -- by attempt, without the time
 local full = false
 local astray = {} -- in a queue although it is not ready: must not stand in the way
 
@@ -23,30 +25,35 @@ local function lease(id, score)
   end
   local queue = sub(record, 101, 100 + byte(record, 36))
   if paused[queue] then return false end
-  local bytes = unpack('>I8', record, 49)
+  local shape, version, attempts, kept, bytes = unpack('>c3I4I4c4I8', record, 34)
   if #claims > 0 and bytes > room then
     full = true
     return false
   end
   room = room - bytes
   local right = ARGV[first_token + #claims]
-  local version, attempts = unpack('>I4I4', record, 37)
-  local event = '{"type":"leased","attempt":' .. (attempts + 1) .. ',"worker":' .. ARGV[3] .. '}'
-  record = sub(right, 17, 24) .. pack('>i8', expires) .. sub(right, 1, 16) .. '\2' .. sub(record, 34, 36)
-    .. pack('>I4I4', version + 1, attempts + 1) .. sub(record, 45, 48) .. pack('>I8', bytes + #event) .. sub(record, 57)
-  event = text(now) .. event
+  attempts = attempts + 1
+  local event = events[attempts]
+  if not event then
+    event = '{"type":"leased","attempt":' .. attempts .. ',"worker":' .. ARGV[3] .. '}'
+    events[attempts] = event
+  end
+  -- One call for all that changes: each string that Lua makes costs.
+  record = pack('>c8i8c16c1c3I4I4c4I8', sub(right, 17, 24), expires, right, '\2', shape, version + 1, attempts, kept,
+    bytes + #event) .. sub(record, 57)
+  event = moment .. event
   call('LSET', key, 0, record)
   call('RPUSH', key, event)
   journal[1] = record
   journal[#journal + 1] = event
   claims[#claims + 1] = {id, score or '', journal}
   leased[#leased + 1] = id
-  due[#due + 1] = text(expires)
+  due[#due + 1] = ends
   due[#due + 1] = id
   local of = taken[queue]
   if not of then of = {}; taken[queue] = of; states[#states + 1] = queue end
   of[#of + 1] = id
-  local flags = byte(record, 34)
+  local flags = byte(shape, 1)
   if math.floor(flags / 32) % 2 == 1 then
     -- The batch is the last thing in the record, behind what else the flags name.
     local at = 101 + byte(record, 36)
@@ -100,4 +107,4 @@ if #leased > 0 then
   many('ZADD', K .. 'due', due)
   many('ZREM', K .. 'outbox', leased)
 end
-return {now, text(expires), claims}
+return {now, ends, claims}

@@ -13,6 +13,7 @@ use super::transaction::Transaction;
 use super::{batch, blob};
 use crate::clock::Timestamp;
 use crate::id::TaskId;
+use crate::span::Span;
 use crate::store::book::DueAnswer;
 use crate::store::{Due, Keep, StoreError};
 use crate::task::State;
@@ -46,8 +47,8 @@ pub(super) fn due(tx: &mut Transaction<'_>, limit: usize) -> Result<Due, Stop<St
         due.removed += removed;
         next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
     }
-    if let Some(age) = tx.options.retention.finished.age_ms {
-        let (_, look_again) = batch::forget(tx, Duration::from_millis(age), room)?;
+    if let Some(age) = tx.options.retention.finished.age {
+        let (_, look_again) = batch::forget(tx, age.get(), room)?;
         next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
     }
     let look_again = blob::remove_unused(tx)?;
@@ -128,7 +129,7 @@ fn retain(
         }
         Class::Dead => "SELECT n, finished_at, parent FROM tasks WHERE state = 'dead' ORDER BY finished_at LIMIT 1",
     };
-    let age = keep.age_ms.map(Duration::from_millis);
+    let age = keep.age.map(Span::get);
     let mut removed = 0;
     let mut seen = 0;
     loop {
