@@ -207,6 +207,9 @@ pub struct Provider {
 pub enum ProviderKind {
     /// The Anthropic Messages API.
     Anthropic,
+    /// Chat Completions of OpenAI, and what speaks the same wire: vLLM, Ollama, gateways.
+    #[serde(rename = "openai")]
+    OpenAi,
     /// Offline, deterministic and free; no language model.
     Rehearsal,
 }
@@ -378,7 +381,8 @@ impl Config {
     /// Makes every provider rehearse: nothing goes out to a model, nothing is
     /// paid, and every model keeps its name.
     pub fn rehearse(&mut self) {
-        let names: Vec<String> = self.providers.keys().cloned().chain(["anthropic".to_owned()]).collect();
+        let names: Vec<String> =
+            self.providers.keys().cloned().chain(["anthropic", "openai"].map(str::to_owned)).collect();
         for name in names {
             let provider = Provider {
                 kind: Some(ProviderKind::Rehearsal),

@@ -23,6 +23,7 @@ mod decide;
 mod differential;
 mod faults;
 mod models;
+mod models_openai;
 mod offload;
 mod pipelines;
 mod postgres;

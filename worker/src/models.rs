@@ -10,9 +10,12 @@ use common::journal::{ModelCall, RequestHead};
 use serde_json::Value;
 
 pub mod anthropic;
+pub mod openai;
+mod output;
 pub mod price;
 pub mod registry;
 pub mod rehearsal;
+pub mod wire;
 
 pub use registry::{Models, ResolvedModel};
 

@@ -18,6 +18,7 @@ const STORE: &str = ".teamster/teamster.db";
 const SHORT_NAMES: [(&str, &str); 3] =
     [("opus", "claude-opus-5"), ("sonnet", "claude-sonnet-4-6"), ("haiku", "claude-haiku-4-5")];
 const ANTHROPIC: &str = "anthropic";
+const OPENAI: &str = "openai";
 const REHEARSAL: &str = "rehearsal";
 
 impl ProviderKind {
@@ -25,6 +26,7 @@ impl ProviderKind {
     pub fn of_name(name: &str) -> Option<Self> {
         match name {
             ANTHROPIC => Some(Self::Anthropic),
+            OPENAI => Some(Self::OpenAi),
             REHEARSAL => Some(Self::Rehearsal),
             _ => None,
         }

@@ -1,7 +1,8 @@
-//! A fake of the Anthropic Messages API that speaks the real wire: a TCP server
+//! A fake of the Anthropic Messages API, and of Chat Completions, that speaks the real wires: a TCP server
 //! on a loopback port that records what it is asked, refuses what the real API
 //! refuses, and answers as it is told, also badly.
 
+mod chat;
 mod rules;
 mod wire;
 
@@ -29,11 +30,34 @@ const EVENTS: &str = "text/event-stream; charset=utf-8";
 /// How long a test waits for a request before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// An API that the server speaks, by the path of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Api {
+    /// `/v1/messages`
+    Messages,
+    /// `/v1/chat/completions`
+    Chat,
+    /// Anything else.
+    Unknown,
+}
+
+impl Api {
+    fn of(line: &str) -> Self {
+        match line {
+            "POST /v1/messages HTTP/1.1" => Self::Messages,
+            "POST /v1/chat/completions HTTP/1.1" => Self::Chat,
+            _ => Self::Unknown,
+        }
+    }
+}
+
 /// A request, as it came in.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Its place in the order of arrival, from 0.
     pub number: usize,
+    /// The API that it asks.
+    pub api: Api,
     /// The headers, names in lower case.
     pub headers: BTreeMap<String, String>,
     /// The body, byte for byte.
@@ -176,12 +200,12 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let json = serde_json::from_slice(&body).unwrap_or_default();
         let request = {
             let mut requests = lock(&shared.requests);
-            let request = Request { number: requests.len(), headers, body, json, answered: false };
+            let request = Request { number: requests.len(), api: Api::of(&line), headers, body, json, answered: false };
             requests.push(request.clone());
             request
         };
         shared.received.send_modify(|count| *count += 1);
-        let reply = reply(shared, &line, &request);
+        let reply = reply(shared, &request);
         let request_id = format!("req_fake_{}", request.number);
         if !write_reply(&mut stream, &request, &request_id, reply).await? {
             return Ok(());
@@ -191,15 +215,19 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-fn reply(shared: &Shared, line: &str, request: &Request) -> Reply {
-    if line != "POST /v1/messages HTTP/1.1" {
+fn reply(shared: &Shared, request: &Request) -> Reply {
+    if request.api == Api::Unknown {
         return Reply::error(404, "not_found_error", "Not Found");
     }
     let header = |name: &str| request.headers.get(name).map(String::as_str).unwrap_or_default();
     if header("x-api-key").is_empty() && !header("authorization").starts_with("Bearer ") {
         return Reply::error(401, "authentication_error", "x-api-key header is required");
     }
-    if let Some(violation) = lock(&shared.said).violation(header("anthropic-version"), &request.json) {
+    let violation = match request.api {
+        Api::Chat => chat::violation(&request.json),
+        _ => lock(&shared.said).violation(header("anthropic-version"), &request.json),
+    };
+    if let Some(violation) = violation {
         lock(&shared.violations).push(format!("request {}: {violation}", request.number));
         return Reply::error(400, "invalid_request_error", &violation);
     }
@@ -220,7 +248,11 @@ fn reply(shared: &Shared, line: &str, request: &Request) -> Reply {
 async fn write_reply(stream: &mut TcpStream, request: &Request, request_id: &str, reply: Reply) -> io::Result<bool> {
     let body_of = |message: &Message| {
         let id = format!("msg_fake_{}", request.number);
-        message.stream(&id, &request.json["model"], request.body.len() / 4)
+        let (model, tokens) = (&request.json["model"], request.body.len() / 4);
+        match request.api {
+            Api::Chat => chat::stream(message, &id, model, tokens),
+            _ => message.stream(&id, model, tokens),
+        }
     };
     match reply {
         Reply::Message(message) => write_stream(stream, EVENTS, request_id, &body_of(&message)).await?,
@@ -244,7 +276,12 @@ async fn write_reply(stream: &mut TcpStream, request: &Request, request_id: &str
             if how == Break::ErrorEvent {
                 let whole_events = half.windows(2).rposition(|two| two == b"\n\n").map_or(0, |at| at + 2);
                 stream.write_all(&wire::chunked(&half[..whole_events])).await?;
-                stream.write_all(&wire::chunked(&wire::error_event())).await?;
+                stream
+                    .write_all(&wire::chunked(&match request.api {
+                        Api::Chat => chat::error_event(),
+                        _ => wire::error_event(),
+                    }))
+                    .await?;
             } else {
                 stream.write_all(&wire::chunked(half)).await?;
             }

@@ -1,33 +1,24 @@
 //! The Anthropic Messages API, streaming: a thin typed client of our own.
 //!
-//! One call is one request; what it may cost in time and memory is bounded. What
-//! is sent (`request`), how the stream is read (`sse`, `reply`) and how
-//! failures are classed (`errors`) is pure; only this file touches the network.
+//! What is sent (`request`) and what a stream says (`reply`) is pure; the
+//! exchange is that of all providers.
 
 mod block;
-mod errors;
 mod reply;
 mod request;
 mod schema;
-mod sse;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use common::clock::Clock;
-use common::failure::{Failure, FailureClass};
+use common::failure::Failure;
 use common::journal::ModelCall;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Response, StatusCode, Url, redirect};
-use secrecy::{ExposeSecret, SecretString};
-use tokio::time::{Instant, timeout};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
-use self::errors::{Hints, Origin};
-use self::reply::{Accumulator, Reply, StreamFault};
+use self::reply::Accumulator;
 use super::price::Prices;
+use super::wire::{self, Options, Wire};
 use super::{ModelRequest, Provider};
 
 /// Where the API is.
@@ -36,46 +27,12 @@ pub const BASE_URL: &str = "https://api.anthropic.com";
 /// The version that every server of this API speaks.
 const VERSION: &str = "2023-06-01";
 const VERSION_HEADER: &str = "anthropic-version";
-
-/// The longest body of a reply, in bytes: far above what `max_tokens` allows.
-const REPLY_LIMIT: usize = 32 << 20;
-/// The longest body of an error that is read, in bytes.
-const ERROR_LIMIT: usize = 64 << 10;
-/// As the official client has it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that are kept for the next call, over HTTP/1.1.
-const IDLE_CONNECTIONS: usize = 32;
-/// How long the end of an answered stream is waited for, so that its connection can be kept.
-const TRAILER_WAIT: Duration = Duration::from_millis(100);
-
-/// What a client needs to know.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The provider's name in `teamster.yaml`.
-    pub name: String,
-    /// Where the API is, without `/v1/messages`.
-    pub base_url: String,
-    /// The API key.
-    pub key: SecretString,
-    /// Where the key comes from, for messages: the name of a variable, the path of a file.
-    pub key_origin: String,
-    /// Headers sent with every request; they win over those set here.
-    pub headers: BTreeMap<String, String>,
-    /// How long the first byte, or silence between two, may take.
-    pub idle_timeout: Duration,
-    /// How long one call may take in all.
-    pub timeout: Duration,
-}
+const PATH: &str = "/v1/messages";
 
 /// A client of the Messages API.
 #[derive(Debug)]
 pub struct Anthropic {
-    options: Options,
-    endpoint: Url,
-    headers: HeaderMap,
-    client: reqwest::Client,
-    prices: Arc<Prices>,
-    clock: Arc<dyn Clock>,
+    wire: Wire,
 }
 
 impl Anthropic {
@@ -84,240 +41,39 @@ impl Anthropic {
     /// # Errors
     /// `Configuration`, when the address, a header or the machine's TLS setup is wrong.
     pub fn new(options: Options, prices: Arc<Prices>, clock: Arc<dyn Clock>) -> Result<Self, Failure> {
-        let endpoint = endpoint(&options)?;
         let headers = headers(&options)?;
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .pool_idle_timeout(Duration::from_secs(60))
-            .tcp_keepalive(Duration::from_secs(30))
-            // A redirect would carry the key to another host.
-            .redirect(redirect::Policy::none())
-            // Compression holds back the small pieces of a stream.
-            .no_gzip()
-            .user_agent(concat!("teamster/", env!("CARGO_PKG_VERSION")));
-        if is_loopback(&endpoint) {
-            builder = builder.no_proxy();
-        }
-        let client = builder.build().map_err(|e| {
-            misconfigured(
-                &options,
-                &format!("no HTTPS client: {}; are the system's CA certificates installed?", chain(&e)),
-            )
-        })?;
-        Ok(Self { options, endpoint, headers, client, prices, clock })
-    }
-
-    fn origin(&self) -> Origin<'_> {
-        Origin { provider: &self.options.name, key: &self.options.key_origin }
-    }
-
-    async fn exchange(&self, body: Vec<u8>, traceparent: Option<&str>) -> Result<Reply, Failure> {
-        let mut send = self.client.post(self.endpoint.clone()).headers(self.headers.clone()).body(body);
-        if let Some(value) = traceparent.and_then(|text| HeaderValue::from_str(text).ok()) {
-            send = send.header("traceparent", value);
-        }
-        let response = match timeout(self.options.idle_timeout, send.send()).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.unreachable(&error)),
-            Err(_) => return Err(self.silent("no first byte", &Hints::default())),
-        };
-        let hints = Hints::read(response.headers(), self.clock.now());
-        tracing::debug!(
-            provider = self.options.name,
-            status = response.status().as_u16(),
-            request = hints.request_id.as_deref().unwrap_or(""),
-            "the model API answered"
-        );
-        if response.status() != StatusCode::OK {
-            return Err(self.refused(response, &hints).await);
-        }
-        self.read(response, &hints).await
-    }
-
-    /// Reads a reply to its end.
-    async fn read(&self, mut response: Response, hints: &Hints) -> Result<Reply, Failure> {
-        let broken = |fault: &StreamFault| errors::broken(self.origin(), fault, hints);
-        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("none");
-        if !kind.starts_with("text/event-stream") {
-            let why = format!("the content type is {kind:?}, not text/event-stream; is base_url right?");
-            return Err(broken(&StreamFault::Malformed(why)));
-        }
-        let mut decoder = sse::Decoder::default();
-        let mut accumulator = Accumulator::default();
-        let mut room = REPLY_LIMIT;
-        while !accumulator.is_stopped() {
-            let Some(bytes) = self.next_bytes(&mut response, hints).await? else {
-                let last = decoder.finish();
-                // Not whole, it is no reason of its own: the stream is cut off either way.
-                if last.is_some_and(|event| accumulator.apply(&event).is_ok()) && accumulator.is_stopped() {
-                    break;
-                }
-                return Err(broken(&StreamFault::CutOff));
-            };
-            room = room.checked_sub(bytes.len()).ok_or_else(|| {
-                broken(&StreamFault::Malformed(format!("the reply is larger than {} MiB", REPLY_LIMIT >> 20)))
-            })?;
-            let events = decoder
-                .push(&bytes)
-                .map_err(|sse::NotUtf8| broken(&StreamFault::Malformed("the stream is not UTF-8".to_owned())))?;
-            for event in &events {
-                accumulator.apply(event).map_err(|fault| broken(&fault))?;
-            }
-        }
-        let reply = accumulator.finish().map_err(|fault| broken(&fault))?;
-        // The answer is whole whatever comes now: this is for the connection only.
-        let _ = timeout(TRAILER_WAIT, response.chunk()).await;
-        Ok(reply)
-    }
-
-    async fn refused(&self, mut response: Response, hints: &Hints) -> Failure {
-        let mut body = Vec::new();
-        // A body that breaks off still has its status.
-        while let Ok(Some(bytes)) = self.next_bytes(&mut response, hints).await {
-            let room = ERROR_LIMIT - body.len();
-            body.extend_from_slice(&bytes[..bytes.len().min(room)]);
-            if body.len() == ERROR_LIMIT {
-                break;
-            }
-        }
-        errors::refused(self.origin(), response.status(), hints, &body)
-    }
-
-    async fn next_bytes(&self, response: &mut Response, hints: &Hints) -> Result<Option<bytes::Bytes>, Failure> {
-        match timeout(self.options.idle_timeout, response.chunk()).await {
-            Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(error)) => {
-                let text = format!("the connection broke before the reply was whole: {}", chain(&error));
-                Err(errors::failure(self.origin(), FailureClass::Connection, &text, hints))
-            }
-            Err(_) => Err(self.silent("nothing more", hints)),
-        }
-    }
-
-    fn silent(&self, what: &str, hints: &Hints) -> Failure {
-        let text = format!("{what} came within {:?} (idle_timeout)", self.options.idle_timeout);
-        errors::failure(self.origin(), FailureClass::Timeout, &text, hints)
-    }
-
-    fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        let host = self.endpoint.host_str().unwrap_or("?");
-        let text = if error.is_connect() || error.is_timeout() {
-            format!("cannot connect to {host}: {}; check the network and the provider's base_url", chain(error))
-        } else {
-            format!("the connection to {host} broke before an answer: {}", chain(error))
-        };
-        errors::failure(self.origin(), FailureClass::Connection, &text, &Hints::default())
-    }
-
-    /// No message repeats the key, whatever the other side wrote into it.
-    fn without_key(&self, mut failure: Failure) -> Failure {
-        let key = self.options.key.expose_secret();
-        let quotes_key = |text: &str| text.contains(key);
-        if quotes_key(&failure.message) {
-            failure.message = failure.message.replace(key, "[key]");
-        }
-        if failure.detail.as_ref().is_some_and(|detail| quotes_key(&detail.to_string())) {
-            failure.detail = None;
-        }
-        failure
+        Wire::new(options, PATH, headers, prices, clock).map(|wire| Self { wire })
     }
 }
 
 #[async_trait]
 impl Provider for Anthropic {
     async fn call(&self, request: ModelRequest<'_>) -> Result<ModelCall, Failure> {
-        let started = Instant::now();
-        let head = request.head;
-        let body = request::body(head, &request.messages)?;
-        let body = serde_json::to_vec(&body)
-            .map_err(|e| Failure::new(FailureClass::Internal, format!("the request cannot be written: {e}")))?;
-        let exchange = self.exchange(body, request.traceparent.as_deref());
-        let Ok(reply) = timeout(self.options.timeout, exchange).await else {
-            let text = format!("the reply was not whole within {:?} (timeout)", self.options.timeout);
-            return Err(errors::failure(self.origin(), FailureClass::Timeout, &text, &Hints::default()));
-        };
-        let reply = reply.map_err(|failure| self.without_key(failure))?;
-        let usage = self.prices.bill(&head.alias, &head.model, reply.tokens, self.clock.now());
-        Ok(ModelCall {
-            content: reply.content,
-            stop_reason: reply.stop_reason,
-            model: reply.model,
-            response_id: reply.id,
-            usage,
-            duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        })
+        let body = request::body(request.head, &request.messages)?;
+        self.wire.call::<Accumulator>(request.head, &body, request.traceparent.as_deref()).await
     }
-}
-
-fn endpoint(options: &Options) -> Result<Url, Failure> {
-    let mut url: Url =
-        options.base_url.parse().map_err(|e| misconfigured(options, &format!("base_url is no address: {e}")))?;
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err(misconfigured(options, "base_url must begin with https:// or http://"));
-    }
-    let path = format!("{}/v1/messages", url.path().trim_end_matches('/'));
-    url.set_path(&path);
-    Ok(url)
 }
 
 fn headers(options: &Options) -> Result<HeaderMap, Failure> {
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(HeaderName::from_static(VERSION_HEADER), HeaderValue::from_static(VERSION));
-    for (name, value) in &options.headers {
-        let parsed = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(value).ok());
-        let (header, mut value) =
-            parsed.ok_or_else(|| misconfigured(options, &format!("the header {name:?} is not a valid HTTP header")))?;
-        value.set_sensitive(header == AUTHORIZATION);
-        headers.insert(header, value);
-    }
+    let version = (HeaderName::from_static(VERSION_HEADER), HeaderValue::from_static(VERSION));
+    let mut headers = wire::with_configured(HeaderMap::from_iter([version]), options)?;
     // Later versions of the API take the key as a bearer token.
     let by_key_header = headers.get(VERSION_HEADER).is_some_and(|version| version == VERSION);
-    let key = options.key.expose_secret();
-    let (header, text) = if by_key_header {
-        (HeaderName::from_static("x-api-key"), key.to_owned())
-    } else {
-        (AUTHORIZATION, format!("Bearer {key}"))
-    };
-    let mut value = HeaderValue::from_str(&text).map_err(|_| {
-        misconfigured(options, &format!("the key in {} has characters that no key has", options.key_origin))
-    })?;
-    value.set_sensitive(true);
-    headers.entry(header).or_insert(value);
-    Ok(headers)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    url.host_str().is_some_and(|host| {
-        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-    })
-}
-
-fn misconfigured(options: &Options, text: &str) -> Failure {
-    Failure::new(FailureClass::Configuration, format!("provider {}: {text}", options.name))
-}
-
-/// An error with its causes; without the address, which may carry credentials.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&inner.to_string());
-        cause = inner.source();
+    let (header, before) =
+        if by_key_header { (HeaderName::from_static("x-api-key"), "") } else { (AUTHORIZATION, "Bearer ") };
+    if let Some(key) = &options.key {
+        let value = wire::key_header(options, before, key)?;
+        headers.entry(header).or_insert(value);
     }
-    if text.is_empty() { "no further reason is known".to_owned() } else { text }
+    Ok(headers)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use common::clock::SystemClock;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use super::*;
 
@@ -325,7 +81,7 @@ mod tests {
         Options {
             name: "anthropic".to_owned(),
             base_url: BASE_URL.to_owned(),
-            key: "sk-secret".to_owned().into(),
+            key: Some("sk-secret".to_owned().into()),
             key_origin: "ANTHROPIC_API_KEY".to_owned(),
             headers: BTreeMap::new(),
             idle_timeout: Duration::from_secs(1),
@@ -335,21 +91,6 @@ mod tests {
 
     fn with_header(name: &str, value: &str) -> Options {
         Options { headers: [(name.to_owned(), value.to_owned())].into(), ..options() }
-    }
-
-    #[test]
-    fn the_endpoint_is_below_the_base_url() {
-        for (base, endpoint_url) in [
-            ("https://api.anthropic.com", "https://api.anthropic.com/v1/messages"),
-            ("https://gateway.example/anthropic/", "https://gateway.example/anthropic/v1/messages"),
-        ] {
-            let options = Options { base_url: base.to_owned(), ..options() };
-            assert_eq!(endpoint(&options).unwrap().as_str(), endpoint_url);
-        }
-        for base in ["", "api.anthropic.com", "file:///etc", "https://"] {
-            let options = Options { base_url: base.to_owned(), ..options() };
-            assert_eq!(endpoint(&options).unwrap_err().class, FailureClass::Configuration, "{base:?}");
-        }
     }
 
     #[test]
@@ -368,24 +109,7 @@ mod tests {
     fn a_wrong_header_or_key_is_named_and_the_key_is_not_shown() {
         let failure = headers(&with_header("bad header", "x")).unwrap_err();
         assert!(failure.message.contains("\"bad header\""));
-        let failure = headers(&Options { key: "sk-line\nbreak".to_owned().into(), ..options() }).unwrap_err();
+        let failure = headers(&Options { key: Some("sk-line\nbreak".to_owned().into()), ..options() }).unwrap_err();
         assert!(failure.message.contains("ANTHROPIC_API_KEY") && !failure.message.contains("sk-line"));
-    }
-
-    #[test]
-    fn nothing_that_is_printed_shows_the_key() {
-        let client = Anthropic::new(options(), Arc::new(Prices::shipped().unwrap()), Arc::new(SystemClock)).unwrap();
-        assert!(!format!("{client:?}").contains("sk-secret"));
-        let failure = Failure::new(FailureClass::Authentication, "sk-secret is wrong");
-        assert_eq!(client.without_key(failure).message, "[key] is wrong");
-    }
-
-    #[test]
-    fn loopback_addresses_are_not_proxied() {
-        for (url, loopback) in
-            [("http://127.0.0.1:1", true), ("http://[::1]:1", true), ("http://localhost", true), (BASE_URL, false)]
-        {
-            assert_eq!(is_loopback(&url.parse().unwrap()), loopback, "{url}");
-        }
     }
 }

@@ -15,8 +15,10 @@ use serde_json::{Map, Value};
 
 use super::Provider;
 use super::anthropic::{self, Anthropic};
+use super::openai::{self, OpenAi};
 use super::price::Prices;
 use super::rehearsal::Rehearsal;
+use super::wire;
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -103,7 +105,14 @@ impl Models {
         }
         let provider: Arc<dyn Provider> = match kind {
             ProviderKind::Rehearsal => Arc::new(Rehearsal),
-            ProviderKind::Anthropic => Arc::new(self.anthropic(name)?),
+            ProviderKind::Anthropic => {
+                let options = self.options(name, &ANTHROPIC)?;
+                Arc::new(Anthropic::new(options, Arc::clone(&self.prices), Arc::clone(&self.clock))?)
+            }
+            ProviderKind::OpenAi => {
+                let options = self.options(name, &OPENAI)?;
+                Arc::new(OpenAi::new(options, Arc::clone(&self.prices), Arc::clone(&self.clock))?)
+            }
         };
         built.insert(name.to_owned(), Arc::clone(&provider));
         Ok(provider)
@@ -112,39 +121,68 @@ impl Models {
     fn kind(&self, name: &str) -> Result<ProviderKind, Failure> {
         self.config.provider_kind(name).ok_or_else(|| {
             let text = if self.config.providers.contains_key(name) {
-                format!("provider {name}: say what it speaks, kind: anthropic or kind: rehearsal")
+                format!("provider {name}: say what it speaks, kind: anthropic, kind: openai or kind: rehearsal")
             } else {
                 let names: Vec<&str> = self.config.providers.keys().map(String::as_str).collect();
-                format!("there is no provider {name:?}; there are anthropic, rehearsal {}", names.join(", "))
+                format!("there is no provider {name:?}; there are anthropic, openai, rehearsal {}", names.join(", "))
             };
             Failure::new(FailureClass::Configuration, text)
         })
     }
 
-    fn anthropic(&self, name: &str) -> Result<Anthropic, Failure> {
+    /// What the client of a provider needs to know.
+    fn options(&self, name: &str, usual: &Usual) -> Result<wire::Options, Failure> {
         let settings = self.config.providers.get(name).cloned().unwrap_or_else(unconfigured);
-        let key = settings.key.unwrap_or_else(|| SecretRef::Env("ANTHROPIC_API_KEY".to_owned()));
-        let key_origin = match &key {
+        let from_environment = || std::env::var(usual.base_url_variable).ok().filter(|url| !url.is_empty());
+        let elsewhere = settings.base_url.or_else(from_environment);
+        let reference = settings.key.clone().unwrap_or_else(|| SecretRef::Env(usual.key_variable.to_owned()));
+        let key_origin = match &reference {
             SecretRef::Env(variable) => variable.clone(),
             SecretRef::File(path) => path.display().to_string(),
         };
-        let secret = key.resolve().map_err(|e| {
-            let text = format!("provider {name}: {e}; set it, or use the model rehearsal, which needs no key");
-            Failure::new(FailureClass::Authentication, text)
-        })?;
-        let from_environment = || std::env::var("ANTHROPIC_BASE_URL").ok().filter(|url| !url.is_empty());
-        let options = anthropic::Options {
+        let key = match reference.resolve() {
+            Ok(key) => Some(key),
+            // A server of one's own may ask for none; what is configured must be there.
+            Err(_) if usual.key_is_optional && settings.key.is_none() && elsewhere.is_some() => None,
+            Err(error) => {
+                let text = format!("provider {name}: {error}; set it, or use the model rehearsal, which needs no key");
+                return Err(Failure::new(FailureClass::Authentication, text));
+            }
+        };
+        Ok(wire::Options {
             name: name.to_owned(),
-            base_url: settings.base_url.or_else(from_environment).unwrap_or_else(|| anthropic::BASE_URL.to_owned()),
-            key: secret,
+            base_url: elsewhere.unwrap_or_else(|| usual.base_url.to_owned()),
+            key,
             key_origin,
             headers: settings.headers,
             idle_timeout: settings.idle_timeout.map_or(IDLE_TIMEOUT, common::span::Span::get),
             timeout: settings.timeout.map_or(TIMEOUT, common::span::Span::get),
-        };
-        Anthropic::new(options, Arc::clone(&self.prices), Arc::clone(&self.clock))
+        })
     }
 }
+
+/// Where a wire is usually spoken, and with which key.
+struct Usual {
+    base_url: &'static str,
+    base_url_variable: &'static str,
+    key_variable: &'static str,
+    /// Whether servers other than the usual one may do without.
+    key_is_optional: bool,
+}
+
+const ANTHROPIC: Usual = Usual {
+    base_url: anthropic::BASE_URL,
+    base_url_variable: "ANTHROPIC_BASE_URL",
+    key_variable: "ANTHROPIC_API_KEY",
+    key_is_optional: false,
+};
+
+const OPENAI: Usual = Usual {
+    base_url: openai::BASE_URL,
+    base_url_variable: "OPENAI_BASE_URL",
+    key_variable: "OPENAI_API_KEY",
+    key_is_optional: true,
+};
 
 /// A provider of which the operator says nothing.
 fn unconfigured() -> config::Provider {

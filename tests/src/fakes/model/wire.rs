@@ -121,7 +121,7 @@ fn pieces(block: &Value) -> (Value, Vec<Value>) {
     (start, deltas)
 }
 
-fn split(text: &str) -> Vec<String> {
+pub(super) fn split(text: &str) -> Vec<String> {
     let characters: Vec<char> = text.chars().collect();
     characters.chunks(7).map(|piece| piece.iter().collect()).collect()
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::reply::StreamFault;
+use super::super::wire::errors::StreamFault;
 
 /// A block under way.
 #[derive(Debug)]

@@ -9,39 +9,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::super::price::Tokens;
+use super::super::wire::errors::StreamFault;
+use super::super::wire::sse::Event;
+use super::super::wire::{Assembly, Reply};
 use super::block::Block;
-use super::sse::Event;
-
-/// Why a stream is no reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum StreamFault {
-    /// The API broke the reply off with an `error` event.
-    Api {
-        /// Its type, such as `overloaded_error`.
-        kind: String,
-        /// Its message.
-        message: String,
-    },
-    /// The stream is not what the protocol allows.
-    Malformed(String),
-    /// The stream ended before `message_stop`.
-    CutOff,
-}
-
-/// A whole reply.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Reply {
-    /// The content blocks, verbatim.
-    pub content: Vec<Value>,
-    /// Why the model stopped.
-    pub stop_reason: String,
-    /// The model that answered.
-    pub model: String,
-    /// The id of the reply.
-    pub id: String,
-    /// The tokens that it took.
-    pub tokens: Tokens,
-}
 
 /// A reply under way.
 #[derive(Debug, Default)]
@@ -59,9 +30,9 @@ struct Message {
     usage: Map<String, Value>,
 }
 
-impl Accumulator {
+impl Assembly for Accumulator {
     /// Takes in one event. Unknown events are ignored, as the API's versioning rules ask.
-    pub(super) fn apply(&mut self, event: &Event) -> Result<(), StreamFault> {
+    fn apply(&mut self, event: &Event) -> Result<(), StreamFault> {
         const KNOWN: [&str; 7] = [
             "message_start",
             "content_block_start",
@@ -105,12 +76,12 @@ impl Accumulator {
     }
 
     /// Whether nothing more is to come.
-    pub(super) fn is_stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         self.stopped
     }
 
     /// The reply, once the stream has ended.
-    pub(super) fn finish(self) -> Result<Reply, StreamFault> {
+    fn finish(self) -> Result<Reply, StreamFault> {
         let message = match self.message {
             Some(message) if self.stopped => message,
             _ => return Err(StreamFault::CutOff),
@@ -133,7 +104,9 @@ impl Accumulator {
         let tokens = tokens(&message.usage);
         Ok(Reply { content, stop_reason, model: message.model, id: message.id, tokens })
     }
+}
 
+impl Accumulator {
     fn message(&mut self) -> Result<&mut Message, StreamFault> {
         self.message
             .as_mut()
@@ -219,7 +192,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::sse::Decoder;
+    use super::super::super::wire::sse::Decoder;
     use super::*;
 
     fn accumulate(stream: &str) -> Result<Reply, StreamFault> {

@@ -8,6 +8,7 @@ use common::failure::{Failure, FailureClass};
 use common::journal::RequestHead;
 use serde_json::{Map, Value, json};
 
+use super::super::output;
 use super::schema;
 
 /// Fields that the agent loop decides; options cannot.
@@ -16,23 +17,16 @@ const RESERVED: [&str; 6] = ["model", "max_tokens", "messages", "system", "tools
 /// Block types that can carry a cache mark. Blocks of the model are left alone.
 const MARKABLE: [&str; 5] = ["text", "image", "document", "search_result", "tool_result"];
 
-/// The option that says `prompt` where a model or gateway has no structured
-/// outputs: the schema is then told in words.
-const OUTPUT_FORMAT: &str = "output_format";
-
 /// Builds the body. Refuses options that cannot be sent, and a conversation of nothing.
 pub(super) fn body(head: &RequestHead, messages: &[Value]) -> Result<Value, Failure> {
     let mut options = head.options.clone();
-    if let Some(key) = RESERVED.iter().find(|key| options.contains_key(**key)) {
-        return Err(wrong_option(head, &format!("{key} is set by the agent loop; remove it")));
-    }
-    let in_words = match options.shift_remove(OUTPUT_FORMAT) {
-        None => false,
-        Some(how) if how == "prompt" => true,
-        Some(other) => return Err(wrong_option(head, &format!("{OUTPUT_FORMAT} is {other}, and can only be prompt"))),
-    };
+    output::refuse_reserved(head, &RESERVED)?;
+    let in_words = output::is_in_words(head, &mut options)?;
     let output = Output::of(head.output_schema.as_ref(), in_words);
-    let system = output.instruction().map_or_else(|| head.system.clone(), |text| join(&head.system, &text));
+    let system = match &output {
+        Output::Words(schema) => output::with_schema(&head.system, schema),
+        Output::Free | Output::Format(_) => head.system.clone(),
+    };
 
     let mut body = Map::new();
     body.insert("model".to_owned(), json!(head.model));
@@ -67,10 +61,6 @@ pub(super) fn body(head: &RequestHead, messages: &[Value]) -> Result<Value, Fail
     Ok(Value::Object(body))
 }
 
-fn wrong_option(head: &RequestHead, text: &str) -> Failure {
-    Failure::new(FailureClass::Configuration, format!("model {}: the option {text}", head.alias))
-}
-
 /// How the model learns of the schema of its output.
 enum Output {
     Free,
@@ -95,19 +85,6 @@ impl Output {
             Self::Free | Self::Words(_) => None,
         }
     }
-
-    fn instruction(&self) -> Option<String> {
-        match self {
-            Self::Words(schema) => Some(format!(
-                "Your final answer is one JSON value that fits this JSON Schema, with no text and no code fence around it:\n{schema}"
-            )),
-            Self::Free | Self::Format(_) => None,
-        }
-    }
-}
-
-fn join(system: &str, text: &str) -> String {
-    if system.is_empty() { text.to_owned() } else { format!("{system}\n\n{text}") }
 }
 
 fn output_config(
@@ -119,7 +96,7 @@ fn output_config(
         None => Map::new(),
         Some(Value::Object(config)) => config,
         Some(other) => {
-            return Err(wrong_option(head, &format!("output_config is {other}, and must be an object")));
+            return Err(output::wrong_option(head, &format!("output_config is {other}, and must be an object")));
         }
     };
     if let Some(effort) = options.shift_remove("effort") {

@@ -8,7 +8,7 @@ use std::mem;
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Event {
+pub(in crate::models) struct Event {
     /// Its name; empty where the sender gave none.
     pub name: String,
     /// Its data, lines joined by a line feed.
@@ -17,11 +17,11 @@ pub(super) struct Event {
 
 /// The stream is no UTF-8, which the standard demands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NotUtf8;
+pub(in crate::models) struct NotUtf8;
 
 /// What is known of the stream between two pushes.
 #[derive(Debug, Default)]
-pub(super) struct Decoder {
+pub(in crate::models) struct Decoder {
     line: Vec<u8>,
     /// The last byte was a carriage return: a line feed now belongs to it.
     after_return: bool,
@@ -33,7 +33,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     /// Takes in bytes and gives the events that they complete.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Vec<Event>, NotUtf8> {
+    pub(in crate::models) fn push(&mut self, bytes: &[u8]) -> Result<Vec<Event>, NotUtf8> {
         let mut events = Vec::new();
         for &byte in bytes {
             let follows_return = mem::replace(&mut self.after_return, byte == b'\r');
@@ -49,7 +49,7 @@ impl Decoder {
     /// The event that the end of the stream completes: some servers leave out the
     /// empty line behind the last one. The standard would drop it; the caller
     /// takes it only if it is whole.
-    pub(super) fn finish(mut self) -> Option<Event> {
+    pub(in crate::models) fn finish(mut self) -> Option<Event> {
         // The line that the end cut off, if any, and then the missing empty one.
         self.end_line().ok()?.or(self.end_line().ok()?)
     }

@@ -1,7 +1,7 @@
 //! What can go wrong with a call, classed once, in one table.
 //!
-//! After the API's error reference and the retry rule of its official client:
-//! `x-should-retry` is obeyed, then the status decides. The class says whether
+//! After the error references of the APIs and the retry rule of their official clients: `x-should-retry` is
+//! obeyed, then the status decides. Both write a failure as `{"error": {"type", "message"}}`. The class says whether
 //! the step's retry policy may try again; nothing is tried again here.
 
 use std::time::Duration;
@@ -12,7 +12,21 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
-use super::reply::StreamFault;
+/// Why a stream is no reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::models) enum StreamFault {
+    /// The API broke the reply off with an error.
+    Api {
+        /// Its type, such as `overloaded_error`.
+        kind: String,
+        /// Its message.
+        message: String,
+    },
+    /// The stream is not what the protocol allows.
+    Malformed(String),
+    /// The stream ended before the reply did.
+    CutOff,
+}
 
 /// One line of the table.
 struct Row {
@@ -48,8 +62,8 @@ const TABLE: [Row; 14] = [
 
 /// How the API words it that the account, not the moment, is the obstacle. Such
 /// an answer comes as 400, 403 or as a 429 without `retry-after`.
-const SPEND_LIMIT_WORDING: [&str; 5] =
-    ["spend limit", "spending limit", "usage limits", "credit balance", "usage tier"];
+const SPEND_LIMIT_WORDING: [&str; 6] =
+    ["spend limit", "spending limit", "usage limits", "credit balance", "usage tier", "exceeded your current quota"];
 
 const SPEND_LIMIT_ADVICE: &str = "raise the account's spend limit or add credit, then retry the task";
 
@@ -58,7 +72,7 @@ const QUOTE_LIMIT: usize = 1_000;
 
 /// Whose failure it is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Origin<'a> {
+pub(in crate::models) struct Origin<'a> {
     /// The provider's name.
     pub provider: &'a str,
     /// Where its key comes from, never the key.
@@ -67,7 +81,7 @@ pub(super) struct Origin<'a> {
 
 /// What the headers of an answer say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Hints {
+pub(in crate::models) struct Hints {
     /// The API's id of the request.
     pub request_id: Option<String>,
     should_retry: Option<bool>,
@@ -76,10 +90,10 @@ pub(super) struct Hints {
 
 impl Hints {
     /// Reads the headers. `now` turns a `retry-after` date into a wait.
-    pub(super) fn read(headers: &HeaderMap, now: Timestamp) -> Self {
+    pub(in crate::models) fn read(headers: &HeaderMap, now: Timestamp) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
         Self {
-            request_id: text("request-id").map(|id| id.chars().take(128).collect()),
+            request_id: text("request-id").or_else(|| text("x-request-id")).map(|id| id.chars().take(128).collect()),
             should_retry: text("x-should-retry").and_then(|answer| answer.parse().ok()),
             retry_after: text("retry-after-ms")
                 .and_then(|ms| positive(ms.parse::<f64>().ok()? / 1_000.0))
@@ -101,7 +115,7 @@ fn positive(seconds: f64) -> Option<Duration> {
 }
 
 /// Classes an answer that is not 200.
-pub(super) fn refused(origin: Origin<'_>, status: StatusCode, hints: &Hints, body: &[u8]) -> Failure {
+pub(in crate::models) fn refused(origin: Origin<'_>, status: StatusCode, hints: &Hints, body: &[u8]) -> Failure {
     let body: Value = serde_json::from_slice(body)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).trim().chars().take(QUOTE_LIMIT).collect()));
     let kind = body["error"]["type"].as_str();
@@ -131,7 +145,7 @@ pub(super) fn refused(origin: Origin<'_>, status: StatusCode, hints: &Hints, bod
 }
 
 /// Classes a stream that is no reply.
-pub(super) fn broken(origin: Origin<'_>, fault: &StreamFault, hints: &Hints) -> Failure {
+pub(in crate::models) fn broken(origin: Origin<'_>, fault: &StreamFault, hints: &Hints) -> Failure {
     match fault {
         StreamFault::Api { kind, message } => {
             let row = TABLE.iter().find(|row| row.kind == kind);
@@ -142,7 +156,7 @@ pub(super) fn broken(origin: Origin<'_>, fault: &StreamFault, hints: &Hints) -> 
             )
         }
         StreamFault::Malformed(why) => {
-            let text = format!("sent what is not a reply of the Messages API: {}", quote(why));
+            let text = format!("sent what is no reply: {}", quote(why));
             failure(origin, FailureClass::Protocol, &text, hints)
         }
         StreamFault::CutOff => {
@@ -153,7 +167,7 @@ pub(super) fn broken(origin: Origin<'_>, fault: &StreamFault, hints: &Hints) -> 
 }
 
 /// A failure that names the provider and, where there is one, the request.
-pub(super) fn failure(origin: Origin<'_>, class: FailureClass, text: &str, hints: &Hints) -> Failure {
+pub(in crate::models) fn failure(origin: Origin<'_>, class: FailureClass, text: &str, hints: &Hints) -> Failure {
     let request = hints.request_id.as_ref().map_or_else(String::new, |id| format!(" [request {id}]"));
     Failure::new(class, format!("provider {}: {text}{request}", origin.provider))
 }
@@ -292,6 +306,12 @@ mod tests {
         );
         let credit = "Your credit balance is too low to access the Anthropic API";
         assert_eq!(answer(400, credit, &[]).class, FailureClass::Billing);
+    }
+
+    #[test]
+    fn a_spent_quota_of_the_other_wire_is_one_too() {
+        let quota = "You exceeded your current quota, please check your plan and billing details.";
+        assert_eq!(answer(429, quota, &[]).class, FailureClass::Billing);
     }
 
     #[test]
