@@ -27,7 +27,7 @@ fn every_problem_is_reported_in_its_place() {
         ("default_model: gpt", (1, 16), "there is no model `gpt`"),
         ("providers:\n  local: {base_url: http://x}", (2, 10), "needs a `kind`"),
         ("providers:\n  anthropic: {base_url: x}", (2, 25), "must start with https://"),
-        ("providers:\n  anthropic: {kind: openai}", (2, 21), "use anthropic, rehearsal"),
+        ("providers:\n  anthropic: {kind: gemini}", (2, 21), "use anthropic, openai, rehearsal"),
         ("mcp_servers:\n  m: {command: []}", (2, 16), "`command` must be a list"),
         ("tools:\n  t: {description: d, input: {}, method: FETCH, url: http://x}", (2, 42), "is no method"),
         ("tools:\n  t: {description: d, input: {type: x}, method: GET, url: http://x}", (2, 30), "JSON Schema"),
