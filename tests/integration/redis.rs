@@ -209,6 +209,34 @@ async fn what_is_finished_does_not_fill_the_memory_without_a_sweep() -> Result<(
     bench.verify().await
 }
 
+/// However many processes finish tasks at once, and although no sweep runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_finishes_faster_than_retention_can_follow() -> Result<()> {
+    let url = aside(servers::place);
+    let keep = Keep { count: Some(100), age: None, bytes: None };
+    let bench =
+        Bench::tuned(Box::new(Prefix(url)), |options| options.retention = Retention { finished: keep, dead: keep })
+            .await?;
+    let stores = [Arc::clone(&bench.store), bench.another().await?, bench.another().await?];
+    for _ in 0..16 {
+        bench.store.submit((0..600).map(|_| bench.task()).collect()).await?;
+        let each = stores.iter().map(|store| async {
+            let claims = store.take(bench.request(200)).await?;
+            let ends = claims.iter().map(|claim| {
+                let end = Next::Succeed { output: "done".into() };
+                store.append(bench.request_append(&claim.into(), Vec::new(), end))
+            });
+            futures::future::try_join_all(ends).await?;
+            Ok::<_, anyhow::Error>(())
+        });
+        futures::future::try_join_all(each).await?;
+        let kept = bench.all(<_>::default()).await?.iter().filter(|head| head.state.is_terminal()).count();
+        // Twice the slack, and what was under way when that was reached.
+        ensure!(kept < 100 + 2 * 1_024 + 600, "{kept} are kept");
+    }
+    bench.verify().await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_journal_is_read_from_a_snapshot_on() -> Result<()> {
     let bench = bench(&aside(servers::place)).await?;

@@ -85,7 +85,7 @@ macro_rules! conformance {
                 the_key_goes_with_its_task, what_lives_is_kept, removal_is_limited, a_child_waits_for_its_parent;
             batch: rows_lead_to_tasks, a_batch_posted_again_makes_no_second_task, duplicates_are_told,
                 rejected_rows_are_told, rows_come_in_pages, an_unknown_batch_is_refused, removed_rows_are_told,
-                the_cost_is_summed, a_batch_that_is_over_goes;
+                the_cost_is_summed, a_batch_that_is_over_goes, a_batch_goes_however_many_tasks_have_to;
             blob: kept_bytes_come_back, equal_content_is_kept_once, what_nobody_uses_goes_after_the_grace,
                 tasks_share_it_and_the_last_takes_it_along, a_text_is_referred_to, an_event_cannot_refer_to_what_is_gone,
                 a_parent_uses_what_its_child_answered, a_kept_signal_uses_its_value, what_is_elsewhere_is_condemned,

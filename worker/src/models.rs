@@ -15,6 +15,8 @@ mod output;
 pub mod price;
 pub mod registry;
 pub mod rehearsal;
+#[cfg(test)]
+mod samples;
 pub mod wire;
 
 pub use registry::{Models, ResolvedModel};

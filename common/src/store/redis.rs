@@ -51,16 +51,18 @@ mod stored;
 mod submit;
 mod supersede;
 mod take;
+mod trim;
 mod unit;
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use lru::LruCache;
+use tokio::sync::Semaphore;
 
 use self::address::Address;
 use self::bell::Bell;
@@ -99,8 +101,8 @@ pub struct RedisStore {
     depths: Depths,
     /// Which queue begins at the next take.
     turn: AtomicUsize,
-    /// Whether somebody removes what retention does not keep just now.
-    trimming: AtomicBool,
+    /// Whose turn it is to remove what retention does not keep.
+    trimming: Semaphore,
 }
 
 impl RedisStore {
@@ -129,7 +131,7 @@ impl RedisStore {
             bell: Bell::new(),
             depths: Depths::default(),
             turn: AtomicUsize::new(0),
-            trimming: AtomicBool::new(false),
+            trimming: Semaphore::new(1),
         }))
     }
 

@@ -164,11 +164,30 @@ pub async fn a_batch_that_is_over_goes(place: Place) -> Result<()> {
     bench.store.due(10).await?;
     ensure!(bench.store.batch(&id).await?.is_some(), "its time is not over");
     bench.clock.advance(std::time::Duration::from_secs(60));
-    for _ in 0..4 {
-        bench.store.due(3).await?;
+    for _ in 0..12 {
+        bench.store.due(1).await?;
     }
     ensure!(bench.store.batch(&id).await?.is_none() && bench.store.batch_rows(&id, 0, 10).await?.is_empty());
     ensure!(bench.store.batch(&lasting).await?.is_some(), "its task lives");
+    bench.verify().await
+}
+
+/// Rows of batches go also while retention has more than enough to do with tasks.
+pub async fn a_batch_goes_however_many_tasks_have_to(place: Place) -> Result<()> {
+    let keep = Keep { count: None, age: Some(Span::from_secs(60)), bytes: None };
+    let bench = Bench::tuned(place, |options| options.retention.finished = keep).await?;
+    let id = open(&bench, "b").await?;
+    bench.store.reject_rows(&id, (1..=3).map(|line| RejectedRow { line, reason: "bad".to_owned() }).collect()).await?;
+    bench.store.close_batch(&id).await?;
+    for _ in 0..20 {
+        let mut held = bench.taken().await?;
+        bench.succeed(&mut held).await?;
+    }
+    bench.clock.advance(std::time::Duration::from_secs(60));
+    for _ in 0..8 {
+        ensure!(bench.store.due(1).await?.removed == 1);
+    }
+    ensure!(bench.store.batch(&id).await?.is_none());
     bench.verify().await
 }
 

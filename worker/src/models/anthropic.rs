@@ -72,22 +72,8 @@ fn headers(options: &Options) -> Result<HeaderMap, Failure> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::collections::BTreeMap;
-    use std::time::Duration;
-
     use super::*;
-
-    fn options() -> Options {
-        Options {
-            name: "anthropic".to_owned(),
-            base_url: BASE_URL.to_owned(),
-            key: Some("sk-secret".to_owned().into()),
-            key_origin: "ANTHROPIC_API_KEY".to_owned(),
-            headers: BTreeMap::new(),
-            idle_timeout: Duration::from_secs(1),
-            timeout: Duration::from_secs(1),
-        }
-    }
+    use crate::models::samples::options;
 
     fn with_header(name: &str, value: &str) -> Options {
         Options { headers: [(name.to_owned(), value.to_owned())].into(), ..options() }
@@ -110,6 +96,6 @@ mod tests {
         let failure = headers(&with_header("bad header", "x")).unwrap_err();
         assert!(failure.message.contains("\"bad header\""));
         let failure = headers(&Options { key: Some("sk-line\nbreak".to_owned().into()), ..options() }).unwrap_err();
-        assert!(failure.message.contains("ANTHROPIC_API_KEY") && !failure.message.contains("sk-line"));
+        assert!(failure.message.contains("SAMPLE_API_KEY") && !failure.message.contains("sk-line"));
     }
 }

@@ -191,8 +191,10 @@ impl Wire {
         let mut room = REPLY_LIMIT;
         while !accumulator.is_stopped() {
             let Some(bytes) = self.next_bytes(&mut response, hints).await? else {
-                // Not whole, it is no reason of its own: the stream is cut off either way.
-                let _ = decoder.finish().is_some_and(|event| accumulator.apply(&event).is_ok());
+                if let Some(event) = decoder.finish() {
+                    // An event that is not whole is no reason of its own: the stream is cut off either way.
+                    let _ = accumulator.apply(&event);
+                }
                 break;
             };
             room = room.checked_sub(bytes.len()).ok_or_else(|| {
@@ -337,20 +339,7 @@ mod tests {
     use common::clock::SystemClock;
 
     use super::*;
-
-    const BASE_URL: &str = "https://api.anthropic.com";
-
-    fn options() -> Options {
-        Options {
-            name: "anthropic".to_owned(),
-            base_url: BASE_URL.to_owned(),
-            key: Some("sk-secret".to_owned().into()),
-            key_origin: "ANTHROPIC_API_KEY".to_owned(),
-            headers: BTreeMap::new(),
-            idle_timeout: Duration::from_secs(1),
-            timeout: Duration::from_secs(1),
-        }
-    }
+    use crate::models::samples::options;
 
     #[test]
     fn the_endpoint_is_below_the_base_url() {
@@ -379,9 +368,12 @@ mod tests {
 
     #[test]
     fn loopback_addresses_are_not_proxied() {
-        for (url, loopback) in
-            [("http://127.0.0.1:1", true), ("http://[::1]:1", true), ("http://localhost", true), (BASE_URL, false)]
-        {
+        for (url, loopback) in [
+            ("http://127.0.0.1:1", true),
+            ("http://[::1]:1", true),
+            ("http://localhost", true),
+            ("https://api.example.com", false),
+        ] {
             assert_eq!(is_loopback(&url.parse().unwrap()), loopback, "{url}");
         }
     }

@@ -20,6 +20,8 @@ use crate::task::StateName;
 const REJECTIONS: i64 = 100;
 /// The longest reason that is kept, in bytes.
 const REASON: usize = 4096;
+/// Batches that are removed in one go.
+const BATCHES: usize = 32;
 
 const OPEN: &str = "INSERT INTO batches (id, pipeline, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
 const PIPELINE: &str = "SELECT pipeline FROM batches WHERE id = $1 FOR KEY SHARE";
@@ -111,24 +113,28 @@ pub(super) async fn close(
 
 /// Removes up to `room` rows of batches that are over: closed, as old as `age`, and without a task that is kept.
 /// Answers when to look again.
-pub(super) async fn forget(tx: &Transaction<'_>, age: Duration, room: usize) -> Result<Option<Timestamp>, Fault> {
+pub(super) async fn forget(tx: &Transaction<'_>, age: Duration, mut room: u64) -> Result<Option<Timestamp>, Fault> {
     let connection = tx.connection;
-    let oldest = connection.query(OLDEST, &[]).await?;
-    let Some(oldest) = oldest.first() else { return Ok(None) };
-    let (batch, Time(created_at)): (String, Time) = (oldest.try_get(0)?, oldest.try_get(1)?);
-    let ends = created_at.plus(age);
-    if ends > tx.now {
-        return Ok(Some(ends));
-    }
-    let kept = connection.query(KEPT, &[&batch]).await?;
-    let kept: i64 = kept.first().map_or(Ok(0), |row| row.try_get(0))?;
-    if kept > 0 {
-        // It got another task just when it seemed to be over.
-        connection.execute(NOT_OVER, &[&batch]).await?;
-        return Ok(Some(tx.now));
-    }
-    let removed = connection.execute(REMOVE_ROWS, &[&batch, &integer(room as u64)]).await?;
-    if removed < room as u64 {
+    for _ in 0..BATCHES {
+        let oldest = connection.query(OLDEST, &[]).await?;
+        let Some(oldest) = oldest.first() else { return Ok(None) };
+        let (batch, Time(created_at)): (String, Time) = (oldest.try_get(0)?, oldest.try_get(1)?);
+        let ends = created_at.plus(age);
+        if ends > tx.now {
+            return Ok(Some(ends));
+        }
+        let kept = connection.query(KEPT, &[&batch]).await?;
+        let kept: i64 = kept.first().map_or(Ok(0), |row| row.try_get(0))?;
+        if kept > 0 {
+            // It got another task just when it seemed to be over.
+            connection.execute(NOT_OVER, &[&batch]).await?;
+            continue;
+        }
+        let removed = connection.execute(REMOVE_ROWS, &[&batch, &integer(room)]).await?;
+        if removed >= room {
+            break;
+        }
+        room -= removed;
         connection.execute(REMOVE_COUNTS, &[&batch]).await?;
         connection.execute(REMOVE, &[&batch]).await?;
     }

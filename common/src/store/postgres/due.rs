@@ -68,7 +68,7 @@ pub(super) async fn due(
     let rings = tx.commit().await?;
     let next = connection.query(NEXT, &[]).await?;
     let next: Option<Time> = next.first().map_or(Ok(None), |row| row.try_get(0)).map_err(Fault::from)?;
-    let swept = sweep(connection, options, room, now).await?;
+    let swept = sweep(connection, options, limit, room, now).await?;
     due.removed = swept.removed;
     due.next = [next.map(|Time(next)| next), swept.next].into_iter().flatten().min();
     Ok((due, rings))
@@ -85,6 +85,7 @@ struct Swept {
 async fn sweep(
     connection: &Connection,
     options: &StoreOptions,
+    limit: usize,
     mut room: usize,
     now: Timestamp,
 ) -> Result<Swept, Stop<StoreError>> {
@@ -103,7 +104,8 @@ async fn sweep(
             swept.next = [swept.next, next].into_iter().flatten().min();
         }
         if let Some(age) = options.retention.finished.age {
-            let next = batch::forget(&tx, age.get(), room).await?;
+            // Not of what retention leaves: where many tasks have to go, as many rows do.
+            let next = batch::forget(&tx, age.get(), limit as u64).await?;
             swept.next = [swept.next, next].into_iter().flatten().min();
         }
         let next = blob::remove_unused(&tx).await?;

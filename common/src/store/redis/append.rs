@@ -1,7 +1,6 @@
 //! Appending under a lease, and signals from outside of it.
 
 use super::RedisStore;
-use super::change::Class;
 use super::desk::{Desk, Outcomes};
 use super::stored::{self, Found};
 use crate::id::TaskId;
@@ -67,22 +66,4 @@ impl RedisStore {
             _ => Ok(()),
         }
     }
-}
-
-/// What retention may find later than it should, so that it need not look at each finish: beyond that it looks at once.
-pub(super) const fn slack(limit: u64) -> u64 {
-    let part = limit / 32;
-    if part > 1_024 { part } else { 1_024 }
-}
-
-/// Whether so much more is kept than may be that the sweep is too slow.
-pub(super) fn is_overfull(class: Class, kept: [super::group::Kept; 2], keep: &crate::store::Keep) -> bool {
-    let [finished, dead] = kept;
-    let kept = match class {
-        Class::Finished => finished,
-        Class::Dead => dead,
-    };
-    let over = |limit: Option<u64>, kept: u64, slack: u64| limit.is_some_and(|limit| kept > limit + slack);
-    over(keep.count, kept.tasks, slack(keep.count.unwrap_or(0)))
-        || over(keep.bytes, kept.bytes, slack(keep.bytes.unwrap_or(0)).max(1 << 20))
 }

@@ -251,49 +251,68 @@ impl RedisStore {
         Ok(rows.into_iter().map(row).collect())
     }
 
-    /// Removes up to `room` rows of a batch that is over: closed, as old as `age`, and without a task that is kept.
+    /// Removes up to `room` rows of batches that are over: closed, as old as `age`, and without a task that is kept.
     /// Answers with when to look again.
-    pub(super) async fn forget_batch(
+    pub(super) async fn forget_batches(
         &self,
         agendas: &[Agenda],
         age: Duration,
-        room: usize,
+        mut room: usize,
     ) -> Result<Option<Timestamp>, StoreError> {
         let now = self.clock.now();
-        let oldest = agendas.iter().filter_map(|agenda| agenda.batch.as_ref()).min_by_key(|(_, at)| *at);
-        let Some((name, at)) = oldest else { return Ok(None) };
-        let ends = at.plus(age);
-        if ends > now {
-            return Ok(Some(ends));
-        }
-        let batch = BatchId::new(name.clone()).map_err(|error| StoreError::Damaged(error.to_string()))?;
-        let home = self.keys.of_batch(&batch);
-        let over = self.keys.key(home, b"over");
-        let counts = self.batch_counts(&batch).await?;
-        if counts.iter().any(|counts| counts.get("t").is_some_and(|tasks| tasks != "0")) {
-            let mut later = redis::cmd("ZADD");
-            let again = now.plus(LATER);
-            later
-                .arg(over)
-                .arg("XX")
-                .arg(millis(again).saturating_sub(millis(ends).saturating_sub(millis(*at))))
-                .arg(name);
-            ask(&self.link, &later).await?;
-            return Ok(Some(again));
-        }
-        let mut left = room;
-        let rows = (0..self.keys.count()).map(|partition| self.keys.key(partition, &named("br", name)));
-        for key in rows.chain([self.batch_key("bx", &batch)]) {
-            if left == 0 {
+        let mut closed: Vec<&(String, Timestamp)> = agendas.iter().flat_map(|agenda| &agenda.batches).collect();
+        closed.sort_unstable_by_key(|(_, at)| *at);
+        let mut next = None;
+        for (name, at) in closed {
+            let ends = at.plus(age);
+            if ends > now {
+                return Ok([next, Some(ends)].into_iter().flatten().min());
+            }
+            if room == 0 {
                 return Ok(Some(now));
             }
-            let mut command = redis::cmd("ZREMRANGEBYRANK");
-            command.arg(key).arg(0).arg(left - 1);
-            let removed = reply::counter(&ask(&self.link, &command).await?);
-            left -= usize::try_from(removed).unwrap_or(left).min(left);
+            let batch = BatchId::new(name.clone()).map_err(|error| StoreError::Damaged(error.to_string()))?;
+            let again = match self.forget_batch(&batch, &mut room).await? {
+                Forgotten::Whole => now,
+                Forgotten::Part => return Ok(Some(now)),
+                Forgotten::Kept => {
+                    let again = now.plus(LATER);
+                    self.stand_later(&batch, millis(again).saturating_sub(millis(ends).saturating_sub(millis(*at))))
+                        .await?;
+                    again
+                }
+            };
+            next = [next, Some(again)].into_iter().flatten().min();
         }
-        if left == 0 {
-            return Ok(Some(now));
+        Ok(next)
+    }
+
+    /// Has a batch looked at as if it were of that time.
+    async fn stand_later(&self, batch: &BatchId, at: i64) -> Result<(), StoreError> {
+        let mut later = redis::cmd("ZADD");
+        later.arg(self.keys.key(self.keys.of_batch(batch), b"over")).arg("XX").arg(at).arg(batch.as_str());
+        ask(&self.link, &later).await.map(drop)
+    }
+
+    /// Removes a batch of which no task is kept, or as many of its rows as there is room for.
+    async fn forget_batch(&self, batch: &BatchId, room: &mut usize) -> Result<Forgotten, StoreError> {
+        let name = batch.as_str();
+        let counts = self.batch_counts(batch).await?;
+        if counts.iter().any(|counts| counts.get("t").is_some_and(|tasks| tasks != "0")) {
+            return Ok(Forgotten::Kept);
+        }
+        let rows = (0..self.keys.count()).map(|partition| self.keys.key(partition, &named("br", name)));
+        for key in rows.chain([self.batch_key("bx", batch)]) {
+            if *room == 0 {
+                return Ok(Forgotten::Part);
+            }
+            let mut command = redis::cmd("ZREMRANGEBYRANK");
+            command.arg(key).arg(0).arg(*room - 1);
+            let removed = reply::counter(&ask(&self.link, &command).await?);
+            *room = room.saturating_sub(usize::try_from(removed).unwrap_or(usize::MAX));
+        }
+        if *room == 0 {
+            return Ok(Forgotten::Part);
         }
         for partition in 0..self.keys.count() {
             let mut command = redis::cmd("UNLINK");
@@ -301,13 +320,23 @@ impl RedisStore {
             ask(&self.link, &command).await?;
         }
         let mut header = redis::cmd("UNLINK");
-        header.arg(self.batch_key("b", &batch));
+        header.arg(self.batch_key("b", batch));
         ask(&self.link, &header).await?;
         let mut gone = redis::cmd("ZREM");
-        gone.arg(over).arg(name);
+        gone.arg(self.keys.key(self.keys.of_batch(batch), b"over")).arg(name);
         ask(&self.link, &gone).await?;
-        Ok(Some(now))
+        Ok(Forgotten::Whole)
     }
+}
+
+/// What became of a batch that is old enough to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Forgotten {
+    Whole,
+    /// There was no room for all of its rows.
+    Part,
+    /// Tasks of it are kept.
+    Kept,
 }
 
 /// A rejected row: its line, then its reason.

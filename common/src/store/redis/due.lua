@@ -1,4 +1,5 @@
--- Says what is due. ARGV: time, how many timers and leases at most, how many of what retention looks at.
+-- Says what is due. ARGV: time, how many timers and leases at most, how many of what retention looks at, how many
+-- batches.
 local now = time()
 local due = call('ZRANGEBYSCORE', K .. 'due', '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, ARGV[2])
 local first = call('ZRANGE', K .. 'due', 0, 0, 'WITHSCORES')
@@ -10,6 +11,6 @@ end
 return {
   now, due, first[2] or '', call('HMGET', K .. 'n', 'f', 'F', 'd', 'D'),
   first_of('f'), first_of('ft'), first_of('d'), first_of('dt'),
-  call('ZRANGE', K .. 'over', 0, 0, 'WITHSCORES'), call('HGETALL', K .. 'notes'),
+  call('ZRANGE', K .. 'over', 0, tonumber(ARGV[4]) - 1, 'WITHSCORES'), call('HGETALL', K .. 'notes'),
   call('ZRANGE', K .. 'unused', 0, 0, 'WITHSCORES')[2] or '',
 }

@@ -24,6 +24,10 @@ use crate::store::{Due, StoreError};
 const MOST: usize = 1_000;
 /// Tasks that are moved at the same time: they share calls to the server.
 const AT_ONCE: usize = 64;
+/// Batches that one call looks at in a partition.
+const BATCHES: usize = 32;
+/// Rows of batches that may go for each task that may: they cost the server far less.
+const ROWS: usize = 4;
 /// A note of a group that is so old was left behind by a crash.
 const LEFT_BEHIND: Duration = Duration::from_secs(5);
 
@@ -38,8 +42,8 @@ pub(super) struct Agenda {
     pub(super) kept: [Kept; 2],
     /// The first of those that finished; of finished tasks and of dead letters.
     pub(super) finished: [Line; 2],
-    /// The oldest closed batch.
-    pub(super) batch: Option<(String, Timestamp)>,
+    /// Closed batches, the oldest first.
+    pub(super) batches: Vec<(String, Timestamp)>,
     /// Tasks whose elders are to be cancelled still.
     notes: Vec<(Vec<u8>, Vec<u8>)>,
     /// Since when the oldest unused blob has been that.
@@ -51,12 +55,12 @@ impl RedisStore {
     pub(super) async fn sweep(&self, limit: usize) -> Result<Due, StoreError> {
         let limit = limit.min(MOST);
         let mut answer = Due::default();
-        let mut agendas = self.agendas(limit, limit).await?;
+        let mut agendas = self.agendas(limit, 1).await?;
         let mut tasks: Vec<(i64, TaskId)> =
             agendas.iter().flat_map(|agenda| agenda.due.iter().map(|(task, at)| (*at, *task))).collect();
         tasks.sort_unstable();
         tasks.truncate(limit);
-        let mut room = limit - tasks.len();
+        let room = limit - tasks.len();
         let some = !tasks.is_empty();
         for due in tasks.chunks(AT_ONCE * 4) {
             self.move_on(due, &mut answer).await?;
@@ -70,15 +74,15 @@ impl RedisStore {
             }
         }
         if some {
-            agendas = self.agendas(0, room).await?;
+            agendas = self.agendas(0, 1).await?;
         }
         let mut next: Option<Timestamp> = agendas.iter().filter_map(|agenda| agenda.first).min();
         let (removed, look_again) = self.retain(&agendas, room).await?;
-        room -= removed.min(room);
         answer.removed += removed;
         next = [next, look_again].into_iter().flatten().min();
         if let Some(age) = self.options.retention.finished.age {
-            let look_again = self.forget_batch(&agendas, age.get(), room).await?;
+            // Not of what retention leaves: where many tasks have to go, as many rows do.
+            let look_again = self.forget_batches(&agendas, age.get(), limit * ROWS).await?;
             next = [next, look_again].into_iter().flatten().min();
         }
         next = [next, self.remove_unused(&agendas).await?].into_iter().flatten().min();
@@ -92,6 +96,7 @@ impl RedisStore {
         args.push(self.clock.argument());
         args.number(due);
         args.number(kept);
+        args.number(BATCHES);
         let args = &args;
         let looks = (0..self.keys.count()).map(|partition| async move {
             let mut reply = DUE.call(&self.link, self.keys.partition(partition), &[args]).await?;
@@ -107,9 +112,9 @@ impl RedisStore {
                 finished.in_order = reply.list().into_iter().map(reply::bytes).collect();
                 finished.by_time = reply.list().into_iter().map(reply::bytes).collect();
             }
-            let mut batch = Reply::new(reply.next());
-            if !batch.is_empty() {
-                agenda.batch = Some((reply::text(batch.next()), batch.time()?));
+            let mut batches = Reply::new(reply.next());
+            while !batches.is_empty() {
+                agenda.batches.push((reply::text(batches.next()), batches.time()?));
             }
             let mut notes = Reply::new(reply.next());
             while !notes.is_empty() {

@@ -1,16 +1,12 @@
 //! Retention: done tasks go that are too many, too old or too large, the oldest
-//! first, over all partitions. The sweep does it exactly; the call in which a task
-//! finishes does it too when far too much is kept, so that a sweep that is too
-//! slow cannot fill the memory.
+//! first, over all partitions.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::try_join_all;
 
 use super::RedisStore;
-use super::append::{is_overfull, slack};
 use super::change::{self, Class};
 use super::due::Agenda;
 use super::group::Kept;
@@ -24,8 +20,10 @@ use crate::task::StateName;
 
 /// How long a done task stays that an unfinished parent may still ask for.
 const FOR_PARENT: Duration = Duration::from_secs(60);
-/// Tasks that a call in which one finished removes at most.
-const TRIMMED: usize = 256;
+/// Removals that are under way at the same time: they share calls to the server.
+const AT_ONCE: usize = 256;
+/// When a sweep looks again that found another process at work.
+const BUSY: Duration = Duration::from_millis(50);
 
 /// The first of those that finished, each in the order of its time: the task, then the time.
 #[derive(Debug, Default)]
@@ -62,36 +60,61 @@ enum Step {
 }
 
 impl RedisStore {
-    /// Removes up to `room` tasks; answers with how many went, and when to look again.
+    /// Removes up to `room` tasks if any is too much of what the agendas name the first of; answers with how many went,
+    /// and when to look again.
     pub(super) async fn retain(
         &self,
         agendas: &[Agenda],
         room: usize,
     ) -> Result<(usize, Option<Timestamp>), StoreError> {
-        let (mut removed, mut next) = (0, None);
+        let now = self.clock.now();
+        let mut next = None;
+        let mut over = false;
         for (place, class) in Class::ALL.into_iter().enumerate() {
             let keep = self.keep(class);
-            let mut kept = Kept::default();
-            for of in agendas.iter().filter_map(|agenda| agenda.kept.get(place)) {
-                kept.tasks += of.tasks;
-                kept.bytes += of.bytes;
-            }
+            let lines = agendas.iter().filter_map(|agenda| agenda.finished.get(place));
+            let firsts = lines.flat_map(|line| [line.in_order.first(), line.by_time.first()]).flatten();
+            let times = firsts.map(|entry| Ok(place_of(entry)?.1)).collect::<Result<Vec<_>, StoreError>>()?;
+            let Some(first) = times.into_iter().min() else { continue };
+            over |= is_over(keep, kept(agendas, place), first, now);
+            next = [next, keep.age.map(|age| first.plus(age.get()))].into_iter().flatten().min();
+        }
+        if !over {
+            return Ok((0, next));
+        }
+        if room == 0 {
+            return Ok((0, Some(now)));
+        }
+        if !self.begin_removal(0).await? {
+            return Ok((0, Some(now.plus(BUSY))));
+        }
+        let retained = self.retain_each(room).await;
+        self.end_removal(0).await?;
+        retained
+    }
+
+    async fn retain_each(&self, room: usize) -> Result<(usize, Option<Timestamp>), StoreError> {
+        // As it is now that nobody else removes.
+        let agendas = self.agendas(0, room).await?;
+        let (mut removed, mut next) = (0, None);
+        for (place, class) in Class::ALL.into_iter().enumerate() {
             let lines = agendas.iter().filter_map(|agenda| Some((agenda.partition, agenda.finished.get(place)?)));
-            let (went, look_again) = self.retain_class(class, keep, kept, lines, room - removed).await?;
+            let (went, look_again) =
+                self.retain_class(class, self.keep(class), kept(&agendas, place), lines, room - removed).await?;
             removed += went;
             next = [next, look_again].into_iter().flatten().min();
         }
         Ok((removed, next))
     }
 
-    fn keep(&self, class: Class) -> Keep {
+    pub(super) fn keep(&self, class: Class) -> Keep {
         match class {
             Class::Finished => self.options.retention.finished,
             Class::Dead => self.options.retention.dead,
         }
     }
 
-    async fn retain_class<'a>(
+    pub(super) async fn retain_class<'a>(
         &self,
         class: Class,
         keep: Keep,
@@ -105,10 +128,7 @@ impl RedisStore {
             let in_order = line.in_order.iter().enumerate().map(|(place, entry)| (place, entry, false));
             let by_time = line.by_time.iter().enumerate().map(|(place, entry)| (place, entry, true));
             for (place, entry, apart) in in_order.chain(by_time) {
-                let (Some(task), Some(at)) = (entry.first_chunk::<16>(), entry.last_chunk::<8>()) else {
-                    return Err(reply::damaged("a task that finished"));
-                };
-                let (task, at) = (TaskId::from_bytes(*task), Timestamp::from_millis(i64::from_be_bytes(*at)));
+                let (task, at) = place_of(entry)?;
                 let (entry, more) = (entry.clone(), place + 1 >= room);
                 waiting.push(Oldest { partition, entry, apart, more, task, at, record: None, wanted: false });
             }
@@ -125,7 +145,7 @@ impl RedisStore {
         self.look_up(&mut waiting).await?;
         let (steps, next) = plan(class, keep, kept, waiting, room, now);
         let mut removals = Vec::with_capacity(steps.len());
-        for chunk in steps.chunks(64) {
+        for chunk in steps.chunks(AT_ONCE) {
             removals
                 .extend(try_join_all(chunk.iter().map(|(oldest, step)| self.take_step(class, oldest, step))).await?);
         }
@@ -211,45 +231,24 @@ impl RedisStore {
         }
         Err(StoreError::Unavailable(format!("others change task {task} at the same time; try again")))
     }
+}
 
-    /// After a task ended: removes some of the oldest of its partition if far too much is kept.
-    pub(super) async fn trim(&self, partition: usize, kept: [Kept; 2]) {
-        let parts = u64::try_from(self.keys.count()).unwrap_or(1);
-        let share = |keep: Keep| Keep {
-            count: keep.count.map(|count| (count / parts).saturating_add(slack(count / parts))),
-            bytes: keep.bytes.map(|bytes| (bytes / parts).saturating_add(slack(bytes / parts).max(1 << 20))),
-            age: None,
-        };
-        for (class, kept) in Class::ALL.into_iter().zip(kept) {
-            let keep = self.keep(class);
-            let overfull = [Kept::default(), Kept::default()];
-            let overfull = match class {
-                Class::Finished => [kept, overfull[1]],
-                Class::Dead => [overfull[0], kept],
-            };
-            let own = Keep { count: keep.count.map(|c| c / parts), bytes: keep.bytes.map(|b| b / parts), age: None };
-            if !is_overfull(class, overfull, &own) {
-                continue;
-            }
-            // One at a time is enough, and two would get into each other's way.
-            if self.trimming.swap(true, Ordering::Acquire) {
-                return;
-            }
-            let trimmed = self.trim_class(partition, class, share(keep), kept).await;
-            self.trimming.store(false, Ordering::Release);
-            if let Err(error) = trimmed {
-                tracing::warn!(%error, "what is finished could not be removed in time; the sweep will do it");
-            }
-        }
-    }
+/// A place in the line of those that finished: which task, and when.
+fn place_of(entry: &[u8]) -> Result<(TaskId, Timestamp), StoreError> {
+    let (Some(task), Some(at)) = (entry.first_chunk::<16>(), entry.last_chunk::<8>()) else {
+        return Err(reply::damaged("a task that finished"));
+    };
+    Ok((TaskId::from_bytes(*task), Timestamp::from_millis(i64::from_be_bytes(*at))))
+}
 
-    async fn trim_class(&self, partition: usize, class: Class, keep: Keep, kept: Kept) -> Result<(), StoreError> {
-        let mut command = redis::cmd("LRANGE");
-        command.arg(self.keys.key(partition, class.names().0)).arg(0).arg(TRIMMED - 1);
-        let done = reply::list(super::scripts::ask(&self.link, &command).await?);
-        let line = Line { in_order: done.into_iter().map(reply::bytes).collect(), by_time: Vec::new() };
-        self.retain_class(class, keep, kept, std::iter::once((partition, &line)), TRIMMED).await.map(drop)
+/// What is kept of the class at this place, in all partitions.
+fn kept(agendas: &[Agenda], place: usize) -> Kept {
+    let mut kept = Kept::default();
+    for of in agendas.iter().filter_map(|agenda| agenda.kept.get(place)) {
+        kept.tasks += of.tasks;
+        kept.bytes += of.bytes;
     }
+    kept
 }
 
 fn is_over(keep: Keep, kept: Kept, oldest: Timestamp, now: Timestamp) -> bool {

@@ -18,6 +18,8 @@ use crate::task::StateName;
 const REJECTIONS: u64 = 100;
 /// The longest reason that is kept, in bytes.
 const REASON: usize = 4096;
+/// Batches that are removed in one go.
+const BATCHES: usize = 32;
 
 impl Transaction<'_> {
     /// Whether a batch was opened.
@@ -89,36 +91,36 @@ pub(super) fn close(tx: &mut Transaction<'_>, batch: &BatchId) -> Result<(), Sto
 }
 
 /// Removes up to `room` rows of batches that are over: closed, as old as `age`, and without a task that is kept.
-/// Answers with how many went, and when to look again.
-pub(super) fn forget(
-    tx: &mut Transaction<'_>,
-    age: Duration,
-    room: usize,
-) -> rusqlite::Result<(usize, Option<Timestamp>)> {
-    let oldest: Option<(String, i64)> = tx
-        .db
-        .prepare_cached(
-            "SELECT id, created_at FROM batches WHERE closed = 1 AND tasks = 0 ORDER BY created_at LIMIT 1",
-        )?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let Some((batch, created_at)) = oldest else { return Ok((0, None)) };
-    let ends = Timestamp::from_millis(created_at).plus(age);
-    if ends > tx.now {
-        return Ok((0, Some(ends)));
-    }
-    let removed = tx
-        .db
-        .prepare_cached(
-            "DELETE FROM batch_rows WHERE batch = ?1 AND line IN \
-             (SELECT line FROM batch_rows WHERE batch = ?1 ORDER BY line LIMIT ?2)",
-        )?
-        .execute(params![batch, integer(room as u64)])?;
-    if removed < room {
+/// Answers with when to look again.
+pub(super) fn forget(tx: &mut Transaction<'_>, age: Duration, mut room: usize) -> rusqlite::Result<Option<Timestamp>> {
+    for _ in 0..BATCHES {
+        let oldest: Option<(String, i64)> = tx
+            .db
+            .prepare_cached(
+                "SELECT id, created_at FROM batches WHERE closed = 1 AND tasks = 0 ORDER BY created_at LIMIT 1",
+            )?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((batch, created_at)) = oldest else { return Ok(None) };
+        let ends = Timestamp::from_millis(created_at).plus(age);
+        if ends > tx.now {
+            return Ok(Some(ends));
+        }
+        let removed = tx
+            .db
+            .prepare_cached(
+                "DELETE FROM batch_rows WHERE batch = ?1 AND line IN \
+                 (SELECT line FROM batch_rows WHERE batch = ?1 ORDER BY line LIMIT ?2)",
+            )?
+            .execute(params![batch, integer(room as u64)])?;
+        if removed >= room {
+            break;
+        }
+        room -= removed;
         tx.db.prepare_cached("DELETE FROM batch_counts WHERE batch = ?1")?.execute([&batch])?;
         tx.db.prepare_cached("DELETE FROM batches WHERE id = ?1")?.execute([&batch])?;
     }
-    Ok((removed, Some(tx.now)))
+    Ok(Some(tx.now))
 }
 
 fn unknown(batch: &BatchId) -> Stop<StoreError> {

@@ -48,7 +48,8 @@ pub(super) fn due(tx: &mut Transaction<'_>, limit: usize) -> Result<Due, Stop<St
         next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
     }
     if let Some(age) = tx.options.retention.finished.age {
-        let (_, look_again) = batch::forget(tx, age.get(), room)?;
+        // Not of what retention leaves: where many tasks have to go, as many rows do.
+        let look_again = batch::forget(tx, age.get(), limit)?;
         next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
     }
     let look_again = blob::remove_unused(tx)?;

@@ -210,23 +210,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-
-    fn head() -> RequestHead {
-        RequestHead {
-            alias: "sonnet".to_owned(),
-            provider: "anthropic".to_owned(),
-            model: "claude-sonnet-4-6".to_owned(),
-            max_tokens: 1_000,
-            system: "Be brief.".to_owned(),
-            tools: vec![json!({"name": "Read", "description": "d", "input_schema": {"type": "object"}})],
-            output_schema: None,
-            options: Map::new(),
-        }
-    }
-
-    fn with_options(options: &Value) -> RequestHead {
-        RequestHead { options: options.as_object().unwrap().clone(), ..head() }
-    }
+    use crate::models::samples::{head, with_options};
 
     fn conversation(turns: usize) -> Vec<Value> {
         let mut messages = vec![json!({"role": "user", "content": "Go."})];

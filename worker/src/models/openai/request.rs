@@ -185,23 +185,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-
-    fn head() -> RequestHead {
-        RequestHead {
-            alias: "gpt".to_owned(),
-            provider: "openai".to_owned(),
-            model: "gpt-x".to_owned(),
-            max_tokens: 1_000,
-            system: "Be brief.".to_owned(),
-            tools: vec![json!({"name": "Read", "description": "d", "input_schema": {"type": "object"}})],
-            output_schema: None,
-            options: Map::new(),
-        }
-    }
-
-    fn with_options(options: &Value) -> RequestHead {
-        RequestHead { options: options.as_object().unwrap().clone(), ..head() }
-    }
+    use crate::models::samples::{head, with_options};
 
     #[test]
     fn a_turn_with_tools_is_told_as_calls_and_one_message_a_result() {
