@@ -112,6 +112,10 @@ fn describe(event: &Event) -> (Tone, String) {
             };
             (Tone::Plain, format!("agent starts: model {} ({} {}), {tools}", head.alias, head.provider, head.model))
         }
+        Event::SubagentCalled { agent, prompt, background, .. } => {
+            let how = if *background { " in the background" } else { "" };
+            (Tone::Plain, format!("called as {}{how}: {}", cut(agent, 80), cut(prompt, TEXT)))
+        }
         Event::TurnFinished { call, .. } => (Tone::Plain, turn(call)),
         Event::Prompted { text, reason, .. } => (Tone::Warn, format!("told the model ({reason}): {}", cut(text, TEXT))),
         Event::CallIntended { call, .. } => {

@@ -18,5 +18,5 @@ pub use record::{
     ApprovalDecision, CallRecord, CallResult, Effect, ModelCall, RequestHead, StepOutcome, Usage, WakeCause,
 };
 pub use reference::Reference;
-pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Run, StepRun, StepStatus};
+pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Run, StepRun, StepStatus, Subagent};
 pub use slot::{Slot, SlotMut};

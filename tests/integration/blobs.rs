@@ -392,7 +392,12 @@ fn events(seed: u64) -> Vec<Event> {
             result: CallResult::Done { content: value(), is_error: false },
             duration_ms: 1,
         },
-        Event::Prompted { step: step("a"), text: format!("$blob:{text}"), reason: "continue".to_owned() },
+        Event::Prompted {
+            step: step("a"),
+            text: format!("$blob:{text}"),
+            reason: "continue".to_owned(),
+            subagents: Vec::new(),
+        },
         Event::CallIntended { step: step("c"), call: record },
         Event::OutcomeUnknown { step: step("c"), call: call("c"), error: failure() },
         Event::ApprovalRequested { step: step("q"), title: "?".to_owned(), show: value(), expires: None },

@@ -44,7 +44,13 @@ steps:
   - id: last
     set: "{{ steps.crm.output.status }}"
 "#;
-const THINKER: &str = "---\nname: thinker\ndescription: thinks\ntools: Glob, Bash\nmodel: fake\n---\nThink.\n";
+const THINKER: &str =
+    "---\nname: thinker\ndescription: thinks\ntools: Glob, Bash, Agent(helper)\nmodel: fake\n---\nThink.\n";
+const HELPER: &str = "---\nname: helper\ndescription: helps\ntools: Bash\n---\nHelp.\n";
+/// The agents at work, as steps of the journal, with the turns that each takes.
+const AGENTS: [(&str, usize); 3] = [("think", 4), ("think/1", 2), ("think/2", 2)];
+/// What each effect of class `once` writes.
+const EFFECTS: [&str; 4] = ["bash", "first", "note", "second"];
 
 fn config(model: &FakeModel) -> String {
     format!(
@@ -55,24 +61,44 @@ fn config(model: &FakeModel) -> String {
     )
 }
 
-/// A model that looks around, runs a command with a side effect, and answers.
+/// A model that looks around, runs a command with a side effect, has two others do the same at once, and answers.
 fn answer(request: &Request) -> Reply {
-    let message = match request.turn() {
-        0 => Message::new().text("let me look").tool_use("toolu_a", "Glob", &json!({"pattern": "*"})),
-        1 => {
-            let command = format!("echo bash >> '{}'", log_of(request));
-            Message::new().tool_use("toolu_b", "Bash", &json!({"command": command}))
+    let (speaker, log) = (speaker(request), log_of(request));
+    let echo = |what: &str| json!({"command": format!("echo {what} >> '{log}'")});
+    let helper = |which: &str| json!({"description": "help me", "prompt": format!("log={log} {which}"), "subagent_type": "helper"});
+    let message = match (speaker, request.turn()) {
+        ("think", 0) => Message::new().text("let me look").tool_use("toolu_a", "Glob", &json!({"pattern": "*"})),
+        ("think", 1) => Message::new().tool_use("toolu_b", "Bash", &echo("bash")),
+        ("think", 2) => {
+            let both = Message::new().tool_use("toolu_c", "Agent", &helper("first"));
+            both.tool_use("toolu_d", "Agent", &helper("second"))
         }
-        _ => Message::of_text("{\"score\": 7}"),
+        ("think", _) => Message::of_text("{\"score\": 7}"),
+        ("think/1", 0) => Message::new().tool_use("toolu_e", "Bash", &echo("first")),
+        ("think/2", 0) => Message::new().tool_use("toolu_f", "Bash", &echo("second")),
+        _ => Message::of_text("done"),
     };
     message.into()
 }
 
+/// The words of the first message.
+fn prompt(request: &Request) -> Vec<&str> {
+    let prompt = &request.messages()[0]["content"];
+    prompt.as_str().or_else(|| prompt[0]["text"].as_str()).unwrap().split(' ').collect()
+}
+
 /// The log that the prompt names: it tells one run from another.
 fn log_of(request: &Request) -> String {
-    let prompt = &request.messages()[0]["content"];
-    let text = prompt.as_str().or_else(|| prompt[0]["text"].as_str()).unwrap();
-    text.strip_prefix("log=").unwrap().to_owned()
+    prompt(request)[0].strip_prefix("log=").unwrap().to_owned()
+}
+
+/// Which agent asks, as a step of the journal.
+fn speaker(request: &Request) -> &'static str {
+    match prompt(request).get(1) {
+        None => "think",
+        Some(&"first") => "think/1",
+        Some(_) => "think/2",
+    }
 }
 
 /// How often each idempotency key was seen, by run.
@@ -100,16 +126,27 @@ async fn fold(store: &dyn Store, task: TaskId) -> Run {
     Run::fold(task, &store.journal(task, 0, 100_000).await.unwrap()).unwrap()
 }
 
-/// How many answers of the model are durable.
-async fn turns(store: &dyn Store, task: TaskId) -> usize {
-    let journal = store.journal(task, 0, 100_000).await.unwrap();
-    journal.iter().filter(|recorded| matches!(recorded.event, Event::TurnFinished { .. })).count()
+/// How many answers of the model to each agent are durable.
+async fn turns(store: &dyn Store, task: TaskId) -> BTreeMap<String, usize> {
+    let mut turns = BTreeMap::new();
+    for recorded in store.journal(task, 0, 100_000).await.unwrap() {
+        if let Event::TurnFinished { step, .. } = recorded.event {
+            *turns.entry(step.to_string()).or_default() += 1;
+        }
+    }
+    turns
 }
 
 /// Says what became of a call of unknown outcome, as a person would who looks at the log.
 async fn resolve(scheduler: &RunningScheduler, task: TaskId, run: &Run, log: &Path) {
     for (step, call) in &run.head.unknown_outcomes {
-        let written = lines(log).contains(&if step.step.as_str() == "note" { "note" } else { "bash" }.to_owned());
+        let effect = match (step.to_string().as_str(), call.as_str()) {
+            ("note", _) => "note",
+            (_, "toolu_e") => "first",
+            (_, "toolu_f") => "second",
+            _ => "bash",
+        };
+        let written = lines(log).contains(&effect.to_owned());
         let (happened, result) = if written { ("yes", "\"told by a person\"") } else { ("no", "null") };
         let (id, api) = (task.to_string(), format!("http://{}", scheduler.address));
         let mut arguments = vec!["tasks", "resolve", &id, "--call", call.as_str(), "--happened", happened];
@@ -134,8 +171,12 @@ struct Survived {
 
 async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts) -> Survived {
     let config = config(model);
-    let files =
-        [("teamster.yaml", config.as_str()), ("pipelines/crash.yaml", PIPELINE), ("agents/thinker.md", THINKER)];
+    let files = [
+        ("teamster.yaml", config.as_str()),
+        ("pipelines/crash.yaml", PIPELINE),
+        ("agents/thinker.md", THINKER),
+        ("agents/helper.md", HELPER),
+    ];
     let scheduler = RunningScheduler::start(&files).await;
     let log: PathBuf = scheduler.project.path().join("effects.log");
     let name = fault.replace(':', "-");
@@ -149,7 +190,7 @@ async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts
         model.requests().into_iter().filter(|request| log_of(request) == log).collect()
     };
     // What was asked for, and what of it is durable, when the first worker died.
-    let (mut requests_before, mut turns_before) = (0, 0);
+    let (mut requests_before, mut turns_before) = (0, BTreeMap::new());
     let run = loop {
         assert!(
             started.elapsed() < PATIENCE,
@@ -175,20 +216,24 @@ async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts
     };
     assert!(matches!(run.head.state, State::Succeeded { .. }), "{fault}: {:?}", run.head.state);
     assert_eq!(run.output, Some(json!(200)), "{fault}");
-    assert_eq!(lines(&log), ["note", "bash"], "{fault}: an effect of class once happened twice or never");
+    let mut effects = lines(&log);
+    effects.sort_unstable();
+    assert_eq!(effects, EFFECTS, "{fault}: an effect of class once happened twice or never");
 
     assert_eq!(Some(run.head), scheduler.store.head(task).await.unwrap(), "{fault}: the head is not the fold");
 
     let turns = turns(&*scheduler.store, task).await;
-    assert_eq!(turns, 3, "{fault}");
+    assert_eq!(turns, AGENTS.map(|(agent, turns)| (agent.to_owned(), turns)).into(), "{fault}");
     let requests = asked_for();
-    assert!(requests.len() <= turns + 1, "{fault}: only the call that was under way may be made again");
-    let again = requests[requests_before..].iter().find(|request| request.turn() < turns_before);
+    let was_durable =
+        |request: &&Request| turns_before.get(speaker(request)).is_some_and(|turns| request.turn() < *turns);
+    let again = requests[requests_before..].iter().find(was_durable);
     assert!(again.is_none(), "{fault}: a turn was asked for again whose answer was durable");
-    for turn in 0..turns {
-        let bodies: Vec<_> =
-            requests.iter().filter(|request| request.turn() == turn).map(|request| &request.body).collect();
-        assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "{fault}: turn {turn} was asked in another way");
+    for (agent, turn) in AGENTS.iter().flat_map(|(agent, turns)| (0..*turns).map(move |turn| (*agent, turn))) {
+        let of_turn = |request: &&Request| speaker(request) == agent && request.turn() == turn;
+        let bodies: Vec<_> = requests.iter().filter(of_turn).map(|request| &request.body).collect();
+        assert!(bodies.len() <= 2, "{fault}: only a call that was under way may be made again");
+        assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "{fault}: {agent} asked turn {turn} in another way");
     }
     let contacts = contacts.lock().unwrap().get(&name).cloned().unwrap_or_default();
     assert_eq!(contacts.len(), 1, "{fault}: a repeated request carries the same key: {contacts:?}");
@@ -221,7 +266,7 @@ async fn a_worker_killed_at_any_append_loses_nothing_and_repeats_nothing() {
             asked += u32::from(run.asked);
             fired += 1;
         }
-        assert!(fired >= 12, "{place}: the task has more appends than {fired}");
+        assert!(fired >= 20, "{place}: the task has more appends than {fired}");
         kills += fired;
     }
     assert!(asked >= 2, "calls of class once were cut short, and a person was asked");

@@ -38,6 +38,7 @@ mod simulation;
 mod slow_clients;
 mod sqlite;
 mod structure;
+mod subagents;
 mod tools;
 mod tools_http;
 mod tools_mcp;

@@ -245,6 +245,8 @@ async fn an_agent_gets_what_its_file_allows_and_the_operator_classes_it() {
             mcp_servers: None,
             effort: None,
             system: String::new(),
+            calls: common::pipeline::model::Callees::None,
+            background: false,
             unsupported: Vec::new(),
         }
     };

@@ -10,6 +10,7 @@ mod agent;
 mod effect;
 mod foreach;
 mod step;
+mod subagent;
 
 use std::collections::{BTreeMap, BTreeSet};
 

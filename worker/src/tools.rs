@@ -3,6 +3,7 @@
 //! A tool acts and answers. It does not journal and does not retry; whether a
 //! call may be repeated is decided from its effect class by the executor.
 
+pub mod agent;
 pub mod bash;
 mod blocking;
 pub mod edit;

@@ -190,6 +190,20 @@ pub enum Event {
         /// The first user message, rendered.
         prompt: String,
     },
+    /// An agent called another one: a new one, or one that had come to its end, which goes on with its whole history.
+    SubagentCalled {
+        /// The subagent: its events name this key as their step.
+        step: StepKey,
+        /// The call, by which its caller gets the answer.
+        call: CallId,
+        /// The agent's name.
+        agent: String,
+        /// What it is told.
+        prompt: String,
+        /// Whether its caller goes on meanwhile.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        background: bool,
+    },
     /// The model answered: one turn. Durable before its tool calls run.
     TurnFinished {
         /// The step.
@@ -203,8 +217,11 @@ pub enum Event {
         step: StepKey,
         /// The text, as a user message or behind the tool results.
         text: String,
-        /// Why: `repair`, `repetition`, `continue`.
+        /// Why: `repair`, `continue`, `subagents`.
         reason: String,
+        /// The subagents of whose end the text tells.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        subagents: Vec<StepKey>,
     },
     /// A call that is not `read` is about to start (invariant I5).
     CallIntended {
@@ -312,6 +329,7 @@ impl Event {
             Self::StepFinished { .. } => "step_finished",
             Self::SleepStarted { .. } => "sleep_started",
             Self::AgentStarted { .. } => "agent_started",
+            Self::SubagentCalled { .. } => "subagent_called",
             Self::TurnFinished { .. } => "turn_finished",
             Self::Prompted { .. } => "prompted",
             Self::CallIntended { .. } => "call_intended",
@@ -354,6 +372,7 @@ impl Event {
             | Self::StepFinished { step, .. }
             | Self::SleepStarted { step, .. }
             | Self::AgentStarted { step, .. }
+            | Self::SubagentCalled { step, .. }
             | Self::TurnFinished { step, .. }
             | Self::Prompted { step, .. }
             | Self::CallIntended { step, .. }

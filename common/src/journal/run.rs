@@ -1,11 +1,14 @@
 //! The fold of a whole journal: everything that `decide` and the readers of a
 //! task need to know. One transition function, used live and on recovery.
 
+mod family;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use self::family::Subagent;
 use super::conversation::Conversation;
 use super::conversation::Prompted;
 use super::event::{Event, Recorded, Submitted};
@@ -54,6 +57,8 @@ pub struct StepRun {
     pub calls: BTreeMap<CallId, Arc<Call>>,
     /// The conversation of an agent step.
     pub conversation: Option<Conversation>,
+    /// Who called it and with what, for a subagent.
+    pub subagent: Option<Subagent>,
     /// The items of a step that fans out.
     pub items: Option<Vec<Value>>,
     /// The end of a `sleep` step.
@@ -208,6 +213,9 @@ impl Run {
     fn check_step(&self, event: &Event) -> Result<(), &'static str> {
         let Some(key) = event.step() else { return Ok(()) };
         let step = self.step(key);
+        if let Event::SubagentCalled { call, .. } = event {
+            return self.check_subagent(key, step, call);
+        }
         if step.is_some_and(StepRun::is_done) {
             return Err("the step is done");
         }
@@ -244,6 +252,18 @@ impl Run {
         }
     }
 
+    fn check_subagent(&self, key: &StepKey, step: Option<&StepRun>, call: &CallId) -> Result<(), &'static str> {
+        let caller = key.caller().ok_or("a subagent has a caller")?;
+        let conversation = self.step(&caller).and_then(|caller| caller.conversation.as_ref());
+        if conversation.is_none_or(|known| !known.open_calls().iter().any(|open| &open.id == call)) {
+            return Err("its caller did not make this call, or has its answer");
+        }
+        match step {
+            Some(step) if step.subagent.is_some() && !step.can_be_resumed() => Err("the subagent cannot go on"),
+            _ => Ok(()),
+        }
+    }
+
     fn apply_task(&mut self, recorded: &Recorded) {
         match &recorded.event {
             Event::Succeeded { output } => self.output = Some(output.clone()),
@@ -254,12 +274,15 @@ impl Run {
                     self.input = Arc::new(input.clone());
                 }
                 for (key, step) in &mut self.steps {
+                    // How a subagent failed is its caller's to deal with, who knows it or will be told.
+                    let stays = match &step.status {
+                        StepStatus::Done(StepOutcome::Succeeded { .. } | StepOutcome::Skipped) => true,
+                        StepStatus::Done(StepOutcome::Failed { .. }) => key.is_subagent(),
+                        _ => false,
+                    };
                     if reset.contains(&key.step) {
                         *step = Arc::new(StepRun { generation: step.generation + 1, ..StepRun::default() });
-                    } else if !matches!(
-                        step.status,
-                        StepStatus::Done(StepOutcome::Succeeded { .. } | StepOutcome::Skipped)
-                    ) {
+                    } else if !stays {
                         Arc::make_mut(step).reopen();
                     }
                 }
@@ -268,6 +291,14 @@ impl Run {
                 self.answer_approval(*approval, &ApprovalAnswer::Decided(decision.clone()));
             }
             Event::ApprovalExpired { approval } => self.answer_approval(*approval, &ApprovalAnswer::Expired),
+            Event::Prompted { subagents, .. } => {
+                for step in subagents {
+                    if let Some(known) = self.steps.get_mut(step).and_then(|step| Arc::make_mut(step).subagent.as_mut())
+                    {
+                        known.reported = true;
+                    }
+                }
+            }
             Event::ChildFinished { child, outcome, result } => {
                 let is_of = |step: &Arc<StepRun>| step.child.as_ref().is_some_and(|known| known.task == *child);
                 for step in self.steps.values_mut().filter(|step| is_of(step)) {
@@ -324,6 +355,15 @@ impl Run {
                 if let Some(conversation) = &mut step.conversation {
                     conversation.answered((**call).clone());
                 }
+            }
+            Event::SubagentCalled { call, agent, prompt, background, .. } => {
+                step.call_subagent(Subagent {
+                    agent: agent.clone(),
+                    call: call.clone(),
+                    prompt: prompt.clone(),
+                    background: *background,
+                    reported: false,
+                });
             }
             Event::Prompted { text, reason, .. } => {
                 if let Some(turn) = step.conversation.as_mut().and_then(|c| c.turns.last_mut()) {

@@ -72,7 +72,7 @@ macro_rules! visits {
                             visit($slot::Value(block));
                         }
                     }
-                    Self::Prompted { text, .. } => visit($slot::Text(text)),
+                    Self::Prompted { text, .. } | Self::SubagentCalled { prompt: text, .. } => visit($slot::Text(text)),
                     Self::CallIntended { call, .. } => visit($slot::Value(&$($mut)? call.arguments)),
                     Self::CallFinished { result, .. } => result.$visit(visit),
                     Self::OutcomeResolved { happened, .. } => {

@@ -3,12 +3,11 @@
 
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table};
-use crate::pipeline::model::Agent;
+use crate::pipeline::model::{Agent, Callees};
 
 /// Fields that Claude Code knows and this version does not honour, with the reason.
-const UNSUPPORTED: [(&str, &str); 10] = [
+const UNSUPPORTED: [(&str, &str); 9] = [
     ("permissionMode", "tools run under the allow and deny lists, and nobody is asked during a run"),
-    ("background", "every step of a pipeline runs in the background"),
     ("color", "there is nothing to colour"),
     ("hooks", "put what a hook would do into a step of the pipeline"),
     ("skills", "write what the agent must know into its prompt"),
@@ -25,6 +24,8 @@ pub(crate) struct AgentFile {
     pub(crate) agent: Agent,
     /// Where its `model` is named.
     pub(crate) model_at: Option<Place>,
+    /// Where its `tools` are named.
+    pub(crate) tools_at: Option<Place>,
     /// Where its `mcpServers` are named.
     pub(crate) servers_at: Option<Place>,
 }
@@ -54,7 +55,8 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
     let before = out.errors();
     let name = table.read("name", out).unwrap_or_else(|| default_name.to_owned());
     let description = table.read_or("description", String::new(), out);
-    let tools = table.get("tools").and_then(|node| list(node, file, out));
+    let tools_node = table.get("tools");
+    let tools = tools_node.and_then(|node| list(node, file, out));
     let disallowed_tools = table.get("disallowedTools").and_then(|node| list(node, file, out)).unwrap_or_default();
     let model_node = table.get("model");
     let model = model_node.and_then(|node| node.read::<String>(file, out)).filter(|model| model != "inherit");
@@ -63,6 +65,8 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
     let servers_node = table.get("mcpServers");
     let mcp_servers = servers_node.and_then(|node| list(node, file, out));
     let effort = table.read("effort", out);
+    let background = table.read_or("background", false, out);
+    let calls = callees(tools.as_deref().unwrap_or_default(), &disallowed_tools);
     let mut unsupported = Vec::new();
     for (field, reason) in UNSUPPORTED {
         if let Some((key, _)) = table.entry(field) {
@@ -92,11 +96,36 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
         max_turns,
         mcp_servers,
         effort,
+        calls,
+        background,
         system: system.trim().to_owned(),
         unsupported,
     };
-    let (model_at, servers_at) = (model_node.map(|node| node.at), servers_node.map(|node| node.at));
-    (out.errors() == before).then_some(AgentFile { agent, model_at, servers_at })
+    let at = |node: Option<&Node>| node.map(|node| node.at);
+    let (model_at, tools_at, servers_at) = (at(model_node), at(tools_node), at(servers_node));
+    (out.errors() == before).then_some(AgentFile { agent, model_at, tools_at, servers_at })
+}
+
+/// What the lists say of the tool `Agent`. Deny beats allow, as with every tool.
+fn callees(tools: &[String], disallowed: &[String]) -> Callees {
+    let named = |rules: &[String]| -> (bool, Vec<String>) {
+        let (mut all, mut names) = (false, Vec::new());
+        for rule in rules.iter().filter_map(|rule| rule.trim().strip_prefix("Agent")) {
+            match rule.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')).map(str::trim) {
+                None if !rule.is_empty() => {}
+                None | Some("*") => all = true,
+                Some(list) => names.extend(list.split(',').map(|name| name.trim().to_owned())),
+            }
+        }
+        (all, names)
+    };
+    let ((all, mut names), (none, except)) = (named(tools), named(disallowed));
+    names.retain(|name| !except.contains(name));
+    match (none, all) {
+        (false, true) => Callees::All { except },
+        (false, false) if !names.is_empty() => Callees::Named(names),
+        _ => Callees::None,
+    }
 }
 
 /// The front matter and what follows it.

@@ -165,11 +165,13 @@ pub struct AgentLimits {
     pub repetition: u32,
     /// The most tokens of one reply. Default 8,192.
     pub max_tokens: u32,
+    /// How many levels of subagents there may be below the step's agent. Default 1: subagents call none.
+    pub depth: u32,
 }
 
 impl Default for AgentLimits {
     fn default() -> Self {
-        Self { turns: 40, tool_calls: 200, tokens: None, usd: None, repetition: 3, max_tokens: 8_192 }
+        Self { turns: 40, tool_calls: 200, tokens: None, usd: None, repetition: 3, max_tokens: 8_192, depth: 1 }
     }
 }
 
@@ -327,10 +329,41 @@ pub struct Agent {
     pub mcp_servers: Option<Vec<String>>,
     /// `low`, `medium`, `high`, …: handed to the provider.
     pub effort: Option<String>,
+    /// The agents that it may call.
+    pub calls: Callees,
+    /// Whether, called by another agent, it works while that one goes on.
+    pub background: bool,
     /// The system prompt.
     pub system: String,
     /// Fields of the file that are known but not honoured by this version.
     pub unsupported: Vec<String>,
+}
+
+/// Which agents an agent may call with the tool `Agent`: what its `tools` and `disallowedTools` say of that.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Callees {
+    /// None: `tools` does not name `Agent`.
+    #[default]
+    None,
+    /// `Agent`: all of the project but itself.
+    All {
+        /// `Agent(NAME)` of `disallowedTools`.
+        except: Vec<String>,
+    },
+    /// `Agent(NAME, NAME)`.
+    Named(Vec<String>),
+}
+
+impl Callees {
+    /// Those of `all` that `own` may call.
+    pub fn of<'a>(&self, all: impl Iterator<Item = &'a str>, own: &str) -> Vec<&'a str> {
+        all.filter(|name| match self {
+            Self::None => false,
+            Self::All { except } => *name != own && !except.iter().any(|other| other == name),
+            Self::Named(names) => names.iter().any(|other| other == name),
+        })
+        .collect()
+    }
 }
 
 impl Pipeline {

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use self::text::Mention;
 use super::agent;
-use super::model::{Agent, Budget, Pipeline, Schema};
+use super::model::{Agent, Budget, Callees, Pipeline, Schema};
 use super::template::Template;
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Node, Table, place_within};
@@ -253,12 +253,17 @@ impl<'a> Reader<'a> {
 
     /// Takes an agent in that a step names.
     fn agent(&mut self, name: &str, at: Place) {
+        self.callee(name, self.file, at);
+    }
+
+    /// Takes an agent in that a file names, with all that it may call itself.
+    fn callee(&mut self, name: &str, named_in: &SourceFile, at: Place) {
         if self.agents.contains_key(name) {
             return;
         }
         let Some(file) = self.files.agents.get(name) else {
             let known: Vec<&str> = self.files.agents.keys().map(String::as_str).collect();
-            let error = self.file.error(at, format!("there is no agent {name}"));
+            let error = named_in.error(at, format!("there is no agent {name}"));
             self.out.push(match crate::document::closest(name, &known) {
                 Some(name) => error.with_help(format!("did you mean `{name}`?")),
                 None => error.with_help(format!("write agents/{name}.md")),
@@ -275,7 +280,17 @@ impl<'a> Reader<'a> {
             self.links.push(link(LinkTo::McpServer, server, read.servers_at.unwrap_or(top)));
         }
         self.used.agents.insert(name.to_owned(), file.clone());
+        let callees: Vec<String> = match &read.agent.calls {
+            Callees::Named(names) => names.clone(),
+            calls => {
+                let all = self.files.agents.keys().map(String::as_str);
+                calls.of(all, name).into_iter().map(str::to_owned).collect()
+            }
+        };
         self.agents.insert(name.to_owned(), read.agent);
+        for callee in callees {
+            self.callee(&callee, file, read.tools_at.unwrap_or(top));
+        }
     }
 }
 

@@ -74,7 +74,7 @@ pub fn signal(
         Admission::Apply(event) => {
             let state = head.state.name();
             // `admit` admits only what `apply` accepts; should they ever disagree, the signal is refused.
-            add(head, vec![event], at).map(Some).map_err(|illegal| Refusal::State { state, why: illegal.why })
+            add(head, vec![*event], at).map(Some).map_err(|illegal| Refusal::State { state, why: illegal.why })
         }
     }
 }

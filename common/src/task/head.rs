@@ -242,6 +242,7 @@ impl Head {
                 | Event::StepFinished { .. }
                 | Event::SleepStarted { .. }
                 | Event::AgentStarted { .. }
+                | Event::SubagentCalled { .. }
                 | Event::TurnFinished { .. }
                 | Event::Prompted { .. }
                 | Event::CallIntended { .. }

@@ -65,7 +65,7 @@ pub enum Signal {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Admission {
     /// Append this event now.
-    Apply(Event),
+    Apply(Box<Event>),
     /// A worker holds the task: keep the signal for its holder, who takes it up
     /// at its next append.
     Keep,
@@ -142,7 +142,7 @@ pub fn admit(head: &Head, kept: &[Signal], signal: &Signal) -> Result<Admission,
             _ => return refuse("only a dead or cancelled task can be replayed"),
         },
     };
-    Ok(if running { Admission::Keep } else { Admission::Apply(event) })
+    Ok(if running { Admission::Keep } else { Admission::Apply(Box::new(event)) })
 }
 
 impl Signal {
@@ -164,14 +164,14 @@ impl Signal {
             let mut resting = head.clone();
             resting.state = State::Ready { since: head.updated_at };
             return match admit(&resting, &[], self) {
-                Ok(Admission::Apply(event)) if !matches!(event, Event::Woken { .. } | Event::Replayed { .. }) => {
-                    Some(event)
+                Ok(Admission::Apply(event)) if !matches!(*event, Event::Woken { .. } | Event::Replayed { .. }) => {
+                    Some(*event)
                 }
                 _ => None,
             };
         }
         match admit(head, &[], self) {
-            Ok(Admission::Apply(event)) => Some(event),
+            Ok(Admission::Apply(event)) => Some(*event),
             _ => None,
         }
     }

@@ -178,9 +178,12 @@ pub struct Task {
 /// A step of a task, or one item of a step that fans out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Step {
-    /// `ID`, or `ID[INDEX]` for an item.
+    /// `ID`, or `ID[INDEX]` for an item; with `/NUMBER` behind it, a subagent that works for it.
     #[schema(value_type = String)]
     pub id: StepKey,
+    /// The agent, of a subagent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
     /// Where it is.
     pub status: StepState,
     /// Its output, once it succeeded.
@@ -343,6 +346,7 @@ impl Step {
         let under_way = matches!(status, StepState::Started | StepState::Succeeded);
         Self {
             id,
+            agent: step.subagent.map(|subagent| subagent.agent),
             status,
             output,
             error,

@@ -173,7 +173,8 @@ pub async fn a_text_is_referred_to(place: Place) -> Result<()> {
     let blob = keep(&bench, 1, "content").await?;
     let mut held = taken(&bench).await?;
     let text = format!("$blob:{blob}");
-    let started = Event::Prompted { step: step("a"), text: text.clone(), reason: "continue".to_owned() };
+    let started =
+        Event::Prompted { step: step("a"), text: text.clone(), reason: "continue".to_owned(), subagents: Vec::new() };
     bench.append(&mut held, vec![started], Next::Continue).await?;
     bench.clock.advance(BLOB_GRACE * 3);
     sweep(&bench).await?;

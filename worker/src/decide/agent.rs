@@ -4,12 +4,15 @@
 
 use common::failure::{Failure, FailureClass};
 use common::id::StepKey;
-use common::journal::{CallRecord, CallResult, CallState, Conversation, Event, StepOutcome, StepRun, ToolUse, Turn};
+use common::journal::{
+    CallRecord, CallResult, CallState, Conversation, Event, StepOutcome, StepRun, ToolUse, Turn, Usage,
+};
 use common::pipeline::model::{AgentLimits, AgentStep, Step};
 use serde_json::{Value, json};
 
 use super::effect::idempotency_key;
 use super::{Action, ActionKey, Deciding};
+use crate::tools::agent::AGENT;
 use crate::tools::{self, ToolSet};
 
 /// How often a reply that was cut off is asked to go on.
@@ -17,13 +20,14 @@ const CONTINUATIONS: usize = 3;
 /// How often an output that does not fit is sent back.
 const REPAIRS: usize = 1;
 /// Tool calls of one step that run at once.
-const PARALLEL_CALLS: usize = 8;
+pub(super) const PARALLEL_CALLS: usize = 8;
 
 const REPAIR: &str = "repair";
 const CONTINUE: &str = "continue";
 
 impl Deciding<'_> {
     pub(super) fn agent(&mut self, step: &Step, key: &StepKey, known: &StepRun, agent: &AgentStep) {
+        self.subagents(step, key, agent);
         let Some(conversation) = &known.conversation else {
             if !self.is_in_flight(key) {
                 self.act(Action::Prepare { step: key.clone(), start: true });
@@ -31,7 +35,7 @@ impl Deciding<'_> {
             return;
         };
         if let Some(timeout) = step.timeout
-            && u128::from(known.busy_ms) >= timeout.get().as_millis()
+            && u128::from(self.run.busy_ms(key)) >= timeout.get().as_millis()
             && !self.is_in_flight(key)
         {
             let error =
@@ -42,6 +46,9 @@ impl Deciding<'_> {
         let open = conversation.open_calls();
         if !open.is_empty() {
             return self.tool_calls(key, known, conversation, &open, agent);
+        }
+        if turn.prompted.is_none() && !self.is_in_flight(key) && self.report(key) {
+            return;
         }
         if turn.prompted.is_some() || !turn.tool_uses.is_empty() {
             return self.ask(key, conversation, agent);
@@ -54,7 +61,7 @@ impl Deciding<'_> {
         if self.is_in_flight(key) {
             return;
         }
-        if let Err(error) = self.room(conversation, agent) {
+        if let Err(error) = self.room(key, conversation, agent) {
             return self.decision.fail_step(key, error);
         }
         // On a worker that has just taken the task up, the tools are at hand before the next turn asks for one.
@@ -64,8 +71,8 @@ impl Deciding<'_> {
         self.act(Action::CallModel { step: key.clone() });
     }
 
-    fn room(&self, conversation: &Conversation, agent: &AgentStep) -> Result<(), Failure> {
-        let limits = self.limits(agent);
+    fn room(&self, key: &StepKey, conversation: &Conversation, agent: &AgentStep) -> Result<(), Failure> {
+        let limits = self.limits(key, agent);
         let limit = |what: String| Err(Failure::new(FailureClass::Limit, what));
         let turns = conversation.turns.len() - conversation.counted_from.min(conversation.turns.len());
         if turns >= limits.turns as usize {
@@ -73,7 +80,11 @@ impl Deciding<'_> {
                 "the agent took {turns} turns, the most it may (limits.turns, or maxTurns of the agent)"
             ));
         }
-        let usage = conversation.usage();
+        // What subagents use counts too.
+        let mut usage = Usage::default();
+        for known in self.run.family(key).filter_map(|(_, known)| known.conversation.as_ref()) {
+            usage.add(&known.usage());
+        }
         if limits.tokens.is_some_and(|most| usage.tokens() >= most) {
             return limit(format!("the agent used {} tokens, more than it may (limits.tokens)", usage.tokens()));
         }
@@ -97,8 +108,9 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    fn limits(&self, agent: &AgentStep) -> AgentLimits {
-        let of_agent = self.given.pipeline.agents.get(&agent.agent).and_then(|file| file.max_turns);
+    pub(super) fn limits(&self, key: &StepKey, agent: &AgentStep) -> AgentLimits {
+        let name = self.run.agent(key).unwrap_or(&agent.agent);
+        let of_agent = self.given.pipeline.agents.get(name).and_then(|file| file.max_turns);
         AgentLimits { turns: agent.limits.turns.min(of_agent.unwrap_or(u32::MAX)), ..agent.limits }
     }
 
@@ -117,19 +129,30 @@ impl Deciding<'_> {
             }
             return;
         };
-        let limits = self.limits(agent);
-        let mut flying = self.given.in_flight.iter().filter(|flying| &flying.step == key).count();
+        let limits = self.limits(key, agent);
+        let mut flying = self.at_work(key) + self.given.in_flight.iter().filter(|flying| &flying.step == key).count();
         for call in open {
             let action = ActionKey { step: key.clone(), call: Some(call.id.clone()) };
             if self.given.in_flight.contains(&action) || flying >= PARALLEL_CALLS {
                 continue;
             }
             let before = self.decision.actions.len();
+            let made = self.calls_before(key, conversation, call);
+            if call.name == AGENT
+                && let Some(offered) = offered(conversation, call)
+            {
+                match self.call_agent(key, call, admit(conversation, call, made, &limits, offered)) {
+                    Ok(started) => flying += started,
+                    Err(_) if flying > 0 || before > 0 => {}
+                    Err(error) => return self.stop(key, error),
+                }
+                continue;
+            }
             match known.calls.get(&call.id) {
                 Some(journaled) if !matches!(journaled.state, CallState::Finished(_)) => {
                     self.take_up(key, &call.id, journaled);
                 }
-                _ => match admit(conversation, call, &limits, tools) {
+                _ => match verdict(conversation, call, made, &limits, tools) {
                     Verdict::Call(effect) => {
                         let record = CallRecord {
                             call: call.id.clone(),
@@ -140,29 +163,45 @@ impl Deciding<'_> {
                         };
                         self.begin(key, record);
                     }
-                    Verdict::Refuse(error) => self.decision.record(Event::CallFinished {
-                        step: key.clone(),
-                        call: call.id.clone(),
-                        tool: call.name.clone(),
-                        result: CallResult::Failed { error },
-                        duration_ms: 0,
-                    }),
+                    Verdict::Refuse(error) => self.answer_call(key, call, CallResult::Failed { error }),
                     // What was begun in this turn comes to its end first.
                     Verdict::Stop(_) if flying > 0 || before > 0 => {}
-                    Verdict::Stop(error) => {
-                        self.decision.events.retain(|event| event.step() != Some(key));
-                        return self.decision.fail_step(key, error);
-                    }
+                    Verdict::Stop(error) => return self.stop(key, error),
                 },
             }
             flying += self.decision.actions.len() - before;
         }
     }
 
+    /// Answers a call without making one.
+    pub(super) fn answer_call(&mut self, key: &StepKey, call: &ToolUse, result: CallResult) {
+        let (step, call, tool) = (key.clone(), call.id.clone(), call.name.clone());
+        self.decision.record(Event::CallFinished { step, call, tool, result, duration_ms: 0 });
+    }
+
+    /// Fails an agent instead of what was to become of its calls.
+    fn stop(&mut self, key: &StepKey, error: Failure) {
+        let concerns = |step: &StepKey| step == key || step.caller().as_ref() == Some(key);
+        self.decision.events.retain(|event| !event.step().is_some_and(concerns));
+        self.decision.fail_step(key, error);
+    }
+
+    /// How many tool calls the step made before this one, those of its subagents included.
+    fn calls_before(&self, key: &StepKey, conversation: &Conversation, call: &ToolUse) -> usize {
+        let others = self.run.family(key).filter(|(other, _)| *other != key);
+        let of_others: usize = others.filter_map(|(_, known)| known.conversation.as_ref()).map(calls).sum();
+        let own = tool_uses(conversation).take_while(|other| other.id != call.id).count();
+        of_others + own
+    }
+
     /// The model wants nothing more: its answer, or why there is none.
     fn ended(&mut self, step: &Step, key: &StepKey, conversation: &Conversation, turn: &Turn, agent: &AgentStep) {
-        let prompt =
-            |text: String, reason: &str| Event::Prompted { step: key.clone(), text, reason: reason.to_owned() };
+        let prompt = |text: String, reason: &str| Event::Prompted {
+            step: key.clone(),
+            text,
+            reason: reason.to_owned(),
+            subagents: Vec::new(),
+        };
         match turn.reply.stop_reason.as_str() {
             "pause_turn" => self.ask(key, conversation, agent),
             "refusal" => {
@@ -188,6 +227,12 @@ impl Deciding<'_> {
                 let message = "the conversation no longer fits the model's context window; give the agent fewer or smaller tool results";
                 self.decision.fail_step(key, Failure::new(FailureClass::Limit, message));
             }
+            // Subagents in the background: there is news to come.
+            _ if self.at_work(key) > 0 => {}
+            _ if key.is_subagent() => {
+                let output = Value::String(full_text(conversation));
+                self.decision.finish_step(key, StepOutcome::Succeeded { output });
+            }
             _ => match answer(step, conversation) {
                 Ok(output) => self.decision.finish_step(key, StepOutcome::Succeeded { output }),
                 Err(error) if prompts(conversation, REPAIR) < REPAIRS => {
@@ -209,19 +254,77 @@ enum Verdict {
     Stop(Failure),
 }
 
-fn admit(conversation: &Conversation, call: &ToolUse, limits: &AgentLimits, tools: &ToolSet) -> Verdict {
-    let refuse = |class, message: String| Verdict::Refuse(Failure::new(class, message));
-    let (made, alike) = history(conversation, call);
+/// Why a tool call that the model wants is not made.
+pub(super) enum Refusal {
+    /// The model gets to see it.
+    Told(Failure),
+    /// The step ends.
+    Final(Failure),
+}
+
+fn verdict(conversation: &Conversation, call: &ToolUse, made: usize, limits: &AgentLimits, tools: &ToolSet) -> Verdict {
+    let at_hand = offered(conversation, call).and_then(|offered| Some((offered, tools.get(&call.name)?)));
+    let Some((offered, tool)) = at_hand else {
+        let names: Vec<&str> = conversation.head.tools.iter().filter_map(|tool| tool["name"].as_str()).collect();
+        let message = format!("there is no tool {:?}; the tools are: {}", call.name, names.join(", "));
+        return match within_limits(conversation, call, made, limits) {
+            Ok(()) => Verdict::Refuse(Failure::new(FailureClass::InvalidRequest, message)),
+            Err(refusal) => refusal.into(),
+        };
+    };
+    match admit(conversation, call, made, limits, offered) {
+        Ok(()) => Verdict::Call(tool.effect(&call.input)),
+        Err(refusal) => refusal.into(),
+    }
+}
+
+impl From<Refusal> for Verdict {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Told(error) => Self::Refuse(error),
+            Refusal::Final(error) => Self::Stop(error),
+        }
+    }
+}
+
+/// What the model was told of the tool that it calls.
+fn offered<'a>(conversation: &'a Conversation, call: &ToolUse) -> Option<&'a Value> {
+    conversation.head.tools.iter().find(|tool| tool["name"] == call.name.as_str())
+}
+
+/// Whether a call is within the limits, and fits what the model was told of the tool.
+fn admit(
+    conversation: &Conversation,
+    call: &ToolUse,
+    made: usize,
+    limits: &AgentLimits,
+    offered: &Value,
+) -> Result<(), Refusal> {
+    within_limits(conversation, call, made, limits)?;
+    tools::registry::validate(&offered["input_schema"], &call.input).map_err(|why| {
+        let message = format!("the arguments do not fit the schema of {}: {why}", call.name);
+        Refusal::Told(Failure::new(FailureClass::InvalidRequest, message))
+    })
+}
+
+fn within_limits(
+    conversation: &Conversation,
+    call: &ToolUse,
+    made: usize,
+    limits: &AgentLimits,
+) -> Result<(), Refusal> {
+    let limit = |message: String| Failure::new(FailureClass::Limit, message);
     if made >= limits.tool_calls as usize {
         let message = format!("the agent made {made} tool calls, the most it may (limits.tool_calls)");
-        return Verdict::Stop(Failure::new(FailureClass::Limit, message));
+        return Err(Refusal::Final(limit(message)));
     }
+    let alike = alike(conversation, call);
     if alike > limits.repetition as usize {
         let message = format!(
             "the agent called {} {alike} times in a row with the same arguments (limits.repetition)",
             call.name
         );
-        return Verdict::Stop(Failure::new(FailureClass::Limit, message).with_detail(call.input.clone()));
+        return Err(Refusal::Final(limit(message).with_detail(call.input.clone())));
     }
     if alike == limits.repetition as usize {
         let message = format!(
@@ -229,30 +332,24 @@ fn admit(conversation: &Conversation, call: &ToolUse, limits: &AgentLimits, tool
              Do something else, or finish with what you have.",
             call.name
         );
-        return refuse(FailureClass::Limit, message);
+        return Err(Refusal::Told(limit(message)));
     }
-    let offered = conversation.head.tools.iter().find(|tool| tool["name"] == call.name.as_str());
-    let (Some(offered), Some(tool)) = (offered, tools.get(&call.name)) else {
-        let names: Vec<&str> = conversation.head.tools.iter().filter_map(|tool| tool["name"].as_str()).collect();
-        let message = format!("there is no tool {:?}; the tools are: {}", call.name, names.join(", "));
-        return refuse(FailureClass::InvalidRequest, message);
-    };
-    match tools::registry::validate(&offered["input_schema"], &call.input) {
-        Ok(()) => Verdict::Call(tool.effect(&call.input)),
-        Err(why) => {
-            refuse(FailureClass::InvalidRequest, format!("the arguments do not fit the schema of {}: {why}", call.name))
-        }
-    }
+    Ok(())
 }
 
-/// How many calls were made before this one, and how many of the last ones were
-/// the same.
-fn history(conversation: &Conversation, call: &ToolUse) -> (usize, usize) {
-    let counted = conversation.turns.iter().skip(conversation.counted_from);
-    let before: Vec<&ToolUse> =
-        counted.flat_map(|turn| &turn.tool_uses).take_while(|other| other.id != call.id).collect();
-    let alike = before.iter().rev().take_while(|other| other.name == call.name && other.input == call.input).count();
-    (before.len(), alike)
+/// The tool calls of a conversation, since limits were last counted anew.
+fn tool_uses(conversation: &Conversation) -> impl Iterator<Item = &ToolUse> {
+    conversation.turns.iter().skip(conversation.counted_from).flat_map(|turn| &turn.tool_uses)
+}
+
+fn calls(conversation: &Conversation) -> usize {
+    tool_uses(conversation).count()
+}
+
+/// How many of the calls right before this one were the same.
+fn alike(conversation: &Conversation, call: &ToolUse) -> usize {
+    let before: Vec<&ToolUse> = tool_uses(conversation).take_while(|other| other.id != call.id).collect();
+    before.iter().rev().take_while(|other| other.name == call.name && other.input == call.input).count()
 }
 
 /// How often the loop itself has spoken for this reason.

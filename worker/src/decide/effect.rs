@@ -150,7 +150,7 @@ impl Deciding<'_> {
             .run
             .steps
             .iter()
-            .filter(|(key, _)| key.index.is_none())
+            .filter(|(key, _)| key.index.is_none() && !key.is_subagent())
             .filter_map(|(key, step)| match step.outcome()? {
                 StepOutcome::Succeeded { output } => {
                     Some((key.to_string(), json!({"status": "succeeded", "output": output})))

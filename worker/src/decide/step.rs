@@ -61,6 +61,9 @@ impl Deciding<'_> {
         if let StepStatus::Retrying { not_before } = known.status
             && self.given.now < not_before
         {
+            if let StepKind::Agent(agent) = &step.kind {
+                self.subagents(step, key, agent);
+            }
             return self.wait(WaitOn::Timer { step: key.clone() }, Some(not_before));
         }
         match &step.kind {

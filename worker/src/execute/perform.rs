@@ -26,7 +26,7 @@ use crate::http::HttpRequest;
 use crate::models::ModelRequest;
 use crate::process::{self, Ended, Program};
 use crate::tools::registry::ToolFilter;
-use crate::tools::{CallContext, ToolAnswer, ToolCall, ToolError, ToolSet};
+use crate::tools::{self, CallContext, ToolAnswer, ToolCall, ToolError, ToolSet};
 
 /// How long a call may take where nothing says otherwise.
 const CALL_TIMEOUT: Duration = Duration::from_secs(600);
@@ -56,17 +56,13 @@ impl Executor {
     }
 
     fn prepare<'a>(&'a self, key: StepKey, start: bool, run: &Run, pipeline: &'a Pipeline) -> BoxFuture<'a, Done> {
-        let prompt = match pipeline.step(&key.step).map(|step| &step.kind) {
-            Some(StepKind::Agent(agent)) if start => {
-                agent.prompt.render_text(&self.scope_of(run, pipeline, &key)).map(Some)
-            }
-            _ => Ok(None),
-        };
+        let filter = filter(pipeline, run, &key);
+        let opening = start.then(|| self.opening(&key, run, pipeline)).transpose();
         async move {
             let looked_up = async {
-                let prompt = prompt?;
-                let tools = self.outside.tools.set(&filter(pipeline, &key)?).await?;
-                let event = prompt.map(|prompt| self.start_agent(pipeline, &key, prompt, &tools)).transpose()?;
+                let opening = opening?;
+                let tools = self.outside.tools.set(&filter?).await?;
+                let event = opening.map(|opening| self.start_agent(key, opening, &tools)).transpose()?;
                 Ok((event, tools))
             };
             match looked_up.await {
@@ -77,32 +73,44 @@ impl Executor {
         .boxed()
     }
 
-    /// Fixes what all requests of the step share.
-    fn start_agent(
-        &self,
-        pipeline: &Pipeline,
-        key: &StepKey,
-        prompt: String,
-        tools: &ToolSet,
-    ) -> Result<Event, Failure> {
-        let (step, agent_step, agent) = agent_of(pipeline, key)?;
-        let alias = agent_step.model.as_deref().or(agent.model.as_deref()).filter(|alias| *alias != "inherit");
-        let model = self.outside.models.resolve(alias)?;
+    /// Who begins to talk, and what it is told.
+    fn opening<'a>(&self, key: &StepKey, run: &Run, pipeline: &'a Pipeline) -> Result<Opening<'a>, Failure> {
+        let role = Role::of(pipeline, run, key)?;
+        let own_model = role.agent.model.clone();
+        let (prompt, output_schema, model) =
+            if let Some(subagent) = run.step(key).and_then(|known| known.subagent.as_ref()) {
+                // Its file says which model it has, or it has that of its caller.
+                let caller = key.caller().and_then(|caller| run.step(&caller)?.conversation.as_ref());
+                let model = own_model.or_else(|| caller.map(|caller| caller.head.alias.clone()));
+                (subagent.prompt.clone(), None, model)
+            } else {
+                let prompt = role.agent_step.prompt.render_text(&self.scope_of(run, pipeline, key))?;
+                let schema = role.step.output.as_ref().map(|schema| schema.schema.clone());
+                (prompt, schema, role.agent_step.model.clone().or(own_model))
+            };
+        Ok(Opening { role, prompt, output_schema, model, callees: callees(pipeline, &role, key) })
+    }
+
+    /// Fixes what all requests of an agent share.
+    fn start_agent(&self, step: StepKey, opening: Opening<'_>, tools: &ToolSet) -> Result<Event, Failure> {
+        let Opening { role, prompt, output_schema, model, callees } = opening;
+        let model = self.outside.models.resolve(model.as_deref().filter(|alias| *alias != "inherit"))?;
         let mut options = model.options;
-        if let Some(effort) = &agent.effort {
+        if let Some(effort) = &role.agent.effort {
             options.insert("effort".to_owned(), Value::from(effort.as_str()));
         }
+        let specs = tools.values().map(|tool| tool.spec().to_json());
         let head = RequestHead {
             alias: model.alias,
             provider: model.provider,
             model: model.model,
-            max_tokens: agent_step.limits.max_tokens,
-            system: agent.system.clone(),
-            tools: tools.values().map(|tool| tool.spec().to_json()).collect(),
-            output_schema: step.output.as_ref().map(|schema| schema.schema.clone()),
+            max_tokens: role.agent_step.limits.max_tokens,
+            system: role.agent.system.clone(),
+            tools: tools::agent::spec(&callees).iter().map(tools::ToolSpec::to_json).chain(specs).collect(),
+            output_schema,
             options,
         };
-        Ok(Event::AgentStarted { step: key.clone(), head: Box::new(head), prompt })
+        Ok(Event::AgentStarted { step, head: Box::new(head), prompt })
     }
 
     fn call_model<'a>(&'a self, key: &StepKey, run: &Run, pipeline: &'a Pipeline) -> BoxFuture<'a, Done> {
@@ -326,21 +334,54 @@ fn timed_out(what: &str, timeout: Duration) -> Failure {
     Failure::new(FailureClass::Timeout, format!("{what} did not answer within {}", Span::clamped(timeout)))
 }
 
-fn agent_of<'a>(pipeline: &'a Pipeline, key: &StepKey) -> Result<(&'a Step, &'a AgentStep, &'a Agent), Failure> {
-    let step = pipeline.step(&key.step).ok_or_else(|| internal(format!("there is no step {key}")))?;
-    let StepKind::Agent(agent_step) = &step.kind else { return Err(internal(format!("step {key} has no agent"))) };
-    let agent = pipeline
-        .agents
-        .get(&agent_step.agent)
-        .ok_or_else(|| internal(format!("agent {} is not in the definition", agent_step.agent)))?;
-    Ok((step, agent_step, agent))
+/// Who an agent is, and for which step it works.
+#[derive(Debug, Clone, Copy)]
+struct Role<'a> {
+    step: &'a Step,
+    agent_step: &'a AgentStep,
+    /// Its name in the definition.
+    name: &'a str,
+    agent: &'a Agent,
 }
 
-/// Which tools a step may use.
-fn filter(pipeline: &Pipeline, key: &StepKey) -> Result<ToolFilter, Failure> {
+impl<'a> Role<'a> {
+    fn of(pipeline: &'a Pipeline, run: &Run, key: &StepKey) -> Result<Self, Failure> {
+        let step = pipeline.step(&key.step).ok_or_else(|| internal(format!("there is no step {key}")))?;
+        let StepKind::Agent(agent_step) = &step.kind else {
+            return Err(internal(format!("step {key} has no agent")));
+        };
+        let name = run.agent(key).unwrap_or(&agent_step.agent);
+        let (name, agent) = pipeline
+            .agents
+            .get_key_value(name)
+            .ok_or_else(|| internal(format!("agent {name} is not in the definition")))?;
+        Ok(Self { step, agent_step, name, agent })
+    }
+}
+
+/// How an agent begins.
+struct Opening<'a> {
+    role: Role<'a>,
+    prompt: String,
+    output_schema: Option<Value>,
+    model: Option<String>,
+    callees: Vec<(&'a str, &'a Agent)>,
+}
+
+/// The agents that an agent may call, where it is.
+fn callees<'a>(pipeline: &'a Pipeline, role: &Role<'a>, key: &StepKey) -> Vec<(&'a str, &'a Agent)> {
+    if key.lineage.len() >= role.agent_step.limits.depth as usize {
+        return Vec::new();
+    }
+    let names = role.agent.calls.of(pipeline.agents.keys().map(String::as_str), role.name);
+    names.into_iter().filter_map(|name| Some((name, pipeline.agents.get(name)?))).collect()
+}
+
+/// Which tools a step or one of its agents may use.
+fn filter(pipeline: &Pipeline, run: &Run, key: &StepKey) -> Result<ToolFilter, Failure> {
     match pipeline.step(&key.step).map(|step| &step.kind) {
         Some(StepKind::Tool(tool)) => ToolFilter::one(&tool.tool),
-        _ => ToolFilter::of_agent(agent_of(pipeline, key)?.2),
+        _ => ToolFilter::of_agent(Role::of(pipeline, run, key)?.agent),
     }
 }
 
@@ -349,7 +390,7 @@ fn filter(pipeline: &Pipeline, key: &StepKey) -> Result<ToolFilter, Failure> {
 fn remaining(step: Option<&Step>, run: &Run, key: &StepKey) -> Duration {
     let Some(timeout) = step.and_then(|step| step.timeout) else { return CALL_TIMEOUT };
     let busy = match step.map(|step| &step.kind) {
-        Some(StepKind::Agent(_)) => Duration::from_millis(run.step(key).map_or(0, |known| known.busy_ms)),
+        Some(StepKind::Agent(_)) => Duration::from_millis(run.busy_ms(key)),
         _ => Duration::ZERO,
     };
     timeout.get().saturating_sub(busy)

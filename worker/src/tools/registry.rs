@@ -11,6 +11,7 @@ use common::config::Config;
 use common::failure::{Failure, FailureClass};
 use common::pipeline::model::Agent;
 
+use super::agent::AGENT;
 use super::bash::Bash;
 use super::edit::Edit;
 use super::glob::Glob;
@@ -140,7 +141,7 @@ impl Tools {
         let client = HttpClient::new()?;
         for (name, declared) in &config.tools {
             checked_name("tools", name)?;
-            if fixed.contains_key(name) {
+            if fixed.contains_key(name) || name == AGENT {
                 return Err(wrong(&format!("tools.{name}: {name} is a built-in tool; choose another name")));
             }
             fixed.insert(name.clone(), Arc::new(HttpTool::new(name, declared, client.clone())?));

@@ -76,6 +76,8 @@ enum Pattern {
         /// The directory that all matches are in.
         within: PathBuf,
     },
+    /// The agents that may be called.
+    Agents(Vec<String>),
     /// The host, or what every subdomain ends with.
     Domain {
         host: String,
@@ -156,6 +158,9 @@ impl Pattern {
         if tool == "Bash" {
             return command::Pattern::parse(pattern).map(Self::Command);
         }
+        if tool == super::agent::AGENT {
+            return Ok(Self::Agents(pattern.split(',').map(|name| name.trim().to_owned()).collect()));
+        }
         if tool == "WebFetch" {
             let host = pattern.strip_prefix("domain:").ok_or("a pattern of WebFetch begins with domain:")?;
             let host = host.trim().to_ascii_lowercase();
@@ -185,6 +190,9 @@ impl Pattern {
         let text = |name: &str| subject.arguments.get(name).and_then(Value::as_str);
         match self {
             Self::Command(pattern) => text("command").is_some_and(|command| pattern.fits(command, reading)),
+            Self::Agents(names) => {
+                text(super::agent::SUBAGENT_TYPE).is_some_and(|name| names.iter().any(|other| other == name))
+            }
             Self::Domain { host, subdomains } => {
                 let url = text("url").and_then(|url| reqwest::Url::parse(url).ok());
                 let Some(actual) = url.as_ref().and_then(|url| url.host_str()) else { return false };

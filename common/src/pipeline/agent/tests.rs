@@ -51,12 +51,34 @@ fn an_agent_of_claude_code_works_as_it_is() {
 #[test]
 fn what_is_not_honoured_is_reported_in_its_place() {
     let (file, out) = parse(REVIEWER);
-    assert_eq!(file.unwrap().agent.unsupported, ["permissionMode", "background", "color", "hooks"]);
+    assert_eq!(file.unwrap().agent.unsupported, ["permissionMode", "color", "hooks"]);
     let lines: Vec<_> = out.iter().map(|warning| warning.line.unwrap()).collect();
-    assert_eq!((out.errors(), lines), (0, vec![8, 12, 13, 14]), "{out}");
+    assert_eq!((out.errors(), lines), (0, vec![8, 13, 14]), "{out}");
     let (file, out) = parse("---\nname: a\ncolour: red\n---\nx\n");
     assert!(file.is_some());
     assert_eq!((out.errors(), out.warnings(), out.iter().next().unwrap().line), (0, 1, Some(3)), "{out}");
+}
+
+#[test]
+fn whom_it_may_call_is_said_by_its_tools() {
+    let calls = |front: &str, own: &str| {
+        let agent = parse(&format!("---\n{front}\n---\nx\n")).0.unwrap().agent;
+        agent.calls.of(["a", "b", "c"].into_iter(), own).join(",")
+    };
+    for (front, callees) in [
+        ("tools: Read", ""),
+        ("name: a", ""),
+        ("tools: Agent", "b,c"),
+        ("tools: Read, Agent(*)", "b,c"),
+        ("tools: Agent(a, c), Read", "a,c"),
+        ("tools: [Agent(b), Agent(c)]", "b,c"),
+        ("tools: Agent(b, c)\ndisallowedTools: Agent(c)", "b"),
+        ("tools: Agent\ndisallowedTools: Agent(c), Bash", "b"),
+        ("tools: Agent(b)\ndisallowedTools: Agent", ""),
+        ("tools: AgentX", ""),
+    ] {
+        assert_eq!(calls(front, "a"), callees, "{front}");
+    }
 }
 
 #[test]

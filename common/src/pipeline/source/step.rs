@@ -6,7 +6,7 @@ use super::text::Context;
 use super::{LinkTo, Reader, STEP_LIMIT, repeated};
 use crate::diagnostic::Place;
 use crate::document::{Kind, Node, Table, closest};
-use crate::id::StepId;
+use crate::id::{StepId, StepKey};
 use crate::journal::Effect;
 use crate::pipeline::graph;
 use crate::pipeline::model::{
@@ -147,6 +147,9 @@ impl<'a> Reader<'a> {
         let zero = limits.turns == 0 || limits.repetition == 0 || limits.max_tokens == 0 || limits.tokens == Some(0);
         if zero || limits.usd.is_some_and(|usd| !usd.is_finite() || usd <= 0.0) {
             self.error(node.at, "a limit of nothing lets the agent do nothing: use at least 1");
+        }
+        if limits.depth as usize > StepKey::MAX_DEPTH {
+            self.error(node.at, format!("`depth` is at most {}", StepKey::MAX_DEPTH));
         }
         limits
     }

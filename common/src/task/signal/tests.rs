@@ -35,7 +35,7 @@ fn what_is_admitted_can_be_applied_and_the_rest_is_refused() {
             match admit(&head, &[], &signal) {
                 Ok(Admission::Apply(event)) => {
                     assert!(legal && state != Running, "{signal:?} in {state}");
-                    let recorded = Recorded { seq: head.version + 1, at: Timestamp::from_millis(1), event };
+                    let recorded = Recorded { seq: head.version + 1, at: Timestamp::from_millis(1), event: *event };
                     assert_eq!(head.clone().apply(&recorded), Ok(()), "{signal:?} in {state}");
                 }
                 Ok(Admission::Keep) => assert!(legal && state == Running, "{signal:?} in {state}"),
