@@ -2,6 +2,7 @@
 //! references (`env:NAME`, `file:/path`), resolved when they are used.
 
 mod answers;
+mod permissions;
 mod read;
 mod retention;
 mod size;
@@ -16,6 +17,7 @@ use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+pub use self::permissions::{PermissionMode, Permissions};
 pub use self::retention::{Keep, Retention};
 pub use self::size::Size;
 use crate::journal::Effect;
@@ -47,6 +49,8 @@ pub struct Config {
     pub tools: BTreeMap<String, HttpTool>,
     /// Effect classes by rule, such as `"Bash(git diff:*)": read`; the longest rule that fits wins.
     pub effects: BTreeMap<String, Effect>,
+    /// What agents may do, and what a person is asked about.
+    pub permissions: Permissions,
     /// What is refused.
     pub limits: Limits,
     /// Where large values go.

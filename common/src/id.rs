@@ -205,6 +205,14 @@ impl Digest {
     }
 }
 
+impl FromStr for Digest {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Self::try_from(text.to_owned())
+    }
+}
+
 impl TryFrom<String> for Digest {
     type Error = InvalidId;
 

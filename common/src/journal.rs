@@ -15,7 +15,8 @@ mod slot;
 pub use conversation::{Conversation, Prompted, ToolUse, Turn};
 pub use event::{Event, Recorded, Submitted};
 pub use record::{
-    ApprovalDecision, CallRecord, CallResult, Effect, ModelCall, RequestHead, StepOutcome, Usage, WakeCause,
+    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, ModelCall, RequestHead, StepOutcome, Usage,
+    WakeCause,
 };
 pub use reference::Reference;
 pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Run, StepRun, StepStatus, Subagent};

@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Signature,
     /// A web page of another origin, or a name that is not this machine's.
     Forbidden,
+    /// Somebody else must decide.
+    NotYours,
     /// There is no such thing.
     NotFound,
     /// There is such a thing, but not with that method.
@@ -59,6 +61,7 @@ impl Kind {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "A token is needed"),
             Self::Signature => (StatusCode::UNAUTHORIZED, "signature", "The signature does not fit"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not from there"),
+            Self::NotYours => (StatusCode::FORBIDDEN, "not-yours", "Somebody else must decide"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is no such thing"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Not with that method"),
             Self::Timeout => (StatusCode::REQUEST_TIMEOUT, "timeout", "The request took too long"),

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 
 use common::clock::Timestamp;
-use common::config::Limits;
-use common::id::{CallId, StepId, StepKey, TaskId, WorkerId};
+use common::config::{Limits, Permissions};
+use common::id::{CallId, Digest, StepId, StepKey, TaskId, WorkerId};
 use common::journal::{CallResult, Event, ModelCall, Recorded, RequestHead, Run, Submitted, Usage};
 use common::pipeline::model::Pipeline;
 use common::pipeline::template::Scope;
@@ -97,7 +97,18 @@ fn benches(criterion: &mut Criterion) {
     let tools: BTreeMap<StepKey, ToolSet> = BTreeMap::from([(step(), ToolSet::default())]);
     let in_flight = BTreeSet::new();
     let now = journal[0].at;
-    let given = || Given { pipeline: &pipeline, env: &env, limits: &limits, tools: &tools, in_flight: &in_flight, now };
+    let (permissions, policy) = (Permissions::default(), Digest::of(b""));
+    let given = || Given {
+        pipeline: &pipeline,
+        env: &env,
+        limits: &limits,
+        permissions: &permissions,
+        policy: &policy,
+        workspace: std::path::Path::new("."),
+        tools: &tools,
+        in_flight: &in_flight,
+        now,
+    };
     let next = Recorded { seq: run.head.version + 1, at: now, event: turn(TURNS)[0].clone() };
 
     criterion.bench_function("journal of 1,000 turns: decode", |b| {

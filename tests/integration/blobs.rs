@@ -400,7 +400,13 @@ fn events(seed: u64) -> Vec<Event> {
         },
         Event::CallIntended { step: step("c"), call: record },
         Event::OutcomeUnknown { step: step("c"), call: call("c"), error: failure() },
-        Event::ApprovalRequested { step: step("q"), title: "?".to_owned(), show: value(), expires: None },
+        Event::ApprovalRequested {
+            step: step("q"),
+            title: "?".to_owned(),
+            show: value(),
+            expires: None,
+            terms: Box::default(),
+        },
     ]
 }
 

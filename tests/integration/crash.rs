@@ -56,7 +56,7 @@ fn config(model: &FakeModel) -> String {
     format!(
         "models:\n  fake: {{ provider: fake, model: claude-sonnet-4-6 }}\n\
          providers:\n  fake: {{ kind: anthropic, base_url: \"{}\", key: env:FAKE_KEY }}\n\
-         effects: {{ Bash: once }}\nworker: {{ lease: 1s, slots: 4 }}\n",
+         effects: {{ Bash: once }}\npermissions: {{ ask: ['Bash(echo second:*)'] }}\nworker: {{ lease: 1s, slots: 4 }}\n",
         model.base_url()
     )
 }
@@ -207,6 +207,14 @@ async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts
         let run = fold(&*scheduler.store, task).await;
         match &run.head.state {
             state if state.is_terminal() => break run,
+            State::Waiting { .. } if !run.head.open_approvals.is_empty() => {
+                for approval in &run.head.open_approvals {
+                    // Refused if it was decided since: the decision stands.
+                    let path = format!("/v1/approvals/{approval}");
+                    let answer = scheduler.post(&path, &json!({"decision": "approve"})).await;
+                    assert!([200, 202, 409].contains(&answer.status), "{fault}: {}", answer.text);
+                }
+            }
             State::Waiting { wait, .. } if wait.on.iter().any(|on| matches!(on, WaitOn::Outcome { .. })) => {
                 asked = true;
                 resolve(&scheduler, task, &run, &log).await;
@@ -222,6 +230,10 @@ async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts
 
     assert_eq!(Some(run.head), scheduler.store.head(task).await.unwrap(), "{fault}: the head is not the fold");
 
+    let journal = scheduler.store.journal(task, 0, 100_000).await.unwrap();
+    let asked_for_permission =
+        journal.iter().filter(|recorded| matches!(recorded.event, Event::ApprovalRequested { .. })).count();
+    assert_eq!(asked_for_permission, 1, "{fault}: a person was asked for the same thing again");
     let turns = turns(&*scheduler.store, task).await;
     assert_eq!(turns, AGENTS.map(|(agent, turns)| (agent.to_owned(), turns)).into(), "{fault}");
     let requests = asked_for();

@@ -25,6 +25,7 @@ mod faults;
 mod models;
 mod models_openai;
 mod offload;
+mod permissions;
 mod pipelines;
 mod postgres;
 mod rabbitmq;

@@ -246,20 +246,22 @@ async fn an_agent_gets_what_its_file_allows_and_the_operator_classes_it() {
             effort: None,
             system: String::new(),
             calls: common::pipeline::model::Callees::None,
+            permission_mode: None,
             background: false,
             unsupported: Vec::new(),
         }
     };
     let names = async |allow, deny| -> Vec<String> {
-        let filter = ToolFilter::of_agent(&agent(allow, deny)).unwrap();
+        let filter = ToolFilter::of_agent(&agent(allow, deny), None).unwrap();
         tools.set(&filter).await.unwrap().into_keys().collect()
     };
     assert_eq!(names(None, json!([])).await, ["Bash", "Edit", "Glob", "Grep", "Read", "WebFetch", "Write"]);
     assert_eq!(names(None, json!(["Write", "Edit", "Bash(rm:*)"])).await, ["Bash", "Glob", "Grep", "Read", "WebFetch"]);
     assert_eq!(names(Some(json!(["Read", "Bash(echo:*)", "Task"])), json!([])).await, ["Bash", "Read"]);
-    assert!(ToolFilter::of_agent(&agent(Some(json!(["Bash("])), json!([]))).is_err());
+    assert!(ToolFilter::of_agent(&agent(Some(json!(["Bash("])), json!([])), None).is_err());
 
-    let filter = ToolFilter::of_agent(&agent(Some(json!(["Bash(echo:*)", "Read(public/**)"])), json!([]))).unwrap();
+    let filter =
+        ToolFilter::of_agent(&agent(Some(json!(["Bash(echo:*)", "Read(public/**)"])), json!([])), None).unwrap();
     let set = tools.set(&filter).await.unwrap();
     let bash = &*set["Bash"];
     assert_eq!(ok_text(&bash.call(calling(bash, json!({"command": "echo hi"}))).await), "hi\n");

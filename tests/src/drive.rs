@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use common::clock::Timestamp;
-use common::config::Limits;
-use common::id::{StepKey, TaskId, WorkerId};
+use common::config::{Limits, Permissions};
+use common::id::{Digest, StepKey, TaskId, WorkerId};
 use common::journal::{ApprovalDecision, Event, Recorded, Run};
 use common::pipeline::model::Pipeline;
 use common::store::{Next, ledger};
@@ -48,6 +48,8 @@ pub struct Drive<'a> {
     now: Timestamp,
     env: BTreeMap<String, String>,
     limits: Limits,
+    permissions: Permissions,
+    policy: Digest,
     tools: BTreeMap<StepKey, ToolSet>,
     /// Whether the lease is this drive's own, and not one that was lost before it.
     held: bool,
@@ -77,6 +79,8 @@ impl<'a> Drive<'a> {
             now,
             env: BTreeMap::new(),
             limits: Limits::default(),
+            permissions: Permissions::default(),
+            policy: Digest::of(b""),
             tools: BTreeMap::new(),
             held: false,
         })
@@ -188,6 +192,9 @@ impl<'a> Drive<'a> {
             pipeline: self.pipeline,
             env: &self.env,
             limits: &self.limits,
+            permissions: &self.permissions,
+            policy: &self.policy,
+            workspace: std::path::Path::new("."),
             tools: &self.tools,
             in_flight,
             now: self.now,

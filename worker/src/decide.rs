@@ -6,18 +6,21 @@
 //! with the same journal it gives the same answer. That is what makes a resumed
 //! task go on as if nothing had happened.
 
+mod admission;
 mod agent;
 mod effect;
 mod foreach;
+mod permission;
 mod step;
 mod subagent;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use common::clock::Timestamp;
-use common::config::Limits;
+use common::config::{Limits, Permissions};
 use common::failure::{Failure, FailureClass};
-use common::id::{CallId, StepKey};
+use common::id::{CallId, Digest, StepKey};
 use common::journal::{CallRecord, Effect, Event, ModelCall, Run, StepOutcome, StepRun};
 use common::pipeline::model::{OnError, Pipeline};
 use common::pipeline::template::Scope;
@@ -38,6 +41,12 @@ pub struct Given<'a> {
     pub env: &'a BTreeMap<String, String>,
     /// The limits of the installation.
     pub limits: &'a Limits,
+    /// What people are asked, and who.
+    pub permissions: &'a Permissions,
+    /// The digest of the permissions in force.
+    pub policy: &'a Digest,
+    /// The working directory of the task, against which rules take paths.
+    pub workspace: &'a Path,
     /// The tools of those steps for which they have been looked up.
     pub tools: &'a BTreeMap<StepKey, ToolSet>,
     /// What is being done right now.

@@ -68,6 +68,8 @@ struct Ahead {
 /// A task under way.
 struct Execution<'a> {
     executor: &'a Executor,
+    /// The working directory.
+    workspace: PathBuf,
     pipeline: &'a Pipeline,
     journal: HeldJournal,
     tools: BTreeMap<StepKey, ToolSet>,
@@ -115,6 +117,7 @@ impl Executor {
         };
         let mut execution = Execution {
             executor: self,
+            workspace: self.workspace(journal.run().head.id),
             pipeline: &pipeline,
             journal,
             tools: BTreeMap::new(),
@@ -201,6 +204,9 @@ impl Execution<'_> {
             pipeline: self.pipeline,
             env: &self.executor.env,
             limits: &self.executor.config.limits,
+            permissions: self.executor.outside.tools.permissions(),
+            policy: self.executor.outside.tools.policy(),
+            workspace: &self.workspace,
             tools: &self.tools,
             in_flight: &self.in_flight,
             now: self.journal.now(),

@@ -30,6 +30,7 @@ use common::id::TaskId;
 use common::journal::Effect;
 use serde_json::Value;
 
+use self::rule::Verdict;
 pub use crate::answer::{ToolAnswer, ToolError};
 
 /// What a model is told of a tool.
@@ -114,6 +115,12 @@ pub trait Tool: Send + Sync + std::fmt::Debug {
 
     /// What repeating a call with these arguments may do.
     fn effect(&self, arguments: &Value) -> Effect;
+
+    /// Whether a call with these arguments may be made, as far as its text tells; `workspace` is where it would work.
+    fn verdict(&self, arguments: &Value, workspace: Option<&std::path::Path>) -> Verdict {
+        let _ = (arguments, workspace);
+        Verdict::Allowed
+    }
 
     /// Makes the call. Dropping the future stops it, with everything that it started.
     async fn call(&self, call: ToolCall) -> Result<ToolAnswer, ToolError>;

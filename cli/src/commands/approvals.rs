@@ -1,7 +1,7 @@
 //! `teamster approvals`: what waits for a person.
 
 use clap::{Args, Subcommand};
-use common::id::ApprovalId;
+use common::id::{ApprovalId, Digest};
 use scheduler::wire::{ApprovalPage, Decide, Decision};
 use serde_json::Value;
 
@@ -48,6 +48,9 @@ pub(crate) struct DecideArgs {
     /// Who decides [default: $USER]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
+    /// The digest of what you decide on, as `list --json` shows it: refused if it is about something else
+    #[arg(long, value_name = "DIGEST")]
+    digest: Option<Digest>,
 }
 
 #[derive(Debug, Args)]
@@ -61,6 +64,9 @@ pub(crate) struct RejectArgs {
     /// Who decides [default: $USER]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
+    /// The digest of what you decide on, as `list --json` shows it: refused if it is about something else
+    #[arg(long, value_name = "DIGEST")]
+    digest: Option<Digest>,
 }
 
 pub(crate) async fn run(command: ApprovalsCommand, context: &Context) -> Result<(), CommandError> {
@@ -69,12 +75,13 @@ pub(crate) async fn run(command: ApprovalsCommand, context: &Context) -> Result<
         ApprovalsCommand::Approve(args) => {
             let edits: Option<Value> = args.edits.as_deref().map(|text| json_argument("--edits", text)).transpose()?;
             let by = by(args.by);
-            let body = Decide { decision: Decision::Approve, comment: args.comment, edits, by };
+            let body = Decide { decision: Decision::Approve, comment: args.comment, edits, by, digest: args.digest };
             decide(args.id, &body, context).await
         }
         ApprovalsCommand::Reject(args) => {
             let by = by(args.by);
-            let body = Decide { decision: Decision::Reject, comment: args.comment, edits: None, by };
+            let body =
+                Decide { decision: Decision::Reject, comment: args.comment, edits: None, by, digest: args.digest };
             decide(args.id, &body, context).await
         }
     }
@@ -91,6 +98,12 @@ async fn list(args: &ListArgs, context: &Context) -> Result<(), CommandError> {
     if args.full {
         for approval in &page.approvals {
             output.line(format!("{}  {}  (step {})", approval.id, cut(&approval.title, 200), approval.step))?;
+            if !approval.approvers.is_empty() {
+                output.line(format!("may be decided by {}", cut(&approval.approvers.join(", "), 200)))?;
+            }
+            if !approval.approved_by.is_empty() {
+                output.line(format!("approved by {} so far", cut(&approval.approved_by.join(", "), 200)))?;
+            }
             output.document(&approval.show)?;
         }
     } else {

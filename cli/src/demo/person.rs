@@ -42,6 +42,6 @@ impl Person {
         let refuse = is_lead && (self.approved + self.rejected) % REJECTED_EVERY == REJECTED_EVERY - 1;
         let (decision, comment) =
             if refuse { (Decision::Reject, Some("not a fit for us".to_owned())) } else { (Decision::Approve, None) };
-        Decide { decision, comment, edits: None, by: Some("demo".to_owned()) }
+        Decide { decision, comment, edits: None, by: Some("demo".to_owned()), digest: approval.digest.clone() }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 
-use super::{Config, HttpTool, McpServer, Model, Provider, ProviderKind, Webhook};
+use super::{Config, HttpTool, McpServer, Model, Permissions, Provider, ProviderKind, Webhook};
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table, closest};
 use crate::store::BlobPlace;
@@ -43,6 +43,7 @@ impl Config {
             mcp_servers: entries(table.get("mcp_servers"), "mcp_servers", file, out, check_server),
             tools: entries(table.get("tools"), "tools", file, out, check_tool),
             effects: table.read_or("effects", BTreeMap::new(), out),
+            permissions: table.get("permissions").map(|node| permissions(node, file, out)).unwrap_or_default(),
             limits: table.read("limits", out).unwrap_or_default(),
             blobs: table.get("blobs").map(|node| blobs(node, file, out)).unwrap_or_default(),
             retention: table.read("retention", out).unwrap_or_default(),
@@ -78,6 +79,19 @@ impl Config {
             });
         }
     }
+}
+
+fn permissions(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Permissions {
+    let permissions: Permissions = node.read(file, out).unwrap_or_default();
+    let approvers = permissions.approvers.len();
+    if !(1..=10).contains(&permissions.votes) {
+        let at = field(node, "votes").unwrap_or(node.at);
+        out.push(file.error(at, "`votes` is from 1 to 10"));
+    } else if approvers > 0 && (permissions.votes as usize) > approvers {
+        let at = field(node, "votes").unwrap_or(node.at);
+        out.push(file.error(at, format!("{} people must approve, and only {approvers} may", permissions.votes)));
+    }
+    permissions
 }
 
 /// The entries of a section, each read and checked by itself.

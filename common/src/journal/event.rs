@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::record::{ApprovalDecision, CallRecord, CallResult, ModelCall, RequestHead, StepOutcome, WakeCause};
+use super::record::{
+    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, ModelCall, RequestHead, StepOutcome, WakeCause,
+};
 use crate::clock::Timestamp;
 use crate::failure::Failure;
 use crate::id::{
@@ -277,6 +279,9 @@ pub enum Event {
         /// When the question lapses.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires: Option<Timestamp>,
+        /// What the answer is bound to.
+        #[serde(default, skip_serializing_if = "ApprovalTerms::is_open")]
+        terms: Box<ApprovalTerms>,
     },
     /// Someone decided, once.
     ApprovalDecided {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::failure::Failure;
-use crate::id::CallId;
+use crate::id::{CallId, Digest, StepKey, TaskId};
 
 /// What repeating a call may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -161,6 +161,57 @@ pub enum WakeCause {
     Timer,
     /// Someone asked.
     Operator,
+}
+
+/// What the answer to an approval is bound to, beside what is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ApprovalTerms {
+    /// The tool call that may be made or not; nothing for an `approval` step. What is shown are its arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call: Option<CallId>,
+    /// Who may decide; empty: anybody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub approvers: Vec<String>,
+    /// Who has approved before, so that somebody else must now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub approved_by: Vec<String>,
+    /// The digest of the permissions that were in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Digest>,
+    /// The digest of all that the person sees and of the terms: what a decision may name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+}
+
+impl ApprovalTerms {
+    /// Whether nothing is bound.
+    pub fn is_open(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The same with the digest of what is asked.
+    #[must_use]
+    pub fn sealed(mut self, task: TaskId, step: &StepKey, title: &str, show: &Value) -> Self {
+        let Self { call, approvers, approved_by, policy, .. } = &self;
+        let asked = serde_json::json!([task, step, title, show, call, approvers, approved_by, policy]);
+        self.digest = Some(Digest::of(asked.to_string().as_bytes()));
+        self
+    }
+
+    /// Whether somebody may decide; else why not.
+    ///
+    /// # Errors
+    /// The reason, for that person.
+    pub fn admits(&self, by: &str) -> Result<(), String> {
+        if self.approved_by.iter().any(|before| before == by) {
+            return Err(format!("{by} has approved it already; somebody else must now"));
+        }
+        if !self.approvers.is_empty() && !self.approvers.iter().any(|approver| approver == by) {
+            return Err(format!("{by} may not decide it; these may: {}", self.approvers.join(", ")));
+        }
+        Ok(())
+    }
 }
 
 /// A person's decision on an approval.

@@ -12,7 +12,7 @@ pub use self::family::Subagent;
 use super::conversation::Conversation;
 use super::conversation::Prompted;
 use super::event::{Event, Recorded, Submitted};
-use super::record::{ApprovalDecision, CallRecord, CallResult, StepOutcome};
+use super::record::{ApprovalDecision, ApprovalTerms, CallRecord, CallResult, StepOutcome};
 use crate::clock::Timestamp;
 use crate::failure::Failure;
 use crate::id::{ApprovalId, CallId, StepKey, TaskId};
@@ -65,6 +65,8 @@ pub struct StepRun {
     pub sleep_until: Option<Timestamp>,
     /// The approval that it asks for.
     pub approval: Option<Approval>,
+    /// The approvals that it asks for before it makes calls.
+    pub permissions: BTreeMap<CallId, Arc<Approval>>,
     /// The child task of a `pipeline` step.
     pub child: Option<Child>,
 }
@@ -124,6 +126,8 @@ pub struct Approval {
     pub expires: Option<Timestamp>,
     /// What was shown.
     pub show: Value,
+    /// What the answer is bound to.
+    pub terms: ApprovalTerms,
     /// What came of it.
     pub answer: Option<ApprovalAnswer>,
 }
@@ -244,8 +248,16 @@ impl Run {
                 Some(Call { state: CallState::Intended { .. }, .. }) => Ok(()),
                 _ => Err("only an intended call can have an unknown outcome"),
             },
-            Event::ApprovalRequested { .. } if step.is_some_and(|s| s.approval.is_some()) => {
-                Err("the approval was asked for before")
+            Event::ApprovalRequested { terms, .. } => {
+                let asked = step.and_then(|step| match &terms.call {
+                    Some(call) => step.permissions.get(call).map(Arc::as_ref),
+                    None => step.approval.as_ref(),
+                });
+                match asked {
+                    // Once more: of somebody else, or under other permissions.
+                    Some(Approval { answer: Some(_), .. }) | None => Ok(()),
+                    Some(_) => Err("the approval was asked for before"),
+                }
             }
             Event::ChildSubmitted { .. } if step.is_some_and(|s| s.child.is_some()) => Err("the step has its child"),
             _ => Ok(()),
@@ -312,9 +324,14 @@ impl Run {
     }
 
     fn answer_approval(&mut self, id: ApprovalId, answer: &ApprovalAnswer) {
-        let asks = |step: &Arc<StepRun>| step.approval.as_ref().is_some_and(|approval| approval.id == id);
+        let asks = |step: &Arc<StepRun>| {
+            let of_calls = step.permissions.values().map(Arc::as_ref);
+            step.approval.iter().chain(of_calls).any(|approval| approval.id == id)
+        };
         for step in self.steps.values_mut().filter(|step| asks(step)) {
-            if let Some(approval) = &mut Arc::make_mut(step).approval {
+            let step = Arc::make_mut(step);
+            let of_calls = step.permissions.values_mut().map(Arc::make_mut);
+            for approval in step.approval.iter_mut().chain(of_calls).filter(|approval| approval.id == id) {
                 approval.answer = Some(answer.clone());
             }
         }
@@ -391,8 +408,13 @@ impl Run {
                     Arc::make_mut(known).state = CallState::Cleared;
                 }
             }
-            Event::ApprovalRequested { expires, show, .. } => {
-                step.approval = Some(Approval { id, expires: *expires, show: show.clone(), answer: None });
+            Event::ApprovalRequested { expires, show, terms, .. } => {
+                let asked =
+                    Approval { id, expires: *expires, show: show.clone(), terms: (**terms).clone(), answer: None };
+                match &terms.call {
+                    Some(call) => drop(step.permissions.insert(call.clone(), Arc::new(asked))),
+                    None => step.approval = Some(asked),
+                }
             }
             Event::ChildSubmitted { child, .. } => step.child = Some(Child { task: *child, ended: None }),
             _ => {}
@@ -420,6 +442,7 @@ impl StepRun {
         self.finished_at = None;
         // The question lapsed and the child ended with the task: ask, and submit, anew.
         self.approval = None;
+        self.permissions.clear();
         if self.child.take().is_some() {
             self.generation += 1;
         }

@@ -6,8 +6,7 @@ use crate::document::{Kind, Node, Table};
 use crate::pipeline::model::{Agent, Callees};
 
 /// Fields that Claude Code knows and this version does not honour, with the reason.
-const UNSUPPORTED: [(&str, &str); 9] = [
-    ("permissionMode", "tools run under the allow and deny lists, and nobody is asked during a run"),
+const UNSUPPORTED: [(&str, &str); 8] = [
     ("color", "there is nothing to colour"),
     ("hooks", "put what a hook would do into a step of the pipeline"),
     ("skills", "write what the agent must know into its prompt"),
@@ -65,6 +64,7 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
     let servers_node = table.get("mcpServers");
     let mcp_servers = servers_node.and_then(|node| list(node, file, out));
     let effort = table.read("effort", out);
+    let permission_mode = table.read("permissionMode", out);
     let background = table.read_or("background", false, out);
     let calls = callees(tools.as_deref().unwrap_or_default(), &disallowed_tools);
     let mut unsupported = Vec::new();
@@ -97,6 +97,7 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
         mcp_servers,
         effort,
         calls,
+        permission_mode,
         background,
         system: system.trim().to_owned(),
         unsupported,

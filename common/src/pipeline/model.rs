@@ -7,6 +7,7 @@ use serde_json::Value;
 
 pub use super::schema::{Schema, SchemaIssue};
 use super::template::{Expression, Template};
+use crate::config::PermissionMode;
 use crate::id::{Digest, PipelineName, QueueName, StepId};
 use crate::journal::Effect;
 use crate::retry::RetryPolicy;
@@ -225,6 +226,10 @@ pub struct ApprovalStep {
     pub expires: Option<Span>,
     /// What happens then.
     pub on_expiry: OnExpiry,
+    /// Who may decide; empty: anybody.
+    pub approvers: Vec<String>,
+    /// How many people must approve, 1 to 10. Default 1.
+    pub votes: u32,
 }
 
 /// What happens when nobody decided in time.
@@ -331,6 +336,8 @@ pub struct Agent {
     pub effort: Option<String>,
     /// The agents that it may call.
     pub calls: Callees,
+    /// How its calls are judged that no rule is about; `None`: as its caller's, or as the installation says.
+    pub permission_mode: Option<PermissionMode>,
     /// Whether, called by another agent, it works while that one goes on.
     pub background: bool,
     /// The system prompt.

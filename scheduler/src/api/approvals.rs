@@ -2,8 +2,8 @@
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use common::id::ApprovalId;
-use common::journal::{ApprovalDecision, Event};
+use common::id::{ApprovalId, Digest};
+use common::journal::{ApprovalDecision, Event, Recorded};
 use common::store::{Filter, SignalError};
 use common::task::{Refusal, Signal};
 
@@ -49,7 +49,8 @@ pub(crate) async fn list(State(app): State<App>, mut query: Query) -> Result<axu
     responses(
         (status = 200, description = "The task goes on", body = wire::Signalled),
         (status = 202, description = "Its worker takes the decision up", body = wire::Signalled),
-        (status = 409, description = "It was decided before, or has lapsed", body = wire::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Somebody else must decide", body = wire::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It was decided before, or has lapsed, or is about something else than the digest", body = wire::Problem, content_type = "application/problem+json"),
         (status = "default", description = "An error", body = wire::Problem, content_type = "application/problem+json"),
     )
 )]
@@ -60,9 +61,11 @@ pub(crate) async fn decide(
 ) -> Result<(StatusCode, axum::Json<wire::Signalled>), Problem> {
     let approval: ApprovalId =
         id.parse().map_err(|error: common::id::InvalidId| Problem::not_found(error.to_string()))?;
+    let by = by(request.by)?;
+    check_terms(&app, approval, &by, request.digest.as_ref()).await?;
     let decision = ApprovalDecision {
         approved: request.decision == wire::Decision::Approve,
-        by: by(request.by)?,
+        by,
         comment: text("/comment", request.comment)?,
         edits: request.edits,
     };
@@ -70,6 +73,21 @@ pub(crate) async fn decide(
         Err(SignalError::Refused(Refusal::Unknown(_))) => Err(not_open(&app, approval).await?),
         answer => Ok(sent(approval.task, answer?)),
     }
+}
+
+/// Whether this person may decide, and means what is asked.
+async fn check_terms(app: &App, approval: ApprovalId, by: &str, digest: Option<&Digest>) -> Result<(), Problem> {
+    let event = app.store().journal(approval.task, approval.seq.saturating_sub(1), 1).await?;
+    let Some(Recorded { event: Event::ApprovalRequested { terms, .. }, .. }) = event.first() else {
+        // The store says that there is no such question.
+        return Ok(());
+    };
+    terms.admits(by).map_err(|why| Problem::new(Kind::NotYours, format!("approval {approval}: {why}")))?;
+    if digest.is_some() && digest != terms.digest.as_ref() {
+        let why = format!("approval {approval} asks about something else than `digest` names; look at it again");
+        return Err(Problem::new(Kind::Conflict, why));
+    }
+    Ok(())
 }
 
 /// Why an approval is not open: it was, or there is no such approval.

@@ -1,7 +1,7 @@
 //! Decisions that are wanted from people.
 
 use common::clock::Timestamp;
-use common::id::{ApprovalId, PipelineName, StepKey, TaskId};
+use common::id::{ApprovalId, CallId, Digest, PipelineName, StepKey, TaskId};
 use common::journal::{Event, Recorded};
 use common::task::Head;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,20 @@ pub struct Approval {
     pub title: String,
     /// What is to be decided on.
     pub show: Value,
+    /// The tool call that is asked about; what is shown are its arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub call: Option<CallId>,
+    /// Who may decide; empty: anybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvers: Vec<String>,
+    /// Who has approved already: somebody else must now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approved_by: Vec<String>,
+    /// The digest of all this, for a decision that names what it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub digest: Option<Digest>,
     /// Since when it is asked.
     #[schema(value_type = String, format = DateTime)]
     pub requested_at: Timestamp,
@@ -59,6 +73,10 @@ pub struct Decide {
     /// Who decides, as they call themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// The digest of what was decided on; if given, it must be that of the approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub digest: Option<Digest>,
 }
 
 /// Yes or no.
@@ -74,7 +92,7 @@ pub enum Decision {
 impl Approval {
     /// The open approval that an event asked for; `None` for any other event.
     pub fn new(head: &Head, recorded: Recorded) -> Option<Self> {
-        let Event::ApprovalRequested { step, title, show, expires } = recorded.event else { return None };
+        let Event::ApprovalRequested { step, title, show, expires, terms } = recorded.event else { return None };
         Some(Self {
             id: ApprovalId { task: head.id, seq: recorded.seq },
             task: head.id,
@@ -82,6 +100,10 @@ impl Approval {
             step,
             title,
             show,
+            call: terms.call,
+            approvers: terms.approvers,
+            approved_by: terms.approved_by,
+            digest: terms.digest,
             requested_at: recorded.at,
             expires,
         })

@@ -249,7 +249,8 @@ pub async fn a_kept_signal_uses_its_value(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     let mut held = taken(&bench).await?;
     let title = "send?".to_owned();
-    let asked = Event::ApprovalRequested { step: step("ask"), title, show: Value::Null, expires: None };
+    let asked =
+        Event::ApprovalRequested { step: step("ask"), title, show: Value::Null, expires: None, terms: Box::default() };
     bench.append(&mut held, vec![asked], Next::Continue).await?;
     let blob = keep(&bench, 1, "content").await?;
     let approval = ApprovalId { task: held.task, seq: held.version };

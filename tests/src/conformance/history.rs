@@ -130,6 +130,7 @@ impl History {
                     title: "?".to_owned(),
                     show: json!(1),
                     expires: None,
+                    terms: Box::default(),
                 });
                 if self.below(2) == 0 { wait(vec![WaitOn::Approval { approval }]) } else { Next::Continue }
             }

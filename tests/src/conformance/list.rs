@@ -109,7 +109,13 @@ pub async fn waiting_for_a_person(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     bench.submitted().await?;
     let mut held = bench.taken().await?;
-    let asked = Event::ApprovalRequested { step: step("r"), title: "?".to_owned(), show: json!(1), expires: None };
+    let asked = Event::ApprovalRequested {
+        step: step("r"),
+        title: "?".to_owned(),
+        show: json!(1),
+        expires: None,
+        terms: Box::default(),
+    };
     bench.append(&mut held, vec![asked], Next::Continue).await?;
     let filter = Filter { awaiting_approval: true, ..Filter::default() };
     let found = bench.all(filter.clone()).await?;

@@ -14,7 +14,13 @@ use super::Place;
 use super::bench::{Bench, Held, step, valid};
 
 fn asked() -> Event {
-    Event::ApprovalRequested { step: step("review"), title: "Send?".to_owned(), show: json!({"x": 1}), expires: None }
+    Event::ApprovalRequested {
+        step: step("review"),
+        title: "Send?".to_owned(),
+        show: json!({"x": 1}),
+        expires: None,
+        terms: Box::default(),
+    }
 }
 
 fn decide(approval: ApprovalId, by: &str) -> Signal {

@@ -57,6 +57,7 @@ impl Population {
             title: "?".to_owned(),
             show: serde_json::json!(1),
             expires: None,
+            terms: Box::default(),
         };
         let approval = ApprovalId { task: asking.task, seq: asking.version + 1 };
         let wait = Wait { on: vec![WaitOn::Approval { approval }], until: None };

@@ -10,10 +10,11 @@ use common::journal::{
 use common::pipeline::model::{AgentLimits, AgentStep, Step};
 use serde_json::{Value, json};
 
+use super::admission::{Verdict, admit, calls, offered, tool_uses, verdict};
 use super::effect::idempotency_key;
+use super::permission::{Permit, Wanted};
 use super::{Action, ActionKey, Deciding};
 use crate::tools::agent::AGENT;
-use crate::tools::{self, ToolSet};
 
 /// How often a reply that was cut off is asked to go on.
 const CONTINUATIONS: usize = 3;
@@ -153,15 +154,10 @@ impl Deciding<'_> {
                     self.take_up(key, &call.id, journaled);
                 }
                 _ => match verdict(conversation, call, made, &limits, tools) {
-                    Verdict::Call(effect) => {
-                        let record = CallRecord {
-                            call: call.id.clone(),
-                            tool: call.name.clone(),
-                            arguments: call.input.clone(),
-                            effect,
-                            key: idempotency_key(self.run.head.id, key, known.generation, Some(&call.id)),
-                        };
-                        self.begin(key, record);
+                    Verdict::Call(tool, schema) => {
+                        let who = self.run.agent(key).unwrap_or(&agent.agent);
+                        let wanted = Wanted { id: &call.id, tool, arguments: &call.input, schema, who };
+                        self.call_permitted(key, known, call, wanted);
                     }
                     Verdict::Refuse(error) => self.answer_call(key, call, CallResult::Failed { error }),
                     // What was begun in this turn comes to its end first.
@@ -170,6 +166,27 @@ impl Deciding<'_> {
                 },
             }
             flying += self.decision.actions.len() - before;
+        }
+    }
+
+    /// Makes a call if rules and people let it, or says why not.
+    fn call_permitted(&mut self, key: &StepKey, known: &StepRun, call: &ToolUse, wanted: Wanted<'_>) {
+        match self.permit(key, known, wanted) {
+            Permit::Granted(arguments) => {
+                let record = CallRecord {
+                    call: call.id.clone(),
+                    tool: call.name.clone(),
+                    effect: wanted.tool.effect(&arguments),
+                    arguments,
+                    key: idempotency_key(self.run.head.id, key, known.generation, Some(&call.id)),
+                };
+                self.begin(key, record);
+            }
+            Permit::Pending => {}
+            Permit::Declined(why) => {
+                let content = Value::String(format!("{} was not called: {why}", call.name));
+                self.answer_call(key, call, CallResult::Done { content, is_error: true });
+            }
         }
     }
 
@@ -243,113 +260,6 @@ impl Deciding<'_> {
             },
         }
     }
-}
-
-/// Whether a tool call that the model wants is made.
-enum Verdict {
-    Call(common::journal::Effect),
-    /// The model gets to see why not.
-    Refuse(Failure),
-    /// The step ends.
-    Stop(Failure),
-}
-
-/// Why a tool call that the model wants is not made.
-pub(super) enum Refusal {
-    /// The model gets to see it.
-    Told(Failure),
-    /// The step ends.
-    Final(Failure),
-}
-
-fn verdict(conversation: &Conversation, call: &ToolUse, made: usize, limits: &AgentLimits, tools: &ToolSet) -> Verdict {
-    let at_hand = offered(conversation, call).and_then(|offered| Some((offered, tools.get(&call.name)?)));
-    let Some((offered, tool)) = at_hand else {
-        let names: Vec<&str> = conversation.head.tools.iter().filter_map(|tool| tool["name"].as_str()).collect();
-        let message = format!("there is no tool {:?}; the tools are: {}", call.name, names.join(", "));
-        return match within_limits(conversation, call, made, limits) {
-            Ok(()) => Verdict::Refuse(Failure::new(FailureClass::InvalidRequest, message)),
-            Err(refusal) => refusal.into(),
-        };
-    };
-    match admit(conversation, call, made, limits, offered) {
-        Ok(()) => Verdict::Call(tool.effect(&call.input)),
-        Err(refusal) => refusal.into(),
-    }
-}
-
-impl From<Refusal> for Verdict {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Told(error) => Self::Refuse(error),
-            Refusal::Final(error) => Self::Stop(error),
-        }
-    }
-}
-
-/// What the model was told of the tool that it calls.
-fn offered<'a>(conversation: &'a Conversation, call: &ToolUse) -> Option<&'a Value> {
-    conversation.head.tools.iter().find(|tool| tool["name"] == call.name.as_str())
-}
-
-/// Whether a call is within the limits, and fits what the model was told of the tool.
-fn admit(
-    conversation: &Conversation,
-    call: &ToolUse,
-    made: usize,
-    limits: &AgentLimits,
-    offered: &Value,
-) -> Result<(), Refusal> {
-    within_limits(conversation, call, made, limits)?;
-    tools::registry::validate(&offered["input_schema"], &call.input).map_err(|why| {
-        let message = format!("the arguments do not fit the schema of {}: {why}", call.name);
-        Refusal::Told(Failure::new(FailureClass::InvalidRequest, message))
-    })
-}
-
-fn within_limits(
-    conversation: &Conversation,
-    call: &ToolUse,
-    made: usize,
-    limits: &AgentLimits,
-) -> Result<(), Refusal> {
-    let limit = |message: String| Failure::new(FailureClass::Limit, message);
-    if made >= limits.tool_calls as usize {
-        let message = format!("the agent made {made} tool calls, the most it may (limits.tool_calls)");
-        return Err(Refusal::Final(limit(message)));
-    }
-    let alike = alike(conversation, call);
-    if alike > limits.repetition as usize {
-        let message = format!(
-            "the agent called {} {alike} times in a row with the same arguments (limits.repetition)",
-            call.name
-        );
-        return Err(Refusal::Final(limit(message).with_detail(call.input.clone())));
-    }
-    if alike == limits.repetition as usize {
-        let message = format!(
-            "{} was called {alike} times in a row with these same arguments, and was not called again: the answer would be the same. \
-             Do something else, or finish with what you have.",
-            call.name
-        );
-        return Err(Refusal::Told(limit(message)));
-    }
-    Ok(())
-}
-
-/// The tool calls of a conversation, since limits were last counted anew.
-fn tool_uses(conversation: &Conversation) -> impl Iterator<Item = &ToolUse> {
-    conversation.turns.iter().skip(conversation.counted_from).flat_map(|turn| &turn.tool_uses)
-}
-
-fn calls(conversation: &Conversation) -> usize {
-    tool_uses(conversation).count()
-}
-
-/// How many of the calls right before this one were the same.
-fn alike(conversation: &Conversation, call: &ToolUse) -> usize {
-    let before: Vec<&ToolUse> = tool_uses(conversation).take_while(|other| other.id != call.id).collect();
-    before.iter().rev().take_while(|other| other.name == call.name && other.input == call.input).count()
 }
 
 /// How often the loop itself has spoken for this reason.

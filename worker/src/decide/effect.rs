@@ -14,6 +14,7 @@ use common::pipeline::model::{HttpStep, Pipeline, RunStep, Step, StepKind};
 use common::task::WaitOn;
 use serde_json::{Value, json};
 
+use super::permission::{Permit, Wanted};
 use super::{Action, ActionKey, Deciding, is_intended};
 use crate::tools::{ToolAnswer, ToolError};
 
@@ -49,8 +50,31 @@ impl Deciding<'_> {
             return self.act(Action::Prepare { step: key.clone(), start: false });
         }
         match self.new_call(step, key, known) {
-            Ok(record) => self.begin(key, record),
+            Ok(record) => self.begin_permitted(step, key, known, record),
             Err(error) => self.decision.fail_step(key, error),
+        }
+    }
+
+    /// Starts the call of a step, if the rules of the installation let it.
+    fn begin_permitted(&mut self, step: &Step, key: &StepKey, known: &StepRun, call: CallRecord) {
+        let tools = self.given.tools;
+        let tool = tools.get(key).and_then(|set| set.get(&call.tool));
+        let Some(tool) = tool.filter(|_| matches!(step.kind, StepKind::Tool(_))) else { return self.begin(key, call) };
+        let who = format!("step {key}");
+        let wanted = Wanted {
+            id: &call.call,
+            tool: tool.as_ref(),
+            arguments: &call.arguments,
+            schema: &tool.spec().input_schema,
+            who: &who,
+        };
+        match self.permit(key, known, wanted) {
+            Permit::Granted(arguments) => self.begin(key, CallRecord { arguments, ..call }),
+            Permit::Pending => {}
+            Permit::Declined(why) => {
+                let message = format!("{} was not called: {why}", call.tool);
+                self.decision.fail_step(key, Failure::new(FailureClass::Rejected, message));
+            }
         }
     }
 

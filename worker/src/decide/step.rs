@@ -2,12 +2,13 @@
 
 use common::failure::{Failure, FailureClass};
 use common::id::StepKey;
-use common::journal::{ApprovalAnswer, Event, StepOutcome, StepRun, StepStatus};
+use common::journal::{ApprovalTerms, Event, StepOutcome, StepRun, StepStatus};
 use common::pipeline::model::{ApprovalStep, OnExpiry, PipelineStep, SleepStep, Step, StepKind};
 use common::pipeline::template::{Scope, Template};
 use common::task::{Outcome, WaitOn};
 use serde_json::{Value, json};
 
+use super::permission::{Question, Vote};
 use super::{Action, Deciding};
 
 /// Whether a step may start.
@@ -111,33 +112,37 @@ impl Deciding<'_> {
     }
 
     fn approval(&mut self, step: &Step, key: &StepKey, known: &StepRun, asked: &ApprovalStep) {
+        let ask = |show, title, approved_by| Question {
+            title,
+            show,
+            expires: asked.expires.map(common::span::Span::get),
+            terms: ApprovalTerms { approvers: asked.approvers.clone(), approved_by, ..ApprovalTerms::default() },
+        };
+        let title = |deciding: &mut Self| asked.title.render_text(&deciding.scope_of(key));
         let Some(approval) = &known.approval else {
             let scope = self.scope_of(key);
-            let question = asked.title.render_text(&scope).and_then(|title| {
-                let show = asked.show.as_ref().map_or(Ok(Value::Null), |show| show.eval(&scope))?;
-                Ok((title, show))
-            });
-            return match question {
-                Ok((title, show)) => {
-                    let expires = asked.expires.map(|span| self.given.now.plus(span.get()));
-                    self.decision.record(Event::ApprovalRequested { step: key.clone(), title, show, expires });
-                }
+            let show = asked.show.as_ref().map_or(Ok(Value::Null), |show| show.eval(&scope));
+            return match show.and_then(|show| Ok((show, title(self)?))) {
+                Ok((show, title)) => self.ask_person(key, ask(show, title, Vec::new())),
                 Err(error) => self.decision.fail_step(key, error),
             };
         };
-        match &approval.answer {
-            None if approval.expires.is_some_and(|expires| self.given.now >= expires) => {
-                self.decision.record(Event::ApprovalExpired { approval: approval.id });
-            }
-            None => self.wait(WaitOn::Approval { approval: approval.id }, approval.expires),
-            Some(ApprovalAnswer::Decided(decision)) => {
-                let value = decision.edits.clone().unwrap_or_else(|| approval.show.clone());
-                let output = json!({
-                    "approved": decision.approved, "by": decision.by, "comment": decision.comment, "value": value,
+        match self.vote(approval, asked.votes) {
+            Vote::Open => {}
+            Vote::Next { approved_by, show } => match title(self) {
+                Ok(title) => self.ask_person(key, ask(show, title, approved_by)),
+                Err(error) => self.decision.fail_step(key, error),
+            },
+            Vote::Decided { approved, approved_by, decision, show } => {
+                let mut output = json!({
+                    "approved": approved, "by": decision.by, "comment": decision.comment, "value": show,
                 });
+                if asked.votes > 1 {
+                    output["approved_by"] = json!(approved_by);
+                }
                 self.output(step, key, output);
             }
-            Some(ApprovalAnswer::Expired) => match asked.on_expiry {
+            Vote::Lapsed => match asked.on_expiry {
                 OnExpiry::Fail => {
                     let error = Failure::new(FailureClass::Rejected, "nobody decided before the approval lapsed");
                     self.decision.fail_step(key, error);

@@ -9,7 +9,8 @@ use common::task::WaitOn;
 use serde_json::{Value, json};
 
 use super::Deciding;
-use super::agent::{PARALLEL_CALLS, Refusal};
+use super::admission::Refusal;
+use super::agent::PARALLEL_CALLS;
 use crate::tools::agent::AgentCall;
 
 /// Why the caller of agents in the background is told something.

@@ -56,7 +56,7 @@ impl Executor {
     }
 
     fn prepare<'a>(&'a self, key: StepKey, start: bool, run: &Run, pipeline: &'a Pipeline) -> BoxFuture<'a, Done> {
-        let filter = filter(pipeline, run, &key);
+        let filter = self.filter(pipeline, run, &key);
         let opening = start.then(|| self.opening(&key, run, pipeline)).transpose();
         async move {
             let looked_up = async {
@@ -71,6 +71,18 @@ impl Executor {
             }
         }
         .boxed()
+    }
+
+    /// Which tools a step or one of its agents may use.
+    fn filter(&self, pipeline: &Pipeline, run: &Run, key: &StepKey) -> Result<ToolFilter, Failure> {
+        if let Some(StepKind::Tool(tool)) = pipeline.step(&key.step).map(|step| &step.kind) {
+            return ToolFilter::one(&tool.tool);
+        }
+        // The nearest that says how it is to be judged, up the line of callers.
+        let line = std::iter::successors(Some(key.clone()), StepKey::caller);
+        let modes = line.filter_map(|key| Role::of(pipeline, run, &key).ok()?.agent.permission_mode);
+        let mode = modes.into_iter().next().or(self.outside.tools.permissions().mode);
+        ToolFilter::of_agent(Role::of(pipeline, run, key)?.agent, mode)
     }
 
     /// Who begins to talk, and what it is told.
@@ -227,7 +239,7 @@ impl Executor {
         }
     }
 
-    fn workspace(&self, task: TaskId) -> PathBuf {
+    pub(super) fn workspace(&self, task: TaskId) -> PathBuf {
         self.workspaces.join(task.to_string())
     }
 
@@ -375,14 +387,6 @@ fn callees<'a>(pipeline: &'a Pipeline, role: &Role<'a>, key: &StepKey) -> Vec<(&
     }
     let names = role.agent.calls.of(pipeline.agents.keys().map(String::as_str), role.name);
     names.into_iter().filter_map(|name| Some((name, pipeline.agents.get(name)?))).collect()
-}
-
-/// Which tools a step or one of its agents may use.
-fn filter(pipeline: &Pipeline, run: &Run, key: &StepKey) -> Result<ToolFilter, Failure> {
-    match pipeline.step(&key.step).map(|step| &step.kind) {
-        Some(StepKind::Tool(tool)) => ToolFilter::one(&tool.tool),
-        _ => ToolFilter::of_agent(Role::of(pipeline, run, key)?.agent),
-    }
 }
 
 /// How long the next call of a step may take: a try of a step as a whole, or

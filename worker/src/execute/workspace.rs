@@ -15,8 +15,9 @@ pub(super) fn is_used_by(tool: &str) -> bool {
 
 /// Whether a task of this pipeline may have a working directory.
 pub(super) fn may_be_used(pipeline: &Pipeline) -> bool {
-    let by_agent =
-        |agent: &Agent| ToolFilter::of_agent(agent).map_or(true, |filter| TOOLS.iter().any(|tool| filter.offers(tool)));
+    let by_agent = |agent: &Agent| {
+        ToolFilter::of_agent(agent, None).map_or(true, |filter| TOOLS.iter().any(|tool| filter.offers(tool)))
+    };
     let by_step = |step: &Step| match &step.kind {
         StepKind::Run(_) => true,
         StepKind::Tool(tool) => is_used_by(&tool.tool),

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use common::config::Config;
+use common::config::{self, Config, PermissionMode};
 use common::failure::{Failure, FailureClass};
+use common::id::Digest;
 use common::pipeline::model::Agent;
 
 use super::agent::AGENT;
@@ -19,12 +20,12 @@ use super::grep::Grep;
 use super::http::HttpTool;
 use super::mcp::McpServers;
 use super::read::Read;
-use super::rule::{Effects, InvalidRule, Permissions, Rule};
+use super::rule::{Effects, InvalidRule, Permissions, Rule, Rules};
 use super::web::WebFetch;
 use super::write::Write;
 use super::{Tool, ToolSet};
 use crate::http::HttpClient;
-use guarded::Guarded;
+use guarded::{Guarded, Judge};
 
 pub use schema::validate;
 
@@ -38,12 +39,17 @@ pub struct Tools {
     fixed: ToolSet,
     mcp: McpServers,
     effects: Arc<Effects>,
+    rules: Arc<Rules>,
+    permissions: config::Permissions,
+    /// Of `permissions`: what approvals are bound to.
+    policy: Digest,
 }
 
 /// What is wanted of all tools: by an agent, or by a `tool` step.
 #[derive(Debug, Clone)]
 pub struct ToolFilter {
     permissions: Permissions,
+    mode: Option<PermissionMode>,
     /// MCP servers whose tools are looked at; others are not even started.
     servers: BTreeSet<String>,
 }
@@ -55,7 +61,7 @@ impl ToolFilter {
     ///
     /// # Errors
     /// `configuration` if a rule cannot be read.
-    pub fn of_agent(agent: &Agent) -> Result<Self, Failure> {
+    pub fn of_agent(agent: &Agent, mode: Option<PermissionMode>) -> Result<Self, Failure> {
         let wrong =
             |error: InvalidRule| Failure::new(FailureClass::Configuration, format!("agent {}: {error}", agent.name));
         let mut permissions = Permissions::parse(agent.tools.as_deref(), &agent.disallowed_tools).map_err(wrong)?;
@@ -67,7 +73,7 @@ impl ToolFilter {
             }
         }
         let servers = agent.mcp_servers.as_ref().map(|servers| servers.iter().cloned().collect());
-        Ok(Self { servers: servers.unwrap_or_else(|| servers_named_by(&permissions)), permissions })
+        Ok(Self { servers: servers.unwrap_or_else(|| servers_named_by(&permissions)), permissions, mode })
     }
 
     /// What these rules allow.
@@ -78,7 +84,7 @@ impl ToolFilter {
         let rules: Vec<String> = rules.iter().map(|rule| (*rule).to_owned()).collect();
         let permissions = Permissions::parse(Some(&rules), &[])
             .map_err(|error| Failure::new(FailureClass::Configuration, error.to_string()))?;
-        Ok(Self { servers: servers_named_by(&permissions), permissions })
+        Ok(Self { servers: servers_named_by(&permissions), permissions, mode: None })
     }
 
     /// Whether a tool of this name is among what is wanted.
@@ -150,9 +156,12 @@ impl Tools {
             checked_name("mcp_servers", name)?;
         }
         let effects = Effects::parse(&config.effects).map_err(|error| wrong(&format!("effects: {error}")))?;
+        let permissions = config.permissions.clone();
+        let rules = Rules::parse(&permissions).map_err(|error| wrong(&format!("permissions: {error}")))?;
+        let policy = Digest::of(serde_json::json!(permissions).to_string().as_bytes());
         let answer = config.limits.tool_output.bytes().saturating_mul(4).max(LEAST_ANSWER);
         let mcp = McpServers::new(&config.mcp_servers, &options.directory, answer);
-        Ok(Self { fixed, mcp, effects: Arc::new(effects) })
+        Ok(Self { fixed, mcp, effects: Arc::new(effects), rules: Arc::new(rules), permissions, policy })
     }
 
     /// Adds a tool that this program brings along, beside those that ship.
@@ -181,16 +190,35 @@ impl Tools {
         for tools in futures::future::join_all(listed).await {
             all.extend(tools?);
         }
-        let permissions = Arc::new(wanted.permissions.clone());
+        let mode = wanted.mode;
+        if mode == Some(PermissionMode::BypassPermissions) && !self.permissions.allow_bypass {
+            return Err(wrong("permissions: an agent has the mode bypassPermissions, and `allow_bypass` is not true"));
+        }
+        let judge = Arc::new(Judge {
+            own: wanted.permissions.clone(),
+            rules: Arc::clone(&self.rules),
+            mode,
+            effects: Arc::clone(&self.effects),
+        });
         Ok(all
             .into_iter()
-            .filter(|tool| permissions.offers(&tool.spec().name))
+            .filter(|tool| judge.policy().offers(&tool.spec().name))
             .map(|tool| {
                 let name = tool.spec().name.clone();
-                let guarded = Guarded::new(tool, Arc::clone(&permissions), Arc::clone(&self.effects));
+                let guarded = Guarded::new(tool, Arc::clone(&judge));
                 (name, Arc::new(guarded) as Arc<dyn Tool>)
             })
             .collect())
+    }
+
+    /// What a person is asked before a call, and who.
+    pub fn permissions(&self) -> &config::Permissions {
+        &self.permissions
+    }
+
+    /// The digest of the permissions in force.
+    pub fn policy(&self) -> &Digest {
+        &self.policy
     }
 
     /// The names of all tools that are known without starting MCP servers.

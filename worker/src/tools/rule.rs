@@ -9,6 +9,7 @@
 
 mod command;
 mod list;
+mod policy;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -17,6 +18,7 @@ use globset::GlobMatcher;
 use serde_json::Value;
 
 pub use list::{Effects, Permissions, Verdict};
+pub use policy::{Policy, Rules};
 
 /// Tools whose rules have patterns of paths, with the argument that holds the path.
 pub(super) const PATH_TOOLS: [(&str, &str); 5] =

@@ -228,8 +228,17 @@ impl<'a> Reader<'a> {
         if let (Some(node), None) = (expiry_node, expires) {
             self.out.push(self.file.warning(node.at, "`on_expiry` means nothing without `expires`"));
         }
+        let approvers: Vec<String> = table.read_or("approvers", Vec::new(), self.out);
+        let votes_node = table.get("votes");
+        let votes = votes_node.and_then(|node| self.number(node, 1..=10)).unwrap_or(1);
+        if let Some(node) = votes_node
+            && !approvers.is_empty()
+            && votes as usize > approvers.len()
+        {
+            self.error(node.at, format!("{votes} people must approve, and only {} may", approvers.len()));
+        }
         table.finish("`approval`", self.out);
-        Some(ApprovalStep { title: title?, show, expires, on_expiry })
+        Some(ApprovalStep { title: title?, show, expires, on_expiry, approvers, votes })
     }
 
     fn sleep_step(&mut self, node: &'a Node, here: &Here) -> Option<SleepStep> {

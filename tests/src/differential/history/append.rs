@@ -67,7 +67,13 @@ async fn event(
         }
         2 | 3 => {
             on.push(WaitOn::Approval { approval: ApprovalId { task, seq: number } });
-            Event::ApprovalRequested { step: at, title: "?".to_owned(), show: output, expires: None }
+            Event::ApprovalRequested {
+                step: at,
+                title: "?".to_owned(),
+                show: output,
+                expires: None,
+                terms: Box::default(),
+            }
         }
         4 => {
             let call: CallId = valid("c1".parse());

@@ -1,43 +1,57 @@
 //! A tool as one agent gets it: its calls checked against the agent's rules,
 //! its effect classed by the operator's.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use common::config::PermissionMode;
 use common::journal::Effect;
 use serde_json::Value;
 
-use crate::tools::rule::{Effects, PATH_TOOLS, Permissions, Subject, Verdict};
+use crate::tools::rule::{Effects, PATH_TOOLS, Permissions, Policy, Rules, Subject, Verdict};
 use crate::tools::workspace::{Workspace, show};
 use crate::tools::{Tool, ToolAnswer, ToolCall, ToolError, ToolSpec};
+
+/// What an agent may do, and what repeating its calls may do.
+#[derive(Debug)]
+pub(super) struct Judge {
+    pub(super) own: Permissions,
+    pub(super) rules: Arc<Rules>,
+    pub(super) mode: Option<PermissionMode>,
+    pub(super) effects: Arc<Effects>,
+}
+
+impl Judge {
+    pub(super) fn policy(&self) -> Policy<'_> {
+        Policy { own: &self.own, rules: &self.rules, mode: self.mode }
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Guarded {
     inner: Arc<dyn Tool>,
-    permissions: Arc<Permissions>,
-    effects: Arc<Effects>,
+    judge: Arc<Judge>,
 }
 
 impl Guarded {
-    pub(super) fn new(inner: Arc<dyn Tool>, permissions: Arc<Permissions>, effects: Arc<Effects>) -> Self {
-        Self { inner, permissions, effects }
+    pub(super) fn new(inner: Arc<dyn Tool>, judge: Arc<Judge>) -> Self {
+        Self { inner, judge }
     }
 
-    /// A path is judged as it is written, and as what it leads to through links.
-    async fn verdict(&self, call: &ToolCall) -> Verdict {
+    /// Why a call is refused. A path is judged as it is written, and as what it leads to through links: a person was
+    /// asked about what is written.
+    async fn refusal(&self, call: &ToolCall) -> Option<String> {
         let name = self.spec().name.as_str();
-        let verdict = |arguments: &Value| {
-            self.permissions.verdict(Subject { tool: name, arguments, workspace: Some(&call.context.workspace) })
+        let verdict = |arguments: &Value| self.verdict(arguments, Some(&call.context.workspace));
+        let written = match verdict(&call.arguments) {
+            Verdict::Refused(why) => return Some(why),
+            written => written,
         };
-        let written = verdict(&call.arguments);
-        let argument = PATH_TOOLS.iter().find(|(tool, _)| *tool == name).map(|(_, argument)| *argument);
-        let Some((argument, path)) =
-            argument.and_then(|argument| Some((argument, call.arguments.get(argument)?.as_str()?.to_owned())))
-        else {
-            return written;
-        };
-        if written != Verdict::Allowed || !self.permissions.is_about_calls_of(name) {
-            return written;
+        let argument = PATH_TOOLS.iter().find(|(tool, _)| *tool == name).map(|(_, argument)| *argument)?;
+        let path = call.arguments.get(argument)?.as_str()?.to_owned();
+        if !self.judge.policy().is_about_calls_of(name) {
+            return None;
         }
         let root = call.context.workspace.clone();
         let resolved = tokio::task::spawn_blocking(move || {
@@ -45,10 +59,16 @@ impl Guarded {
             workspace.resolve(&workspace.relative(&path).ok()?).ok()
         });
         // What leads nowhere, or out, is the tool's own to refuse.
-        let Ok(Some(resolved)) = resolved.await else { return written };
+        let Ok(Some(resolved)) = resolved.await else { return None };
         let mut arguments = call.arguments.clone();
         arguments[argument] = Value::String(show(&resolved));
-        verdict(&arguments)
+        match (verdict(&arguments), written) {
+            (Verdict::Refused(why), _) => Some(why),
+            (Verdict::Asks(why), Verdict::Allowed) => {
+                Some(format!("the path leads through a link to one that is to be named itself: {why}"))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -60,13 +80,17 @@ impl Tool for Guarded {
 
     fn effect(&self, arguments: &Value) -> Effect {
         let subject = Subject { tool: &self.spec().name, arguments, workspace: None };
-        self.effects.of(subject).unwrap_or_else(|| self.inner.effect(arguments))
+        self.judge.effects.of(subject).unwrap_or_else(|| self.inner.effect(arguments))
+    }
+
+    fn verdict(&self, arguments: &Value, workspace: Option<&Path>) -> Verdict {
+        self.judge.policy().verdict(Subject { tool: &self.spec().name, arguments, workspace })
     }
 
     async fn call(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
-        match self.verdict(&call).await {
-            Verdict::Allowed => self.inner.call(call).await,
-            Verdict::Refused(why) => Ok(ToolAnswer::error(format!("{} was not called: {why}", call.name))),
+        match self.refusal(&call).await {
+            None => self.inner.call(call).await,
+            Some(why) => Ok(ToolAnswer::error(format!("{} was not called: {why}", call.name))),
         }
     }
 }

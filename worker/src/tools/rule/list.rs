@@ -19,6 +19,8 @@ pub struct Permissions {
 pub enum Verdict {
     /// It is made.
     Allowed,
+    /// A person is asked first, for a reason that they are told.
+    Asks(String),
     /// It is refused, for a reason that the model is told.
     Refused(String),
 }

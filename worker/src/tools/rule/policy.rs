@@ -1,0 +1,203 @@
+//! What becomes of a call: the agent's own lists, the rules of the
+//! installation and the mode, in one place. Deny beats ask beats allow.
+
+use common::config::{self, PermissionMode};
+
+use super::{InvalidRule, Permissions, Reading, Rule, Subject, Verdict};
+
+/// Tools that only read, whatever they are called with.
+const READING: [&str; 3] = ["Read", "Glob", "Grep"];
+/// Tools that change files of the working directory.
+const EDITING: [&str; 2] = ["Write", "Edit"];
+
+/// The rules of an installation.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    allow: Vec<Rule>,
+    ask: Vec<Rule>,
+    deny: Vec<Rule>,
+}
+
+impl Rules {
+    /// From `permissions:` of `teamster.yaml`.
+    ///
+    /// # Errors
+    /// The first text that is no rule.
+    pub fn parse(permissions: &config::Permissions) -> Result<Self, InvalidRule> {
+        let rules = |texts: &[String]| texts.iter().map(|text| Rule::parse(text)).collect::<Result<Vec<_>, _>>();
+        Ok(Self { allow: rules(&permissions.allow)?, ask: rules(&permissions.ask)?, deny: rules(&permissions.deny)? })
+    }
+}
+
+/// What one agent may do in an installation.
+#[derive(Debug, Clone)]
+pub struct Policy<'a> {
+    /// What its own file says.
+    pub own: &'a Permissions,
+    /// What the installation says.
+    pub rules: &'a Rules,
+    /// How everything else is judged; `None`: what its own file allows is allowed.
+    pub mode: Option<PermissionMode>,
+}
+
+impl Policy<'_> {
+    /// Whether an agent is told of a tool: some of its calls may be made.
+    pub fn offers(&self, tool: &str) -> bool {
+        let denied = self.rules.deny.iter().any(|rule| rule.names(tool) && rule.is_about_all_calls());
+        !denied && self.own.offers(tool)
+    }
+
+    /// Whether rules tell calls of the tool apart by their arguments.
+    pub fn is_about_calls_of(&self, tool: &str) -> bool {
+        let Rules { allow, ask, deny } = self.rules;
+        let about = |rule: &Rule| rule.names(tool) && !rule.is_about_all_calls();
+        self.own.is_about_calls_of(tool) || allow.iter().chain(ask).chain(deny).any(about)
+    }
+
+    /// What becomes of a call.
+    pub fn verdict(&self, subject: Subject<'_>) -> Verdict {
+        let taken = |rule: &&Rule| rule.fits(subject, Reading::Takes);
+        if let Some(rule) = self.rules.deny.iter().find(taken).map(Rule::text) {
+            return Verdict::Refused(format!("the rule {rule} of this installation forbids this call"));
+        }
+        match self.own.verdict(subject) {
+            Verdict::Allowed => {}
+            other => return other,
+        }
+        let reads = READING.contains(&subject.tool);
+        if self.mode == Some(PermissionMode::Plan) && !reads {
+            return Verdict::Refused("in plan mode nothing is called that may change something".to_owned());
+        }
+        if let Some(rule) = self.rules.ask.iter().find(taken).map(Rule::text) {
+            let why = format!("the rule {rule} asks");
+            return self.asks(why);
+        }
+        match self.mode {
+            None | Some(PermissionMode::BypassPermissions) => Verdict::Allowed,
+            Some(PermissionMode::AcceptEdits) if EDITING.contains(&subject.tool) => Verdict::Allowed,
+            Some(_) if reads || self.rules.allow.iter().any(|rule| rule.fits(subject, Reading::Grants)) => {
+                Verdict::Allowed
+            }
+            Some(_) => self.asks("no rule allows it".to_owned()),
+        }
+    }
+
+    fn asks(&self, why: String) -> Verdict {
+        if self.mode == Some(PermissionMode::DontAsk) {
+            return Verdict::Refused(format!("a person would have to be asked ({why}), and nobody is in this mode"));
+        }
+        Verdict::Asks(why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// `allow`, `ask` and `deny` of the installation, `tools` and `disallowedTools` of the agent, by `|`.
+    fn verdict(lists: &str, mode: Option<PermissionMode>, tool: &str, arguments: &Value) -> char {
+        let lists: Vec<Vec<String>> = lists
+            .split('|')
+            .map(|list| list.split(';').map(str::trim).filter(|rule| !rule.is_empty()).map(str::to_owned).collect())
+            .collect();
+        let [allow, ask, deny, tools, disallowed] = lists.try_into().unwrap();
+        let own = Permissions::parse((!tools.is_empty()).then_some(&tools[..]), &disallowed).unwrap();
+        let rules = Rules::parse(&config::Permissions { allow, ask, deny, ..config::Permissions::default() }).unwrap();
+        match (Policy { own: &own, rules: &rules, mode }).verdict(Subject { tool, arguments, workspace: None }) {
+            Verdict::Allowed => '+',
+            Verdict::Asks(_) => '?',
+            Verdict::Refused(_) => '-',
+        }
+    }
+
+    #[test]
+    fn permissions_are_as_the_truth_table_says() {
+        use PermissionMode::{AcceptEdits, BypassPermissions, Default, DontAsk, Plan};
+        let modes = [None, Some(Default), Some(AcceptEdits), Some(Plan), Some(DontAsk), Some(BypassPermissions)];
+        let bash = |command: &str| ("Bash", json!({"command": command}));
+        let read = |path: &str| ("Read", json!({"file_path": path}));
+        let write = |path: &str| ("Write", json!({"file_path": path, "content": ""}));
+        let fetch = |host: &str| ("WebFetch", json!({"url": format!("https://{host}/x")}));
+        let crm = ("mcp__crm__write", json!({}));
+        // allow | ask | deny of the installation | tools | disallowedTools of the agent, the call, and what becomes of
+        // it in each mode: none, default, acceptEdits, plan, dontAsk, bypassPermissions.
+        let table = [
+            ("||||", read("a"), "++++++"),
+            ("||||", ("Glob", json!({"pattern": "*"})), "++++++"),
+            ("||||", ("Grep", json!({"pattern": "x"})), "++++++"),
+            ("||||", write("a"), "+?+--+"),
+            ("||||", ("Edit", json!({"file_path": "a"})), "+?+--+"),
+            ("||||", bash("ls"), "+??--+"),
+            ("||||", fetch("a.example"), "+??--+"),
+            ("||||", crm.clone(), "+??--+"),
+            // What is allowed is not asked, whatever allows more of it.
+            ("Bash||||", bash("ls"), "+++-++"),
+            ("Bash(git diff:*)||||", bash("git diff HEAD"), "+++-++"),
+            ("Bash(git diff:*)||||", bash("git push"), "+??--+"),
+            ("Bash(git diff:*)||||", bash("git diff; git push"), "+??--+"),
+            ("WebFetch(domain:a.example)||||", fetch("a.example"), "+++-++"),
+            ("WebFetch(domain:a.example)||||", fetch("b.example"), "+??--+"),
+            ("mcp__crm__*||||", crm.clone(), "+++-++"),
+            ("mcp__crm||||", crm.clone(), "+++-++"),
+            ("mcp__mail__*||||", crm.clone(), "+??--+"),
+            ("Write(out/**)||||", write("out/a"), "+++-++"),
+            ("Write(out/**)||||", write("src/a"), "+?+--+"),
+            // Ask beats allow, and also where everything else is allowed.
+            ("|Bash|||", bash("ls"), "???--?"),
+            ("Bash|Bash|||", bash("ls"), "???--?"),
+            ("Bash|Bash(git push:*)|||", bash("git push"), "???--?"),
+            ("Bash|Bash(git push:*)|||", bash("true && git push"), "???--?"),
+            ("Bash|Bash(git push:*)|||", bash("git diff"), "+++-++"),
+            ("|Read(secrets/**)|||", read("secrets/a"), "????-?"),
+            ("|Read(secrets/**)|||", read("src/a"), "++++++"),
+            ("|Write|||", write("a"), "???--?"),
+            ("|mcp__crm__*|||", crm.clone(), "???--?"),
+            ("|WebFetch(domain:*.a.example)|||", fetch("b.a.example"), "???--?"),
+            // Deny beats ask and allow.
+            ("||Bash||", bash("ls"), "------"),
+            ("Bash|Bash|Bash||", bash("ls"), "------"),
+            ("Bash||Bash(rm:*)||", bash("rm x"), "------"),
+            ("Bash||Bash(rm:*)||", bash("ls; rm x"), "------"),
+            ("Bash||Bash(rm:*)||", bash("ls"), "+++-++"),
+            ("||Read(.env)||", read(".env"), "------"),
+            ("||Read(.env)||", read("./x/../.env"), "------"),
+            ("||Read(.env)||", read("env"), "++++++"),
+            ("mcp__crm__*||mcp__crm__write||", crm.clone(), "------"),
+            ("mcp__crm__*||mcp__crm__drop||", crm.clone(), "+++-++"),
+            ("||WebFetch(domain:a.example)||", fetch("a.example"), "------"),
+            // The agent's own lists come before all of that, and grant nothing that a mode asks about.
+            ("|||Read|", bash("ls"), "------"),
+            ("Bash|||Read|", bash("ls"), "------"),
+            ("|||Bash|", bash("ls"), "+??--+"),
+            ("Bash|||Bash|", bash("ls"), "+++-++"),
+            ("|||Bash(git diff:*)|", bash("git diff"), "+??--+"),
+            ("|||Bash(git diff:*)|", bash("git push"), "------"),
+            ("||||Bash", bash("ls"), "------"),
+            ("Bash||||Bash(rm:*)", bash("rm x"), "------"),
+            ("Bash||||Bash(rm:*)", bash("ls"), "+++-++"),
+            ("|Bash||Bash|Bash", bash("ls"), "------"),
+            ("|||Read; Write|", write("a"), "+?+--+"),
+            ("|||mcp__crm__*|", crm.clone(), "+??--+"),
+            ("|||mcp__mail__*|", crm.clone(), "------"),
+            // Several rules: the strictest that fits.
+            ("Bash(git:*)|Bash(git push:*)|Bash(git push --force:*)||", bash("git status"), "+++-++"),
+            ("Bash(git:*)|Bash(git push:*)|Bash(git push --force:*)||", bash("git push"), "???--?"),
+            ("Bash(git:*)|Bash(git push:*)|Bash(git push --force:*)||", bash("git push --force"), "------"),
+            ("Write(out/**)|Write(out/final/**)|||", write("out/final/a"), "???--?"),
+            ("Write(out/**)|Write(out/final/**)|||", write("out/a"), "+++-++"),
+            ("Read|Read(a/**)|Read(a/b/**)||", read("a/b/c"), "------"),
+            ("Read|Read(a/**)|Read(a/b/**)||", read("a/c"), "????-?"),
+            ("Read|Read(a/**)|Read(a/b/**)||", read("c"), "++++++"),
+            ("mcp__crm__read|mcp__crm__write|||", crm, "???--?"),
+        ];
+        assert!(table.len() >= 60);
+        for (lists, (tool, arguments), expected) in table {
+            let found: String = modes.iter().map(|mode| verdict(lists, *mode, tool, &arguments)).collect();
+            assert_eq!(found, expected, "{lists}  {tool} {arguments}");
+        }
+    }
+}
