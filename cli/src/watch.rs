@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// What a project consists of, below its directory.
-const PARTS: [&str; 4] = ["teamster.yaml", "pipelines", "agents", "schemas"];
+const PARTS: [&str; 5] = ["teamster.yaml", "pipelines", "agents", ".claude/agents", "schemas"];
 /// How deep directories are looked into.
 const DEPTH: usize = 4;
 /// The most files that are looked at.

@@ -284,3 +284,13 @@ async fn one_that_fails_for_good_is_a_failed_call_of_its_caller() {
     let CallResult::Failed { error } = ended.result("a") else { panic!("the scout failed") };
     assert!(error.message.starts_with("agent work/1 (scout) failed: "), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_step_may_compute_which_model_it_wants() {
+    let ended = run(|_| says("Done."), "model: \"{{ 'small' if input.hard is undefined else 'm' }}\"").await;
+    ended.succeeded(&json!("Done."));
+    assert_eq!(ended.of("You lead")[0].json["model"], "claude-haiku-4-5");
+    let ended = run(|_| says("Done."), "model: \"{{ 'sm' ~ 'ell' }}\"").await;
+    let State::Dead { error, .. } = &ended.state else { panic!("{:?}", ended.state) };
+    assert!(error.message.contains("smell"), "{error}");
+}

@@ -143,8 +143,8 @@ pub struct AgentStep {
     pub agent: String,
     /// The first user message.
     pub prompt: Template,
-    /// A model's name in `teamster.yaml`; `None`: as the agent says.
-    pub model: Option<String>,
+    /// A model's name in `teamster.yaml`, or what computes it; `None`, or an empty text: as the agent says.
+    pub model: Option<Template>,
     /// When to stop.
     pub limits: AgentLimits,
 }

@@ -96,9 +96,11 @@ impl Executor {
                 let model = own_model.or_else(|| caller.map(|caller| caller.head.alias.clone()));
                 (subagent.prompt.clone(), None, model)
             } else {
-                let prompt = role.agent_step.prompt.render_text(&self.scope_of(run, pipeline, key))?;
+                let scope = self.scope_of(run, pipeline, key);
+                let prompt = role.agent_step.prompt.render_text(&scope)?;
                 let schema = role.step.output.as_ref().map(|schema| schema.schema.clone());
-                (prompt, schema, role.agent_step.model.clone().or(own_model))
+                let model = role.agent_step.model.as_ref().map(|model| model.render_text(&scope)).transpose()?;
+                (prompt, schema, model.filter(|name| !name.is_empty()).or(own_model))
             };
         Ok(Opening { role, prompt, output_schema, model, callees: callees(pipeline, &role, key) })
     }

@@ -130,9 +130,9 @@ impl<'a> Reader<'a> {
         let prompt = table.need("prompt", "an agent step", self.out);
         let prompt = prompt.and_then(|node| self.text_template(node, &here.key("prompt"), here.context));
         let model_node = table.get("model");
-        let model: Option<String> = model_node.and_then(|node| node.read(self.file, self.out));
-        match (model_node, &model) {
-            (Some(node), Some(model)) => self.link(LinkTo::Model, model, node.at),
+        let model = model_node.and_then(|node| self.text_template(node, &here.key("model"), here.context));
+        match model_node.and_then(|node| Some((node, node.as_text()?))) {
+            Some((node, name)) if !name.contains("{{") => self.link(LinkTo::Model, name, node.at),
             _ => self.link(LinkTo::AnyModel, "", node.at),
         }
         let limits = match table.get("limits") {
