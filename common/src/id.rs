@@ -344,6 +344,15 @@ text_type! {
     GroupKey, "supersede group", "use 1 to 256 bytes without control characters", is_short_text
 }
 
+text_type! {
+    /// The name of a meter: what is counted, and of whom (`usd pipeline/lead-intake`).
+    MeterName, "meter name", "use 1 to 200 bytes without control characters", |text| text.len() <= 200 && is_short_text(text)
+}
+text_type! {
+    /// Names one reservation: the task, step and turn that it is for, so that whoever resumes the task finds it.
+    ReservationId, "reservation id", "use 1 to 256 bytes without control characters", is_short_text
+}
+
 impl QueueName {
     /// The queue of pipelines that name none.
     pub fn default_queue() -> Self {

@@ -11,8 +11,10 @@ mod blob;
 pub mod book;
 mod error;
 mod finding;
+mod halt;
 pub mod intake;
 pub mod ledger;
+pub mod meter;
 mod model;
 pub mod offload;
 mod options;
@@ -29,6 +31,8 @@ use bytes::Bytes;
 pub use blob::{BLOB_GRACE, BlobOptions, BlobPlace};
 pub use error::{AppendError, SignalError, StoreError};
 pub use finding::{Finding, Severity};
+pub use halt::{Halt, HaltChange, HaltState};
+pub use meter::{Charge, Meter, Reading, Refusal, Reserve, Reserved, Settle, Usage, Window};
 pub use model::{
     Append, Appended, BatchRow, BatchRowState, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due,
     Filter, Hint, Next, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, Signalled, Submission, Take,
@@ -82,7 +86,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn forget(&self, task: TaskId) -> Result<bool, StoreError>;
 
     /// Moves up to `limit` tasks whose time has come: timers, expired leases,
-    /// retention. O(due), never O(tasks).
+    /// retention; and looks at as many meters and reservations. O(due), never O(tasks).
     async fn due(&self, limit: usize) -> Result<Due, StoreError>;
 
     /// Returns when something may be ready in one of the queues: a doorbell, not
@@ -147,6 +151,34 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Notes up to when a schedule has been served; never moves backwards.
     async fn serve_schedule(&self, name: &str, until: Timestamp) -> Result<(), StoreError>;
+
+    // ---- meters ---------------------------------------------------------------
+
+    /// Reserves the worst case of something on all of its meters, or on none (see [`meter`]). However many callers
+    /// race, what is granted stays within the limits. An id that is held or settled is granted again and charges
+    /// nothing twice; held, it is held anew. Without a word until it lapses, its places are free again, and its
+    /// worst case counts as used until the window turns.
+    async fn reserve(&self, reserve: Reserve) -> Result<Reserved, StoreError>;
+
+    /// Says what a reservation has really used: the rest is given back, or what was used beyond it is added, also
+    /// beyond the limit. The first word counts. False if there is no such reservation (any more): it can be
+    /// settled until [`meter::LATE_SETTLEMENT`] after it has lapsed.
+    async fn settle(&self, settle: Settle) -> Result<bool, StoreError>;
+
+    /// Nothing of a meter is granted before a time: somebody outside says so (`retry-after`). Never ends a longer one
+    /// early, and counts at most [`meter::LONGEST_HOLD_BACK`] from now.
+    async fn hold_back(&self, meter: &Meter, until: Timestamp) -> Result<(), StoreError>;
+
+    /// Up to `limit` meters (at most [`meter::MOST_READINGS`]) whose names begin like this, by name.
+    async fn meters(&self, prefix: &str, limit: usize) -> Result<Vec<Reading>, StoreError>;
+
+    // ---- the emergency stop -----------------------------------------------------
+
+    /// Begins, lifts or ends a halt: the halt as it is now, or nothing if that cannot be done to it.
+    async fn change_halt(&self, change: HaltChange) -> Result<Option<Halt>, StoreError>;
+
+    /// The newest halt of the fleet and of each pipeline, in force or not: that of the fleet, then by name.
+    async fn halts(&self) -> Result<Vec<Halt>, StoreError>;
 
     // ---- hints, where there is a broker ----------------------------------------
 

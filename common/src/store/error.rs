@@ -17,6 +17,17 @@ pub enum StoreError {
     Refused(String),
 }
 
+impl StoreError {
+    /// The same for another caller of what failed.
+    pub(super) fn again(&self) -> Self {
+        match self {
+            Self::Unavailable(why) => Self::Unavailable(why.clone()),
+            Self::Damaged(why) => Self::Damaged(why.clone()),
+            Self::Refused(why) => Self::Refused(why.clone()),
+        }
+    }
+}
+
 /// Why an append was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {

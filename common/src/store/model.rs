@@ -254,6 +254,8 @@ pub struct Due {
     pub poisoned: usize,
     /// Finished tasks that retention removed.
     pub removed: usize,
+    /// Reservations that lapsed or were forgotten, and meters of which nothing is left to be said.
+    pub lapsed: usize,
     /// When the next one is due, as far as is known now. In the past if the
     /// limit was reached and more is due.
     pub next: Option<Timestamp>,

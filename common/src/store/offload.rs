@@ -32,7 +32,7 @@ use self::object::Objects;
 use self::outgoing::{Kept, Unkept};
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, BlobOptions, Claim, ClaimTasks, Cursor, Definition, Due,
-    Filter, Finding, Hint, Limits, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, Severity, SignalError,
+    Filter, Finding, Halt, HaltChange, Hint, Limits, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Severity, SignalError,
     Signalled, Store, StoreClock, StoreError, StoreOptions, Submission, Take, Transcript, intake,
 };
 use crate::clock::Timestamp;
@@ -302,6 +302,30 @@ impl Store for Offload {
 
     async fn serve_schedule(&self, name: &str, until: Timestamp) -> Result<(), StoreError> {
         self.inner.serve_schedule(name, until).await
+    }
+
+    async fn reserve(&self, reserve: Reserve) -> Result<Reserved, StoreError> {
+        self.inner.reserve(reserve).await
+    }
+
+    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+        self.inner.settle(settle).await
+    }
+
+    async fn hold_back(&self, meter: &Meter, until: Timestamp) -> Result<(), StoreError> {
+        self.inner.hold_back(meter, until).await
+    }
+
+    async fn meters(&self, prefix: &str, limit: usize) -> Result<Vec<Reading>, StoreError> {
+        self.inner.meters(prefix, limit).await
+    }
+
+    async fn change_halt(&self, change: HaltChange) -> Result<Option<Halt>, StoreError> {
+        self.inner.change_halt(change).await
+    }
+
+    async fn halts(&self) -> Result<Vec<Halt>, StoreError> {
+        self.inner.halts().await
     }
 
     async fn unsent(&self, age: Duration, limit: usize) -> Result<Vec<Hint>, StoreError> {

@@ -18,8 +18,10 @@ mod due;
 mod examine;
 mod fault;
 mod group;
+mod halt;
 mod job;
 mod lease;
+mod meter;
 mod outbox;
 mod pipeline;
 mod read;
@@ -48,12 +50,13 @@ use self::bell::{Bell, Messenger};
 use self::connection::{Connection, Loan, Pool, Purpose};
 use self::fault::{Fault, Stop};
 use self::job::Job;
+use self::meter::Meters;
 use self::tls::Connector;
 use self::writer::{Tools, Writers};
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
-    Hint, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store, StoreError,
-    StoreOptions, Submission, Take, Transcript, intake,
+    Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, SignalError, Signalled, Store, StoreError,
+    StoreOptions, Submission, Take, Transcript, intake, meter::{MOST_READINGS, teller::Teller, till::{Answer, Order}},
 };
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
@@ -72,7 +75,9 @@ pub struct PostgresStore {
     address: Arc<Address>,
     options: StoreOptions,
     writers: Writers,
-    pool: Pool,
+    pool: Arc<Pool>,
+    /// Charges meters.
+    teller: Teller,
     bell: Arc<Bell>,
     // Ends with the store.
     _messenger: Messenger,
@@ -140,9 +145,11 @@ impl PostgresStore {
             options: options.clone(),
             bell: Arc::clone(&bell),
         };
+        let pool = Arc::new(Pool::new(Arc::clone(&address), connector.clone()));
         Ok(Arc::new(Self {
             writers: Writers::start(&tools),
-            pool: Pool::new(Arc::clone(&address), connector.clone()),
+            teller: Teller::start(Meters { pool: Arc::clone(&pool), options: options.clone() }),
+            pool,
             _messenger: Messenger::start(&bell, Arc::clone(&address), connector),
             bell,
             address,
@@ -202,8 +209,12 @@ impl Store for PostgresStore {
     }
 
     async fn due(&self, limit: usize) -> Result<Due, StoreError> {
-        let (due, rings) = with!(self, connection => due::due(connection, &self.options, limit));
+        let (mut due, rings) = with!(self, connection => due::due(connection, &self.options, limit));
         self.bell.ring(rings, &self.options);
+        let agenda = with!(self, read connection => meter::agenda(connection, &self.options, limit));
+        let (lapsed, next) = meter::look_at(agenda, &self.teller).await?;
+        due.lapsed = lapsed;
+        due.next = [due.next, next].into_iter().flatten().min();
         Ok(due)
     }
 
@@ -296,6 +307,33 @@ impl Store for PostgresStore {
     async fn serve_schedule(&self, name: &str, until: Timestamp) -> Result<(), StoreError> {
         with!(self, connection => catalog::serve_schedule(connection, name, until));
         Ok(())
+    }
+
+    async fn reserve(&self, reserve: Reserve) -> Result<Reserved, StoreError> {
+        reserve.check()?;
+        self.teller.order(Order::Reserve(reserve)).await?.reserved()
+    }
+
+    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+        settle.check()?;
+        self.teller.order(Order::Settle(settle)).await.map(Answer::done)
+    }
+
+    async fn hold_back(&self, meter: &Meter, until: Timestamp) -> Result<(), StoreError> {
+        self.teller.order(Order::HoldBack(meter.clone(), until)).await.map(drop)
+    }
+
+    async fn meters(&self, prefix: &str, limit: usize) -> Result<Vec<Reading>, StoreError> {
+        let limit = limit.min(MOST_READINGS);
+        Ok(with!(self, read connection => meter::readings(connection, &self.options, prefix, limit)))
+    }
+
+    async fn change_halt(&self, change: HaltChange) -> Result<Option<Halt>, StoreError> {
+        Ok(with!(self, connection => halt::change(connection, &self.options, change.clone())))
+    }
+
+    async fn halts(&self) -> Result<Vec<Halt>, StoreError> {
+        Ok(with!(self, read connection => halt::all(connection)))
     }
 
     async fn unsent(&self, age: Duration, limit: usize) -> Result<Vec<Hint>, StoreError> {

@@ -38,9 +38,11 @@ mod desk;
 mod due;
 mod examine;
 mod group;
+mod halt;
 mod hint;
 mod keys;
 mod meta;
+mod meter;
 mod read;
 mod record;
 mod reply;
@@ -71,11 +73,12 @@ use self::connection::Link;
 use self::depth::Depths;
 use self::group::Groups;
 use self::keys::Keys;
+use self::meter::Meters;
 use self::stored::Stored;
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
-    Hint, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store, StoreError,
-    StoreOptions, Submission, Take, Transcript, intake,
+    Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, SignalError, Signalled, Store, StoreError,
+    StoreOptions, Submission, Take, Transcript, intake, meter::{teller::Teller, till::{Answer, Order}},
 };
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
@@ -94,6 +97,8 @@ pub struct RedisStore {
     keys: Keys,
     clock: Arc<ServerClock>,
     groups: Groups,
+    /// Charges meters.
+    teller: Teller,
     /// The tasks that this process holds, as they were when it last wrote them.
     held: Mutex<LruCache<TaskId, Stored>>,
     options: StoreOptions,
@@ -121,7 +126,14 @@ impl RedisStore {
         let keys = Keys::new(&prefix, partitions);
         let all = (0..keys.count()).map(|number| keys.partition(number).to_vec()).collect();
         let groups = Groups::start(all, &keys.channel(), &link, &clock);
+        let meters = Meters {
+            link: Arc::clone(&link),
+            clock: Arc::clone(&clock),
+            partition: keys.partition(0).to_vec(),
+            entropy: Arc::clone(&options.entropy),
+        };
         Ok(Arc::new(Self {
+            teller: Teller::start(meters),
             link,
             keys,
             clock,
@@ -243,6 +255,32 @@ impl Store for RedisStore {
 
     async fn serve_schedule(&self, name: &str, until: Timestamp) -> Result<(), StoreError> {
         self.note_served(name, until).await
+    }
+
+    async fn reserve(&self, reserve: Reserve) -> Result<Reserved, StoreError> {
+        reserve.check()?;
+        self.teller.order(Order::Reserve(reserve)).await?.reserved()
+    }
+
+    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+        settle.check()?;
+        self.teller.order(Order::Settle(settle)).await.map(Answer::done)
+    }
+
+    async fn hold_back(&self, meter: &Meter, until: Timestamp) -> Result<(), StoreError> {
+        self.teller.order(Order::HoldBack(meter.clone(), until)).await.map(drop)
+    }
+
+    async fn meters(&self, prefix: &str, limit: usize) -> Result<Vec<Reading>, StoreError> {
+        self.readings(prefix, limit).await
+    }
+
+    async fn change_halt(&self, change: HaltChange) -> Result<Option<Halt>, StoreError> {
+        self.alter_halt(change).await
+    }
+
+    async fn halts(&self) -> Result<Vec<Halt>, StoreError> {
+        self.all_halts().await
     }
 
     async fn unsent(&self, age: Duration, limit: usize) -> Result<Vec<Hint>, StoreError> {

@@ -17,7 +17,9 @@ mod connection;
 mod due;
 mod entries;
 mod examine;
+mod halt;
 mod lease;
+mod meter;
 mod outbox;
 mod read;
 mod restore;
@@ -43,8 +45,8 @@ use self::lease::{Leased, Loaded};
 use self::writer::Writer;
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
-    Hint, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store, StoreError,
-    StoreOptions, Submission, Take, Transcript, intake,
+    Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, SignalError, Signalled, Store, StoreError,
+    StoreOptions, Submission, Take, Transcript, intake, meter::{MOST_READINGS, till::{Answer, Order}},
 };
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
@@ -259,6 +261,36 @@ impl Store for SqliteStore {
     async fn serve_schedule(&self, name: &str, until: Timestamp) -> Result<(), StoreError> {
         let name = name.to_owned();
         self.writer.write(1, move |tx| catalog::serve_schedule(tx, &name, until)).await
+    }
+
+    async fn reserve(&self, reserve: Reserve) -> Result<Reserved, StoreError> {
+        reserve.check()?;
+        let (weight, order) = (reserve.charges.len(), Order::Reserve(reserve));
+        self.writer.write(weight, move |tx| meter::perform(tx, &order)).await?.reserved()
+    }
+
+    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+        settle.check()?;
+        let (weight, order) = (settle.spent.len(), Order::Settle(settle));
+        self.writer.write(weight, move |tx| meter::perform(tx, &order)).await.map(Answer::done)
+    }
+
+    async fn hold_back(&self, meter: &Meter, until: Timestamp) -> Result<(), StoreError> {
+        let order = Order::HoldBack(meter.clone(), until);
+        self.writer.write(1, move |tx| meter::perform(tx, &order)).await.map(drop)
+    }
+
+    async fn meters(&self, prefix: &str, limit: usize) -> Result<Vec<Reading>, StoreError> {
+        let (prefix, now) = (prefix.to_owned(), self.options.clock.now());
+        self.readers.read(move |db| meter::readings(db, &prefix, limit.min(MOST_READINGS), now)).await
+    }
+
+    async fn change_halt(&self, change: HaltChange) -> Result<Option<Halt>, StoreError> {
+        self.writer.write(1, move |tx| halt::change(tx, change.clone())).await
+    }
+
+    async fn halts(&self) -> Result<Vec<Halt>, StoreError> {
+        self.readers.read(halt::all).await
     }
 
     async fn unsent(&self, age: Duration, limit: usize) -> Result<Vec<Hint>, StoreError> {

@@ -12,7 +12,7 @@ use common::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
 use common::journal::Recorded;
 use common::store::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due, Filter,
-    Finding, Hint, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, SignalError, Signalled, Store,
+    Finding, Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, SignalError, Signalled, Store,
     StoreError, Submission, Take, Transcript,
 };
 use common::task::{Head, Signal};
@@ -304,6 +304,32 @@ impl Store for Faulty {
     async fn serve_schedule(&self, name: &str, until: Timestamp) -> Result<(), StoreError> {
         let name = name.to_owned();
         self.call(move |truth| truth.serve_schedule(&name, until)).await
+    }
+
+    async fn reserve(&self, reserve: Reserve) -> Result<Reserved, StoreError> {
+        self.call(|truth| truth.ask("reserve", async |store| store.reserve(reserve).await)).await
+    }
+
+    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+        self.call(|truth| truth.ask("settle", async |store| store.settle(settle).await)).await
+    }
+
+    async fn hold_back(&self, meter: &Meter, until: Timestamp) -> Result<(), StoreError> {
+        let meter = meter.clone();
+        self.call(move |truth| truth.ask("hold_back", async |store| store.hold_back(&meter, until).await)).await
+    }
+
+    async fn meters(&self, prefix: &str, limit: usize) -> Result<Vec<Reading>, StoreError> {
+        let prefix = prefix.to_owned();
+        self.call(move |truth| truth.ask("meters", async |store| store.meters(&prefix, limit).await)).await
+    }
+
+    async fn change_halt(&self, change: HaltChange) -> Result<Option<Halt>, StoreError> {
+        self.call(|truth| truth.ask("change_halt", async |store| store.change_halt(change).await)).await
+    }
+
+    async fn halts(&self) -> Result<Vec<Halt>, StoreError> {
+        self.call(|truth| truth.ask("halts", async |store| store.halts().await)).await
     }
 
     async fn unsent(&self, age: Duration, limit: usize) -> Result<Vec<Hint>, StoreError> {

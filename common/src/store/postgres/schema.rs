@@ -16,7 +16,7 @@ const LOCK: i64 = 0x544D_5354_4D49_4752;
 const MARK: &str = "the tables of Teamster, version";
 
 /// One entry a version; never changed once released, only added to.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3];
 
 const VERSION_1: &str = r#"
 -- A task. `head` is the truth for a reader; the other columns are what indexes and filters need of it.
@@ -168,6 +168,42 @@ CREATE TABLE blob_users (
     PRIMARY KEY (task, name)
 );
 CREATE INDEX blob_users_name ON blob_users (name);
+"#;
+
+const VERSION_3: &str = r#"
+-- How much of something was used: budgets, rate limits, places.
+CREATE TABLE meters (
+    name       text COLLATE "C" NOT NULL,
+    kind       text COLLATE "C" NOT NULL,    -- its window: total, places, every 1m, idle 30d
+    used       bigint NOT NULL,              -- or reserved
+    most       bigint,                       -- the limit that was named last
+    since      timestamptz NOT NULL,         -- since when this is counted
+    charged_at timestamptz NOT NULL,
+    held_until timestamptz,                  -- nothing is granted before
+    goes_at    timestamptz,                  -- when the store must look: it may be over
+    PRIMARY KEY (name, kind)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX meters_goes ON meters (goes_at) WHERE goes_at IS NOT NULL;
+-- What was reserved of meters.
+CREATE TABLE reservations (
+    id      text COLLATE "C" PRIMARY KEY,
+    task    uuid NOT NULL,
+    status  text COLLATE "C" NOT NULL,       -- held, settled or lapsed
+    expires timestamptz NOT NULL,
+    due_at  timestamptz NOT NULL,            -- when the store must look
+    parts   text NOT NULL                    -- how much of which meters: JSON
+) WITH (fillfactor = 70, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX reservations_due ON reservations (due_at);
+-- The emergency stop: the newest of the fleet and of each pipeline.
+CREATE TABLE halts (
+    pipeline  text COLLATE "C" PRIMARY KEY,  -- empty: the whole fleet
+    halted_at timestamptz NOT NULL,
+    halted_by text NOT NULL,
+    reason    text NOT NULL,
+    lifted_at timestamptz,                   -- none: it is in force
+    lifted_by text,
+    over      boolean NOT NULL               -- all that waited for it was woken
+);
 "#;
 
 /// Brings the schema to the version that this program knows, or refuses it.

@@ -13,4 +13,5 @@ return {
   first_of('f'), first_of('ft'), first_of('d'), first_of('dt'),
   call('ZRANGE', K .. 'over', 0, tonumber(ARGV[4]) - 1, 'WITHSCORES'), call('HGETALL', K .. 'notes'),
   call('ZRANGE', K .. 'unused', 0, 0, 'WITHSCORES')[2] or '',
+  call('ZRANGE', K .. 'looks', 0, 0, 'WITHSCORES')[2] or '',
 }

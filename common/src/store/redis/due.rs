@@ -48,6 +48,8 @@ pub(super) struct Agenda {
     notes: Vec<(Vec<u8>, Vec<u8>)>,
     /// Since when the oldest unused blob has been that.
     pub(super) unused: Option<Timestamp>,
+    /// When the next meter or reservation is to be looked at.
+    pub(super) look: Option<Timestamp>,
 }
 
 impl RedisStore {
@@ -86,6 +88,9 @@ impl RedisStore {
             next = [next, look_again].into_iter().flatten().min();
         }
         next = [next, self.remove_unused(&agendas).await?].into_iter().flatten().min();
+        let (lapsed, look_again) = self.look_at_meters(&agendas, limit).await?;
+        answer.lapsed = lapsed;
+        next = [next, look_again].into_iter().flatten().min();
         answer.next = next;
         Ok(answer)
     }
@@ -121,6 +126,7 @@ impl RedisStore {
                 agenda.notes.push((notes.bytes(), notes.bytes()));
             }
             agenda.unused = reply.integer().ok().map(Timestamp::from_millis);
+            agenda.look = reply.integer().ok().map(Timestamp::from_millis);
             Ok::<_, StoreError>(agenda)
         });
         try_join_all(looks).await

@@ -141,7 +141,7 @@ impl Driver {
                 Ok(answer) => answer,
                 Err(error) => {
                     for job in jobs {
-                        let _ = job.answer.send(Err(again(&error)));
+                        let _ = job.answer.send(Err(error.again()));
                     }
                     break;
                 }
@@ -189,13 +189,4 @@ fn outcome(value: &Value) -> Result<Outcome, StoreError> {
         4 => Outcome::Gone,
         _ => Outcome::Stale,
     })
-}
-
-/// The same error for each caller of a group.
-fn again(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::Unavailable(why) => StoreError::Unavailable(why.clone()),
-        StoreError::Damaged(why) => StoreError::Damaged(why.clone()),
-        StoreError::Refused(why) => StoreError::Refused(why.clone()),
-    }
 }

@@ -56,6 +56,10 @@ scripts! {
     KEEP_BLOB = "keep_blob.lua";
     /// Removes blobs that nobody uses.
     UNUSED = "unused.lua";
+    /// Reads fields of hashes.
+    FIELDS = "fields.lua";
+    /// Writes fields of hashes that have not changed.
+    SWAP = "swap.lua";
 }
 
 /// Arguments one behind the other: cheap to build, to keep and to pass on.

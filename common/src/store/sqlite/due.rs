@@ -10,7 +10,7 @@ use super::entries::{Entries, Reach};
 use super::row::{Found, integer};
 use super::tally::Class;
 use super::transaction::Transaction;
-use super::{batch, blob};
+use super::{batch, blob, meter};
 use crate::clock::Timestamp;
 use crate::id::TaskId;
 use crate::span::Span;
@@ -53,6 +53,9 @@ pub(super) fn due(tx: &mut Transaction<'_>, limit: usize) -> Result<Due, Stop<St
         next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
     }
     let look_again = blob::remove_unused(tx)?;
+    next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
+    let (lapsed, look_again) = meter::due(tx, limit)?;
+    due.lapsed = lapsed;
     next = [next, look_again.map(Timestamp::as_millis)].into_iter().flatten().min();
     due.next = next.map(Timestamp::from_millis);
     Ok(due)

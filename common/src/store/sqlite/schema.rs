@@ -16,7 +16,7 @@ use crate::store::StoreError;
 const APPLICATION_ID: i32 = 0x544D_5354;
 
 /// One entry a version; never changed once released, only added to.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4];
 
 const VERSION_1: &str = r"
 -- A task. `head` is the truth for a reader; the other columns are what indexes and filters need of it.
@@ -177,6 +177,42 @@ CREATE TABLE blob_users (
     PRIMARY KEY (task, name)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX blob_users_name ON blob_users (name);
+";
+
+const VERSION_4: &str = r"
+-- How much of something was used: budgets, rate limits, places.
+CREATE TABLE meters (
+    name       TEXT NOT NULL,
+    kind       TEXT NOT NULL,       -- its window: total, places, every 1m, idle 30d
+    used       INTEGER NOT NULL,    -- or reserved
+    most       INTEGER,             -- the limit that was named last
+    since      INTEGER NOT NULL,    -- since when this is counted
+    charged_at INTEGER NOT NULL,
+    held_until INTEGER,             -- nothing is granted before
+    goes_at    INTEGER,             -- when the store must look: it may be over
+    PRIMARY KEY (name, kind)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX meters_goes ON meters (goes_at) WHERE goes_at IS NOT NULL;
+-- What was reserved of meters.
+CREATE TABLE reservations (
+    id      TEXT PRIMARY KEY,
+    task    TEXT NOT NULL,
+    status  TEXT NOT NULL,          -- held, settled or lapsed
+    expires INTEGER NOT NULL,
+    due_at  INTEGER NOT NULL,       -- when the store must look
+    parts   TEXT NOT NULL           -- how much of which meters: JSON
+) STRICT, WITHOUT ROWID;
+CREATE INDEX reservations_due ON reservations (due_at);
+-- The emergency stop: the newest of the fleet and of each pipeline.
+CREATE TABLE halts (
+    pipeline  TEXT PRIMARY KEY,     -- empty: the whole fleet
+    halted_at INTEGER NOT NULL,
+    halted_by TEXT NOT NULL,
+    reason    TEXT NOT NULL,
+    lifted_at INTEGER,              -- none: it is in force
+    lifted_by TEXT,
+    over      INTEGER NOT NULL      -- all that waited for it was woken
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Brings the file to the version that this program knows, or refuses it.
