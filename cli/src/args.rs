@@ -124,6 +124,10 @@ pub(crate) enum Command {
     /// List, pause and resume queues
     #[command(subcommand)]
     Queues(commands::queues::QueuesCommand),
+    /// Stop new model and tool calls, of the whole fleet or of one pipeline; nothing is lost
+    Halt(commands::halt::HaltArgs),
+    /// Go on after a halt
+    Unhalt(commands::halt::UnhaltArgs),
     /// Look at the store and the broker, and say what their settings can lose
     Doctor(commands::doctor::DoctorArgs),
     /// Measure what a set-up can do, on this machine

@@ -10,6 +10,7 @@ pub(crate) mod dev;
 pub(crate) mod dlq;
 pub(crate) mod doctor;
 pub(crate) mod export;
+pub(crate) mod halt;
 pub(crate) mod import;
 pub(crate) mod queues;
 pub(crate) mod scheduler;

@@ -78,6 +78,7 @@ fn describe(event: &Event) -> (Tone, String) {
         Event::Parked { wait } => (Tone::Dim, format!("waits for {}", waits(wait))),
         Event::Woken { cause: WakeCause::Timer } => (Tone::Dim, "its time has come".to_owned()),
         Event::Woken { cause: WakeCause::Operator } => (Tone::Dim, "woken by a person".to_owned()),
+        Event::Woken { cause: WakeCause::Unhalted } => (Tone::Dim, "the emergency stop is over".to_owned()),
         Event::CancelRequested { by, reason } => {
             (Tone::Warn, format!("{} asks to cancel it: {}", cut(by, 80), cut(reason, TEXT)))
         }
@@ -216,6 +217,7 @@ fn waits(wait: &Wait) -> String {
             WaitOn::Outcome { step, call } => format!("a word on call {call} of step {step}"),
             WaitOn::Budget { step } => format!("room in the budget (step {step})"),
             WaitOn::RateLimit { step } => format!("the rate limit (step {step})"),
+            WaitOn::Halt => "the end of the emergency stop".to_owned(),
         })
         .collect();
     if names.len() > 3 {

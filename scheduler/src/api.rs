@@ -10,6 +10,7 @@ mod batches;
 mod body;
 mod dead_letters;
 mod definitions;
+mod halt;
 mod health;
 mod hooks;
 mod journal;
@@ -66,6 +67,7 @@ fn routes(app: &App) -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(queues::list))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))
+        .routes(routes!(halt::list, halt::begin, halt::lift))
         .routes(routes!(hooks::receive))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

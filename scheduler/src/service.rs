@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::app::{App, HttpLimits};
 use crate::settings::Settings;
-use crate::{api, cron, letters, relay, serve, sweep};
+use crate::{api, cron, halt, letters, relay, serve, sweep};
 
 /// What a scheduler is made of.
 #[derive(Debug, Clone)]
@@ -104,7 +104,7 @@ impl Scheduler {
         tracing::info!(address = %app.address(), "the scheduler listens");
         let all = async {
             let hints = async { tokio::join!(relaying(&app), healing(&app), receiving(&app)) };
-            tokio::join!(self.serve(shutdown.clone()), sweeping(&app), scheduling(&app), hints)
+            tokio::join!(self.serve(shutdown.clone()), sweeping(&app), scheduling(&app), unhalting(&app), hints)
         };
         tokio::select! {
             biased;
@@ -176,6 +176,20 @@ async fn scheduling(app: &App) {
             tracing::warn!(%error, "the schedules could not be served and are tried again");
         }
         sleep(app, CRON).await;
+    }
+}
+
+async fn unhalting(app: &App) {
+    let mut liftings = halt::Liftings::default();
+    while !app.closing().is_cancelled() {
+        match halt::tick(app.store(), &mut liftings, app.now()).await {
+            Ok(0) => {}
+            Ok(woken) => tracing::info!(woken, "tasks go on after a halt"),
+            Err(error) => {
+                tracing::warn!(%error, "what waits for the end of a halt could not be woken; it is tried again");
+            }
+        }
+        sleep(app, halt::PAUSE).await;
     }
 }
 

@@ -27,8 +27,9 @@ pub async fn tick(store: &dyn Store) -> Result<Due, StoreError> {
         sum.expired += due.expired;
         sum.poisoned += due.poisoned;
         sum.removed += due.removed;
+        sum.lapsed += due.lapsed;
         sum.next = due.next;
-        if due.woken + due.expired + due.removed < STEP {
+        if due.woken + due.expired + due.removed < STEP && due.lapsed < STEP {
             break;
         }
     }

@@ -5,6 +5,7 @@
 
 mod approval;
 mod batch;
+mod halt;
 mod hook;
 mod pipeline;
 mod problem;
@@ -13,6 +14,7 @@ mod task;
 
 pub use approval::{Approval, ApprovalPage, Decide, Decision};
 pub use batch::{Batch, BatchReceipt, BatchResult};
+pub use halt::{BeginHalt, Halt, HaltList};
 pub use hook::{Delivered, DeliveredTask, Health};
 pub use pipeline::{
     Applied, AppliedPipeline, Apply, NamedDefinition, PipelineList, PipelineSummary, Queue, QueueList, QueuePaused,

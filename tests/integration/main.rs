@@ -22,6 +22,7 @@ mod crash_mcp;
 mod decide;
 mod differential;
 mod faults;
+mod halt;
 mod models;
 mod models_openai;
 mod offload;

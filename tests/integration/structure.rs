@@ -23,14 +23,14 @@ const WORKER: &[&[&str]] = &[
     &["health"],
     &["service"],
     &["execute"],
-    &["decide", "definitions", "fault", "intake", "lease", "outside"],
+    &["decide", "definitions", "fault", "halt", "intake", "lease", "outside"],
     &["tools"],
     &["models", "http", "process"],
     &["answer"],
 ];
 const SCHEDULER: &[&[&str]] = &[
     &["service"],
-    &["letters", "relay", "serve", "sweep"],
+    &["halt", "letters", "relay", "serve", "sweep"],
     &["api"],
     &["batch", "cron", "ingress"],
     &["app"],

@@ -14,10 +14,12 @@ pub mod catalog;
 pub mod children;
 pub mod dead_letter;
 pub mod durability;
+pub mod halt;
 pub mod history;
 pub mod lease;
 pub mod limit;
 pub mod list;
+pub mod meter;
 pub mod outbox;
 pub mod question;
 pub mod ready;
@@ -90,6 +92,12 @@ macro_rules! conformance {
                 tasks_share_it_and_the_last_takes_it_along, a_text_is_referred_to, an_event_cannot_refer_to_what_is_gone,
                 a_parent_uses_what_its_child_answered, a_kept_signal_uses_its_value, what_is_elsewhere_is_condemned,
                 bytes_belong_where_the_name_says, blobs_are_there_after_reopening;
+            meter: what_was_used_is_what_counts, the_same_id_charges_once, settled_twice_counts_once, all_meters_or_none,
+                fifty_racing_never_overspend, a_window_turns_in_time, windows_of_one_name_are_counted_apart,
+                places_come_back, what_lapses_counts_its_worst_case, a_meter_is_held_back, what_is_over_goes,
+                readings_are_by_name, impossible_reservations_are_refused, meters_survive_a_restart;
+            halt: a_halt_is_seen_by_all, a_halt_is_lifted_and_ends, a_halt_begins_once,
+                a_task_waits_for_the_end_of_a_halt;
             outbox: a_submit_rings, what_is_refused_is_silent, all_that_makes_ready_rings, a_hint_leads_to_a_claim,
                 unsent_ones_are_given_after_their_age, unsent_ones_are_not_given_twice_within_their_age,
                 sent_ones_are_kept_no_more, what_is_not_ready_has_no_hint, hints_survive_a_restart,

@@ -30,6 +30,7 @@ use futures::stream::FuturesUnordered;
 use crate::decide::{Action, ActionKey, Decision, Given, Performed, Rest, conclude, decide};
 use crate::definitions::{DefinitionError, Definitions};
 use crate::fault::Fault;
+use crate::halt::{self, Halts};
 use crate::lease::Hold;
 use crate::outside::Outside;
 use crate::tools::ToolSet;
@@ -50,6 +51,7 @@ pub struct Executor {
     /// Where the working directories of tasks are.
     pub(crate) workspaces: PathBuf,
     pub(crate) fault: Arc<Fault>,
+    pub(crate) halts: Arc<Halts>,
 }
 
 /// What an action came to, with its name and what was looked up on the way.
@@ -153,10 +155,17 @@ impl Execution<'_> {
                 self.in_flight.clear();
                 ahead = None;
             }
-            if shutdown.is_draining() && self.in_flight.is_empty() {
-                return self.hand_over().await;
+            let halted = self.executor.halts.cover(&self.journal.run().head.pipeline);
+            if halted && self.in_flight.is_empty() && !self.must_stop() {
+                let wait = halt::wait(self.journal.now());
+                return self.rest_or(Next::Park(wait)).await;
             }
-            if !shutdown.is_draining() || self.must_stop() {
+            if shutdown.is_draining() && self.in_flight.is_empty() {
+                return self.rest_or(Next::Release { reason: "drain".to_owned() }).await;
+            }
+            // What is under way goes on, and nothing new starts.
+            let idles = shutdown.is_draining() || halted;
+            if !idles || self.must_stop() {
                 // A signal may have come with the append; then what was decided ahead no longer follows.
                 let version = self.journal.run().head.version;
                 let decision = match ahead.filter(|ahead| ahead.version == version) {
@@ -238,10 +247,10 @@ impl Execution<'_> {
         self.pipeline.timeout.get().saturating_sub(worked)
     }
 
-    /// Gives the task to another worker, unless it comes to rest by itself.
-    async fn hand_over(&mut self) -> Result<(), Stopped> {
+    /// Gives the task up in this way, unless it comes to rest by itself.
+    async fn rest_or(&mut self, otherwise: Next) -> Result<(), Stopped> {
         let next = match rest(self.journal.run(), self.given()) {
-            Next::Continue => Next::Release { reason: "drain".to_owned() },
+            Next::Continue => otherwise,
             next => next,
         };
         self.journal.append(Vec::new(), next).await

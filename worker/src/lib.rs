@@ -9,6 +9,7 @@ pub mod decide;
 pub mod definitions;
 pub mod execute;
 pub mod fault;
+pub mod halt;
 pub mod health;
 pub mod http;
 pub mod intake;

@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::definitions::Definitions;
 use crate::execute::Executor;
 use crate::fault::{Fault, InvalidPoint};
+use crate::halt::Halts;
 use crate::intake::{Intake, IntakeOptions};
 use crate::lease::{Leases, RENEWALS_PER_LEASE};
 use crate::outside::Outside;
@@ -139,6 +140,7 @@ impl Worker {
             entropy,
             workspaces,
             fault: Arc::new(Fault::from_env()?),
+            halts: Arc::new(Halts::default()),
         };
         let slot_count = settings.slots.max(1);
         let intake = Intake::new(IntakeOptions {
@@ -174,6 +176,8 @@ impl Worker {
         // Should this future be dropped, nothing goes on without it.
         let renewing =
             AbortOnDropHandle::new(tokio::spawn(renew(Arc::clone(&self.leases), Arc::clone(&self.store), self.lease)));
+        let (halts, store) = (Arc::clone(&self.executor.halts), Arc::clone(&self.store));
+        let watching = AbortOnDropHandle::new(tokio::spawn(async move { halts.watch(&*store).await }));
         let mut running = JoinSet::new();
         self.take_until_drained(&shutdown, &mut running).await;
         self.intake.end();
@@ -181,6 +185,7 @@ impl Worker {
         // Each execution ends by itself: at its next checkpoint, or when the drain has lasted too long.
         while running.join_next().await.is_some() {}
         drop(renewing);
+        drop(watching);
         self.executor.outside.tools.shutdown().await;
         tracing::info!(worker = %self.id, "has ended");
     }
@@ -189,6 +194,11 @@ impl Worker {
         let mut trouble = Duration::ZERO;
         while !shutdown.is_draining() {
             while running.try_join_next().is_some() {}
+            tokio::select! {
+                biased;
+                () = self.executor.halts.until_lifted() => {}
+                () = shutdown.draining() => return,
+            }
             let Some(permits) = self.free_slots(shutdown).await else { return };
             let free = permits.len();
             match self.tick(permits, shutdown, running).await {
@@ -235,6 +245,13 @@ impl Worker {
         shutdown: &Shutdown,
         running: &mut JoinSet<()>,
     ) -> Result<usize, StoreError> {
+        let halts = &self.executor.halts;
+        if !halts.are_known() {
+            halts.look(&*self.store).await?;
+        }
+        if halts.cover_all() {
+            return Ok(0);
+        }
         let asked = Instant::now();
         let claims = self.intake.tick(permits.len()).await?;
         let taken = claims.len();

@@ -4,9 +4,10 @@
 use clap::Args;
 use common::broker::BrokerError;
 use common::project::Project;
-use common::store::{Finding, Severity};
+use common::store::{Finding, Halt, Severity};
 use serde_json::json;
 
+use super::halt::sentence;
 use crate::context::Context;
 use crate::error::{CommandError, Exit};
 use crate::installation::{open_broker, open_existing, store_url};
@@ -35,6 +36,7 @@ pub(crate) async fn run(args: &DoctorArgs, context: &Context) -> Result<(), Comm
     let store = open_existing(context, &config, &url).await?;
     let mut findings = vec![health(store.check().await.err().map(|error| error.to_string()))];
     findings.extend(store.examine().await?);
+    findings.extend(store.halts().await?.into_iter().filter(Halt::is_in_force).map(halted));
     if let Some(broker) = open_broker(context, &config)? {
         findings.extend(broker.examine().await.unwrap_or_else(|error| vec![unreachable(&error)]));
     }
@@ -57,6 +59,17 @@ fn health(error: Option<String>) -> Finding {
         Some(error) => (Severity::Fatal, error, Some("nothing can be accepted until this is mended".to_owned())),
     };
     Finding { severity, subject: "writing".to_owned(), said, advice }
+}
+
+/// A halt that is in force: nothing is lost, and nothing that it covers goes on.
+fn halted(halt: Halt) -> Finding {
+    let lift = halt.pipeline.as_ref().map(|pipeline| format!(" --pipeline {pipeline}")).unwrap_or_default();
+    Finding {
+        severity: Severity::Warning,
+        subject: "halt".to_owned(),
+        said: sentence(&halt.into()),
+        advice: Some(format!("`teamster unhalt{lift}` goes on")),
+    }
 }
 
 /// A broker that cannot be looked at: nothing is lost with it, but tasks start later.

@@ -4,11 +4,12 @@ use clap::{Args, Subcommand};
 use common::id::QueueName;
 use common::task::StateName;
 use reqwest::Method;
-use scheduler::wire::{QueueList, QueuePaused};
+use scheduler::wire::{HaltList, QueueList, QueuePaused};
 
+use super::halt::sentence;
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::output::{count, duration};
+use crate::output::{count, duration, note};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueuesCommand {
@@ -39,6 +40,10 @@ async fn list(context: &Context) -> Result<(), CommandError> {
     let list: QueueList = context.client().await?.get("/v1/queues", &[]).await?;
     if context.output.json {
         return Ok(context.output.document(&list)?);
+    }
+    let halts: HaltList = context.client().await?.get("/v1/halt", &[]).await?;
+    for halt in halts.halts.iter().filter(|halt| halt.in_force) {
+        note(sentence(halt));
     }
     let now = context.clock.now();
     let shown = [StateName::Scheduled, StateName::Ready, StateName::Running, StateName::Waiting, StateName::Dead];

@@ -161,6 +161,8 @@ pub enum WakeCause {
     Timer,
     /// Someone asked.
     Operator,
+    /// The emergency stop that it waited for is over.
+    Unhalted,
 }
 
 /// What the answer to an approval is bound to, beside what is shown.

@@ -108,7 +108,7 @@ macro_rules! visits {
                     Self::Resolve { happened: Some(value), .. }
                     | Self::ChildFinished { result: value, .. }
                     | Self::Replay { input: Some(value), .. } => visit($slot::Value(value)),
-                    Self::Resolve { .. } | Self::Replay { .. } | Self::Cancel { .. } | Self::Wake => {}
+                    Self::Resolve { .. } | Self::Replay { .. } | Self::Cancel { .. } | Self::Wake | Self::Unhalt => {}
                 }
             }
         }

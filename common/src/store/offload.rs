@@ -32,8 +32,9 @@ use self::object::Objects;
 use self::outgoing::{Kept, Unkept};
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, BlobOptions, Claim, ClaimTasks, Cursor, Definition, Due,
-    Filter, Finding, Halt, HaltChange, Hint, Limits, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Severity, SignalError,
-    Signalled, Store, StoreClock, StoreError, StoreOptions, Submission, Take, Transcript, intake,
+    Filter, Finding, Halt, HaltChange, Hint, Limits, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow,
+    Renew, Renewal, Reserve, Reserved, Settle, Severity, SignalError, Signalled, Store, StoreClock, StoreError,
+    StoreOptions, Submission, Take, Transcript, intake,
 };
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;

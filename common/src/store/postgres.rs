@@ -55,8 +55,13 @@ use self::tls::Connector;
 use self::writer::{Tools, Writers};
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
-    Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, SignalError, Signalled, Store, StoreError,
-    StoreOptions, Submission, Take, Transcript, intake, meter::{MOST_READINGS, teller::Teller, till::{Answer, Order}},
+    Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve,
+    Reserved, Settle, SignalError, Signalled, Store, StoreError, StoreOptions, Submission, Take, Transcript, intake,
+    meter::{
+        MOST_READINGS,
+        teller::Teller,
+        till::{Answer, Order},
+    },
 };
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};

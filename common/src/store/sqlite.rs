@@ -45,8 +45,12 @@ use self::lease::{Leased, Loaded};
 use self::writer::Writer;
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
-    Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, SignalError, Signalled, Store, StoreError,
-    StoreOptions, Submission, Take, Transcript, intake, meter::{MOST_READINGS, till::{Answer, Order}},
+    Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve,
+    Reserved, Settle, SignalError, Signalled, Store, StoreError, StoreOptions, Submission, Take, Transcript, intake,
+    meter::{
+        MOST_READINGS,
+        till::{Answer, Order},
+    },
 };
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};

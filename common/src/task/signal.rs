@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::head::Head;
-use super::state::{Outcome, State, StateName};
+use super::state::{Outcome, State, StateName, WaitOn};
 use crate::id::{ApprovalId, CallId, StepId, StepKey, TaskId};
 use crate::journal::{ApprovalDecision, Event, WakeCause};
 
@@ -23,6 +23,8 @@ pub enum Signal {
     },
     /// End its waiting now.
     Wake,
+    /// The emergency stop that it waits for is over.
+    Unhalt,
     /// Decide an approval.
     Decide {
         /// Which one.
@@ -101,6 +103,12 @@ pub fn admit(head: &Head, kept: &[Signal], signal: &Signal) -> Result<Admission,
         Signal::Wake => match head.state {
             State::Scheduled { .. } | State::Waiting { .. } => Event::Woken { cause: WakeCause::Operator },
             _ => return refuse("only a scheduled or waiting task can be woken"),
+        },
+        Signal::Unhalt => match &head.state {
+            State::Waiting { wait, .. } if wait.on.contains(&WaitOn::Halt) => {
+                Event::Woken { cause: WakeCause::Unhalted }
+            }
+            _ => return refuse("it does not wait for the end of a halt"),
         },
         Signal::Decide { approval, decision } => {
             let before = kept.iter().any(|k| matches!(k, Signal::Decide { approval: a, .. } if a == approval));

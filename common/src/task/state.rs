@@ -190,6 +190,8 @@ pub enum WaitOn {
         /// The step that waits.
         step: StepKey,
     },
+    /// The end of the emergency stop that covers the task.
+    Halt,
 }
 
 impl WaitOn {
@@ -202,6 +204,7 @@ impl WaitOn {
             Self::Outcome { .. } => "outcome",
             Self::Budget { .. } => "budget",
             Self::RateLimit { .. } => "rate_limit",
+            Self::Halt => "halt",
         }
     }
 }

@@ -12,8 +12,8 @@ use common::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
 use common::journal::Recorded;
 use common::store::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due, Filter,
-    Finding, Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, SignalError, Signalled, Store,
-    StoreError, Submission, Take, Transcript,
+    Finding, Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal,
+    Reserve, Reserved, Settle, SignalError, Signalled, Store, StoreError, Submission, Take, Transcript,
 };
 use common::task::{Head, Signal};
 

@@ -183,6 +183,7 @@ const fn name(signal: &Signal) -> &'static str {
     match signal {
         Signal::Cancel { .. } => "cancel",
         Signal::Wake => "wake",
+        Signal::Unhalt => "unhalt",
         Signal::Decide { .. } => "decision",
         Signal::Resolve { .. } => "outcome",
         Signal::ChildFinished { .. } => "child",

@@ -288,7 +288,11 @@ fn later(one: Refusal, other: Refusal) -> Refusal {
         (None, _) => one,
         (Some(_), None) => other,
         (Some(a), Some(b)) => {
-            if b > a { other } else { one }
+            if b > a {
+                other
+            } else {
+                one
+            }
         }
     }
 }

@@ -16,7 +16,8 @@ const TEXT: usize = 10_000;
 const LOCK: &str = "LOCK TABLE halts IN SHARE ROW EXCLUSIVE MODE";
 const KNOWN: &str = "SELECT pipeline, halted_at, halted_by, reason, lifted_at, lifted_by, over FROM halts \
      WHERE pipeline = $1";
-const ALL: &str = "SELECT pipeline, halted_at, halted_by, reason, lifted_at, lifted_by, over FROM halts ORDER BY pipeline";
+const ALL: &str =
+    "SELECT pipeline, halted_at, halted_by, reason, lifted_at, lifted_by, over FROM halts ORDER BY pipeline";
 const PUT: &str = "INSERT INTO halts (pipeline, halted_at, halted_by, reason, lifted_at, lifted_by, over) \
      VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (pipeline) DO UPDATE SET halted_at = excluded.halted_at, \
      halted_by = excluded.halted_by, reason = excluded.reason, lifted_at = excluded.lifted_at, \

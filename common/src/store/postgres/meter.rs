@@ -36,8 +36,7 @@ const STRIPES: u16 = 64;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock($1::int, stripe) FROM unnest($2::int[]) AS u(stripe)";
-const RESERVATIONS: &str =
-    "SELECT id, task, status, expires, parts FROM reservations WHERE id = ANY($1::text[])";
+const RESERVATIONS: &str = "SELECT id, task, status, expires, parts FROM reservations WHERE id = ANY($1::text[])";
 const ACCOUNTS: &str = "SELECT m.name, m.kind, m.used, m.most, m.since, m.charged_at, m.held_until FROM meters m \
      JOIN unnest($1::text[], $2::text[]) AS u(name, kind) ON m.name = u.name AND m.kind = u.kind";
 const READINGS: &str = "SELECT name, kind, used, most, since, charged_at, held_until FROM meters \
@@ -174,8 +173,7 @@ async fn write_accounts(connection: &Connection, changes: Vec<(Meter, Change<Acc
         goes_at.push(account.goes_at().map(Time));
     }
     connection.execute(DROP_ACCOUNTS, &[&gone_names, &gone_kinds]).await?;
-    let put: [&(dyn ToSql + Sync); 8] =
-        [&names, &kinds, &used, &most, &since, &charged_at, &held_until, &goes_at];
+    let put: [&(dyn ToSql + Sync); 8] = [&names, &kinds, &used, &most, &since, &charged_at, &held_until, &goes_at];
     connection.execute(PUT_ACCOUNTS, &put).await.map(drop)
 }
 

@@ -24,7 +24,7 @@ impl RedisStore {
             let halt = if known.is_empty() { None } else { Some(decode(&known)?) };
             let Some(halt) = change.clone().apply(halt.as_ref(), now) else { return Ok(None) };
             args.push(&known);
-            args.push(serde_json::to_vec(&halt).map_err(damaged)?);
+            args.push(serde_json::to_vec(&halt).map_err(|error| damaged(&error))?);
             args.push("");
             let mut reply = SWAP.call(&self.link, self.keys.partition(0), &[&args]).await?;
             self.clock.heard(reply.time()?);
@@ -48,9 +48,9 @@ impl RedisStore {
 }
 
 fn decode(kept: &[u8]) -> Result<Halt, StoreError> {
-    serde_json::from_slice(kept).map_err(damaged)
+    serde_json::from_slice(kept).map_err(|error| damaged(&error))
 }
 
-fn damaged(why: serde_json::Error) -> StoreError {
+fn damaged(why: &serde_json::Error) -> StoreError {
     StoreError::Damaged(format!("a halt cannot be read by this version: {why}"))
 }

@@ -214,10 +214,7 @@ fn order(member: &str) -> Result<Order, StoreError> {
     }
     let (name, window) =
         member.strip_prefix('m').and_then(|key| key.split_once('\n')).ok_or_else(|| damaged("what is due"))?;
-    Ok(Order::Close(Meter {
-        name: MeterName::new(name).map_err(damaged)?,
-        window: window.parse().map_err(damaged)?,
-    }))
+    Ok(Order::Close(Meter { name: MeterName::new(name).map_err(damaged)?, window: window.parse().map_err(damaged)? }))
 }
 
 fn encode(value: Option<&impl serde::Serialize>) -> Result<Vec<u8>, StoreError> {

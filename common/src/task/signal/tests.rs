@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::clock::Timestamp;
 use crate::journal::Recorded;
+use crate::task::Wait;
 use crate::task::samples::{self, approval, call, child, decision, head, step};
 
 use StateName::{Cancelled, Dead, Running, Scheduled, Waiting};
@@ -17,6 +18,7 @@ fn signals() -> Vec<Signal> {
         Signal::Resolve { step: step(), call: call(), by: "ann".to_owned(), happened: None },
         Signal::ChildFinished { child: child(), outcome: Outcome::Dead, result: json!(1) },
         Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None },
+        Signal::Unhalt,
     ]
 }
 
@@ -28,6 +30,8 @@ fn what_is_admitted_can_be_applied_and_the_rest_is_refused() {
             let legal = match signal {
                 Signal::Wake => matches!(state, Scheduled | Waiting),
                 Signal::Replay { .. } => matches!(state, Dead | Cancelled),
+                // Of the samples, none waits for that.
+                Signal::Unhalt => false,
                 // Questions are answered as long as they are open; a task that ends closes them.
                 Signal::Decide { .. } | Signal::Resolve { .. } if state.is_terminal() => continue,
                 _ => !state.is_terminal(),
@@ -90,4 +94,14 @@ fn what_is_taken_up_can_be_applied() {
             }
         }
     }
+}
+
+#[test]
+fn the_end_of_a_halt_wakes_only_what_waits_for_it() {
+    let mut waiting = head(Waiting);
+    assert!(admit(&waiting, &[], &Signal::Unhalt).is_err());
+    let wait = Wait { on: vec![WaitOn::Halt], until: None };
+    waiting.state = State::Waiting { wait, since: Timestamp::from_millis(0) };
+    let woken = Event::Woken { cause: WakeCause::Unhalted };
+    assert_eq!(admit(&waiting, &[], &Signal::Unhalt), Ok(Admission::Apply(woken)));
 }

@@ -308,9 +308,10 @@ proptest! {
                     kept.advance(Duration::from_secs(seconds));
                     kept.sweep();
                     for (name, (counted, place)) in &mut model {
-                        match kept.reservations.get(&id(name)) {
-                            Some(known) => *place = known.status == Status::Held,
-                            None => { lost += *counted; *counted = 0; *place = false; }
+                        let known = kept.reservations.get(&id(name));
+                        *place = known.is_some_and(|known| known.status == Status::Held);
+                        if known.is_none() {
+                            lost += std::mem::take(counted);
                         }
                     }
                     model.retain(|name, _| kept.reservations.contains_key(&id(name)));
