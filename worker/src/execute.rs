@@ -155,8 +155,13 @@ impl Execution<'_> {
                 self.in_flight.clear();
                 ahead = None;
             }
-            let halted = self.executor.halts.cover(&self.journal.run().head.pipeline);
+            let (halts, pipeline) = (&self.executor.halts, &self.journal.run().head.pipeline);
+            let halted = halts.cover(pipeline);
             if halted && self.in_flight.is_empty() && !self.must_stop() {
+                // It may have been lifted since, and this task been woken by that.
+                if !halts.cover_now(pipeline, &*self.executor.store).await {
+                    continue;
+                }
                 let wait = halt::wait(self.journal.now());
                 return self.rest_or(Next::Park(wait)).await;
             }

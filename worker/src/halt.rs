@@ -78,6 +78,14 @@ impl Halts {
         self.seen.borrow().as_ref().is_none_or(|halts| halts.iter().any(|halt| halt.covers(pipeline)))
     }
 
+    /// The same as the store has it now; if it cannot be asked, as it was seen last.
+    pub async fn cover_now(&self, pipeline: &PipelineName, store: &dyn Store) -> bool {
+        if let Err(error) = self.look(store).await {
+            tracing::debug!(%error, "the store cannot be asked for halts; those seen last count");
+        }
+        self.cover(pipeline)
+    }
+
     /// Whether the fleet as a whole is halted, as far as is known.
     pub fn cover_all(&self) -> bool {
         self.seen.borrow().as_ref().is_some_and(covers_all)

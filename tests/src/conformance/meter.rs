@@ -20,6 +20,7 @@ const MINUTE: Window = Window::Every(Span::from_secs(60));
 const PLACES: Window = Window::Places;
 /// How long reservations of the cases are held.
 const HELD: Duration = Duration::from_secs(600);
+const NEARLY_HELD: Duration = Duration::from_millis(599_999);
 const MOMENT: Duration = Duration::from_millis(1);
 
 fn meter(name: &str, window: Window) -> Meter {
@@ -181,7 +182,7 @@ pub async fn a_window_turns_in_time(place: Place) -> Result<()> {
     let turn = bench.now().plus(Duration::from_secs(60));
     bench.clock.advance(Duration::from_secs(30));
     ensure!(granted(&bench, "a", charge("m", MINUTE, 10, 8)).await?);
-    bench.clock.advance(Duration::from_secs(30) - MOMENT);
+    bench.clock.advance(Duration::from_millis(29_999));
     let refusal = refused(&bench, "b", vec![charge("m", MINUTE, 10, 8)]).await?;
     ensure!(refusal.until == Some(turn), "{refusal:?}");
     ensure!(refused(&bench, "b", vec![charge("m", MINUTE, 10, 11)]).await?.until.is_none(), "it never fits");
@@ -218,7 +219,7 @@ pub async fn places_come_back(place: Place) -> Result<()> {
     ensure!(granted(&bench, "b", one()).await?);
     bench.clock.advance(HELD / 2);
     ensure!(granted(&bench, "b", one()).await?);
-    bench.clock.advance(HELD - MOMENT);
+    bench.clock.advance(NEARLY_HELD);
     bench.store.due(100).await?;
     ensure!(!granted(&bench, "c", one()).await?);
     bench.clock.advance(MOMENT);
@@ -258,7 +259,7 @@ pub async fn a_meter_is_held_back(place: Place) -> Result<()> {
         bench.store.hold_back(&meter("m", MINUTE), bench.now().plus(Duration::from_secs(seconds))).await?;
     }
     ensure!(reading(&bench, "m").await?.context("it is known")?.held_until == Some(until));
-    for wait in [Duration::ZERO, Duration::from_secs(61), Duration::from_secs(29) - MOMENT] {
+    for wait in [Duration::ZERO, Duration::from_secs(61), Duration::from_millis(28_999)] {
         bench.clock.advance(wait);
         bench.store.due(100).await?;
         ensure!(refused(&bench, "a", vec![charge("m", MINUTE, 10, 1)]).await?.until == Some(until));
