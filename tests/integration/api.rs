@@ -198,12 +198,14 @@ async fn the_description_lists_every_route_and_every_route_answers() {
     }
     let wanted = [
         "DELETE /v1/dead-letters/{id}",
+        "DELETE /v1/halt",
         "GET /healthz",
         "GET /readyz",
         "GET /v1/approvals",
         "GET /v1/batches/{id}",
         "GET /v1/batches/{id}/results",
         "GET /v1/dead-letters",
+        "GET /v1/halt",
         "GET /v1/openapi.json",
         "GET /v1/pipelines",
         "GET /v1/queues",
@@ -215,6 +217,7 @@ async fn the_description_lists_every_route_and_every_route_answers() {
         "POST /v1/batches",
         "POST /v1/dead-letters/replay",
         "POST /v1/dead-letters/{id}/replay",
+        "POST /v1/halt",
         "POST /v1/hooks/{name}",
         "POST /v1/queues/{name}/pause",
         "POST /v1/queues/{name}/resume",

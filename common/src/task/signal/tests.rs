@@ -103,5 +103,5 @@ fn the_end_of_a_halt_wakes_only_what_waits_for_it() {
     let wait = Wait { on: vec![WaitOn::Halt], until: None };
     waiting.state = State::Waiting { wait, since: Timestamp::from_millis(0) };
     let woken = Event::Woken { cause: WakeCause::Unhalted };
-    assert_eq!(admit(&waiting, &[], &Signal::Unhalt), Ok(Admission::Apply(woken)));
+    assert_eq!(admit(&waiting, &[], &Signal::Unhalt), Ok(Admission::Apply(Box::new(woken))));
 }
