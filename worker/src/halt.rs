@@ -14,7 +14,7 @@ use common::task::{Wait, WaitOn};
 use tokio::sync::watch;
 
 /// How often the store is asked.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(250);
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// After so long, a task that waits for the end of a halt looks for itself, should nobody have told it.
