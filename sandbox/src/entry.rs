@@ -13,7 +13,7 @@ use landlock::{
 };
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
 use seccompiler::BpfProgram;
 
 use crate::abilities::{Abilities, ProcessBound};
@@ -24,6 +24,18 @@ use crate::{filter, kernel, watch};
 /// The newest version of landlock that this program knows; older kernels do what they can.
 const LANDLOCK: ABI = ABI::V7;
 
+/// The capabilities that programs keep which may write everywhere, if the worker has them: to work on files and users
+/// as root does. None that looks into other processes, which the kernel lets pass where landlock would not
+/// (`may_access_mm` in kernel/fork.c, for `CAP_PERFMON`), and none over the machine.
+const FILES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::NET_BIND_SERVICE);
+
 /// What the child applies to itself, in this order.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -31,7 +43,7 @@ pub(crate) struct Entry {
     cgroup: Option<File>,
     limits: Vec<(Resource, Rlimit)>,
     ruleset: Option<OwnedFd>,
-    drops_capabilities: bool,
+    capabilities: CapabilitySet,
     filter: Option<BpfProgram>,
 }
 
@@ -47,7 +59,7 @@ impl Entry {
             cgroup: cgroup.map(Cgroup::door).transpose()?,
             limits: limits(policy, abilities),
             ruleset: if abilities.landlock > 0 { ruleset(policy, places)? } else { None },
-            drops_capabilities: !policy.writes_everywhere(),
+            capabilities: if policy.writes_everywhere() { FILES } else { CapabilitySet::empty() },
             filter: if abilities.seccomp { Some(filter::build(policy.network)?) } else { None },
         })
     }
@@ -75,10 +87,13 @@ impl Entry {
         if let Some(ruleset) = &self.ruleset {
             kernel::landlock_restrict_self(ruleset.as_fd())?;
         }
-        if self.drops_capabilities {
-            let none = CapabilitySet::empty();
-            set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
-        }
+        let CapabilitySets { effective, permitted, .. } = capabilities(None)?;
+        let kept = CapabilitySets {
+            effective: effective & self.capabilities,
+            permitted: permitted & self.capabilities,
+            inheritable: CapabilitySet::empty(),
+        };
+        set_capabilities(None, kept)?;
         if let Some(filter) = &self.filter {
             seccompiler::apply_filter(filter).map_err(|error| match error {
                 seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,

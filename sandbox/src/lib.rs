@@ -13,7 +13,7 @@
 //! | sockets, and calls that no confined program needs | a seccomp filter |
 //! | processes and threads | a cgroup; else the limit of the user; else a [`Watch`] |
 //! | memory, processor time, size and number of files, core dumps | resource limits |
-//! | more privileges | `no_new_privs`, and no capabilities for who may not write everywhere |
+//! | more privileges | `no_new_privs`, and few capabilities: none for who may not write everywhere |
 //! | descriptors of the worker | closed |
 //!
 //! Not confined: mode, owner and times of files that belong to the worker's user

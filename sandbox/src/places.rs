@@ -33,6 +33,7 @@ const SETTINGS: &[&str] = &[
     "fonts",
     "gai.conf",
     "gitattributes",
+    "gitconfig",
     "group",
     "host.conf",
     "hosts",

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-/// How often what appears while processes are killed is looked for again.
-const ROUNDS: usize = 5;
+/// How often what appears while processes are stopped is looked for again.
+const ROUNDS: usize = 20;
 
 /// A watch over one program.
 #[derive(Debug)]
@@ -46,22 +46,29 @@ impl Watch {
         true
     }
 
-    /// Kills all members that are known or can be found.
+    /// Kills all members that are known or can be found. They are stopped first:
+    /// the children of a process that has ended could not be told any more.
     pub fn kill(&mut self) {
         for _ in 0..ROUNDS {
-            if self.look() == 0 {
-                return;
+            let before = self.known.clone();
+            self.look();
+            self.signal(Signal::STOP);
+            if self.known.is_subset(&before) {
+                break;
             }
-            if let Some(leader) = Pid::from_raw(self.leader)
-                && self.known.iter().any(|(id, _)| *id == self.leader)
-            {
-                let _ = kill_process_group(leader, Signal::KILL);
-            }
-            for (id, _) in &self.known {
-                if let Some(id) = Pid::from_raw(*id) {
-                    let _ = kill_process(id, Signal::KILL);
-                }
-            }
+        }
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // ESRCH, for those that have ended meanwhile.
+        if let Some(leader) = Pid::from_raw(self.leader)
+            && self.known.iter().any(|(id, _)| *id == self.leader)
+        {
+            let _ = kill_process_group(leader, signal);
+        }
+        for id in self.known.iter().filter_map(|(id, _)| Pid::from_raw(*id)) {
+            let _ = kill_process(id, signal);
         }
     }
 
