@@ -112,6 +112,7 @@ async fn there_are_no_core_dumps_and_few_open_files() {
     let place = Place::new();
     let said = place.ok(&bash_with(|policy| policy.open_files = Some(32)), "ulimit -Hc; ulimit -Hn").await;
     assert_eq!(said, "0\n32\n");
-    let said = place.output(&bash_with(|_| {}), "ulimit -c unlimited 2>&-; ulimit -n 100000 2>&-; ulimit -c; ulimit -n").await;
+    let said =
+        place.output(&bash_with(|_| {}), "ulimit -c unlimited 2>&-; ulimit -n 100000 2>&-; ulimit -c; ulimit -n").await;
     assert!(said.ends_with("0\n1024\n"), "{said}");
 }

@@ -159,8 +159,10 @@ fn doctor_says_what_is_confined_and_check_refuses_what_cannot_be_meant() {
     let (well, said) = teamster(&["check"]);
     assert!(!well && said.contains("is no place") && said.contains("teamster.yaml:2"), "{said}");
     std::fs::write(project.path().join("teamster.yaml"), "store: sqlite:test.db\n").unwrap();
-    // Makes the store.
-    teamster(&["apply"]);
+    std::fs::create_dir(project.path().join("pipelines")).unwrap();
+    std::fs::write(project.path().join("pipelines/p.yaml"), "name: p\nsteps:\n  - { id: a, set: 1 }\n").unwrap();
+    let (applied, said) = teamster(&["apply"]);
+    assert!(applied, "{said}");
     let (_, said) = teamster(&["doctor"]);
     for finding in Abilities::here().findings() {
         assert!(said.contains(&format!("{}: {}", finding.subject, finding.said)), "{said}");
