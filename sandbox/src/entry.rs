@@ -11,6 +11,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
     path_beneath_rules,
 };
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
@@ -75,6 +76,10 @@ impl Entry {
             // 0 is whoever writes.
             io::Write::write_all(&mut door, b"0")?;
         }
+        // Should the machine run out of memory, this goes before the worker. A machine that does not know it is none less
+        // confined.
+        let _ = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty())
+            .and_then(|file| rustix::io::write(file, b"1000"));
         for (resource, limit) in &self.limits {
             setrlimit(*resource, *limit)?;
         }

@@ -18,7 +18,9 @@
 //!
 //! Not confined: mode, owner and times of files that belong to the worker's user
 //! (landlock has no right for them); the names and command lines of other
-//! processes; how many files are written.
+//! processes; how many files are written; memory that processes share, but by a
+//! cgroup of version 2 with the controller for memory. Where memory runs out all
+//! the same, the kernel ends programs before the worker.
 
 mod abilities;
 mod cgroup;
@@ -28,6 +30,7 @@ mod entry;
 mod filter;
 #[cfg(target_os = "linux")]
 mod kernel;
+#[cfg(target_os = "linux")]
 mod places;
 mod watch;
 

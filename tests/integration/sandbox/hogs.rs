@@ -1,13 +1,16 @@
 //! Programs that take more than they may.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::config::Sandbox as Rules;
 use sandbox::{Abilities, ProcessBound, Sandbox};
 use serde_json::json;
-use suite::fakes::calls::call;
+use suite::fakes::calls::{call, process_is_gone};
+use suite::fixtures::process::WorkerProcess;
 use suite::fixtures::sandbox::{bash_with, can_confine};
+use suite::fixtures::scheduler::RunningScheduler;
 use worker::tools::Tool;
 use worker::tools::bash::Bash;
 
@@ -89,6 +92,15 @@ async fn a_program_that_eats_memory_gets_no_more_than_it_may() {
 }
 
 #[tokio::test]
+async fn a_program_is_ended_before_the_worker_when_memory_runs_out() {
+    let place = Place::new();
+    let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+    let said =
+        place.output(&bash_with(|_| {}), "echo 0 > /proc/self/oom_score_adj; cat /proc/self/oom_score_adj").await;
+    assert!(said.contains("1000\n") && own < 1000, "{said}");
+}
+
+#[tokio::test]
 async fn no_file_becomes_larger_than_it_may() {
     let place = Place::new();
     let bash = bash_with(|policy| policy.file_size = Some(1 << 20));
@@ -115,4 +127,25 @@ async fn there_are_no_core_dumps_and_few_open_files() {
     let said =
         place.output(&bash_with(|_| {}), "ulimit -c unlimited 2>&-; ulimit -n 100000 2>&-; ulimit -c; ulimit -n").await;
     assert!(said.ends_with("0\n1024\n"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_worker_left_running_is_ended_by_the_next() {
+    if !matches!(Abilities::here().processes, ProcessBound::Cgroup(_)) {
+        println!("NOT SHOWN ON THIS MACHINE: without a cgroup, programs of a killed worker are not found");
+        return;
+    }
+    let long = "name: long\nsteps:\n  \
+                - { id: a, run: { command: [sh, -c, 'echo $$ > \"$1\"; exec sleep 1000', sh, '{{ input.log }}'], effect: once } }\n";
+    let scheduler = RunningScheduler::start(&[("pipelines/long.yaml", long)]).await;
+    let log = scheduler.project.path().join("id");
+    scheduler.submit(&json!({"pipeline": "long", "input": {"log": log}})).await;
+    let mut first = WorkerProcess::start(&scheduler, None);
+    suite::fakes::calls::file_appears(&log).await;
+    let program: i32 = std::fs::read_to_string(&log).unwrap().trim().parse().unwrap();
+    first.signal(rustix::process::Signal::KILL);
+    first.until_ended().await;
+    assert!(Path::new(&format!("/proc/{program}")).exists(), "nobody has ended it so far");
+    let _second = WorkerProcess::start(&scheduler, None);
+    process_is_gone(program).await;
 }
