@@ -119,7 +119,21 @@ impl Running {
 ///
 /// # Errors
 /// `configuration` if it cannot be started, `unavailable` if it cannot be confined as it should.
-pub fn start(
+pub async fn start(
+    argv: Vec<String>,
+    cwd: PathBuf,
+    env: Vec<(String, String)>,
+    with_stdin: bool,
+    sandbox: Sandbox,
+) -> Result<Running, Failure> {
+    // Entering a cgroup takes milliseconds. Whoever does not wait for the end of this drops what was started, and kills it.
+    let starting = tokio::task::spawn_blocking(move || start_now(&argv, &cwd, &env, with_stdin, &sandbox));
+    starting.await.unwrap_or_else(|error| {
+        Err(Failure::new(FailureClass::Internal, format!("starting a program broke down: {error}")))
+    })
+}
+
+fn start_now(
     argv: &[String],
     cwd: &std::path::Path,
     env: &[(String, String)],
@@ -165,16 +179,17 @@ pub fn start(
 /// # Errors
 /// `configuration` if it cannot be started: then nothing happened.
 pub async fn run_program(program: Program) -> Result<ProgramOutcome, Failure> {
-    let mut running = start(&program.argv, &program.cwd, &program.env, program.stdin.is_some(), &program.sandbox)?;
+    let Program { argv, cwd, env, sandbox, stdin: input, timeout, output_limit } = program;
+    let mut running = start(argv, cwd, env, input.is_some(), sandbox).await?;
     let (stdin, stdout, stderr) = (running.stdin.take(), running.stdout.take(), running.stderr.take());
-    let mut out = Captured::new(program.output_limit);
-    let mut err = Captured::new(program.output_limit);
+    let mut out = Captured::new(output_limit);
+    let mut err = Captured::new(output_limit);
     let ended = {
-        let feed = feed(stdin, program.stdin.unwrap_or_default());
+        let feed = feed(stdin, input.unwrap_or_default());
         let pipes = async { tokio::join!(feed, read(stdout, &mut out), read(stderr, &mut err)) };
         tokio::pin!(pipes);
         let mut pipes_done = false;
-        let deadline = tokio::time::sleep(program.timeout);
+        let deadline = tokio::time::sleep(timeout);
         tokio::pin!(deadline);
         let ended = loop {
             tokio::select! {

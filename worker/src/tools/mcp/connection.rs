@@ -118,10 +118,12 @@ impl Observations {
 impl Connection {
     /// Starts the server, shakes hands and lists its tools.
     pub(super) async fn open(launch: &Launch, directory: &Path) -> Result<Self, Failure> {
-        let mut running =
-            process::start(&launch.command, directory, &launch.env, true, &launch.sandbox).map_err(|failure| {
-                Failure { message: format!("MCP server {}: {}", launch.name, failure.message), ..failure }
-            })?;
+        let Launch { command, env, sandbox, .. } = launch.clone();
+        let started = process::start(command, directory.to_owned(), env, true, sandbox).await;
+        let mut running = started.map_err(|failure| Failure {
+            message: format!("MCP server {}: {}", launch.name, failure.message),
+            ..failure
+        })?;
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (running.stdin.take(), running.stdout.take(), running.stderr.take())
         else {
