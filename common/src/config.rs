@@ -5,6 +5,7 @@ mod answers;
 mod permissions;
 mod read;
 mod retention;
+mod sandbox;
 mod size;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 pub use self::permissions::{PermissionMode, Permissions};
 pub use self::retention::{Keep, Retention};
+pub use self::sandbox::{InvalidLocation, Location, Sandbox, SandboxMode, SandboxPolicy, SandboxRules};
 pub use self::size::Size;
 use crate::journal::Effect;
 use crate::secret::SecretRef;
@@ -59,6 +61,8 @@ pub struct Config {
     pub retention: Retention,
     /// How workers work.
     pub worker: Worker,
+    /// How the programs that workers start are confined.
+    pub sandbox: Sandbox,
     /// The HTTP API.
     pub api: Api,
 }
@@ -233,6 +237,9 @@ pub struct McpServer {
     /// How long the start and each call may take. Default 60 s.
     #[serde(default)]
     pub timeout: Option<Span>,
+    /// How it is confined, where that differs from `sandbox.mcp`.
+    #[serde(default)]
+    pub sandbox: SandboxRules,
 }
 
 /// A secret by reference, or a plain text.

@@ -56,8 +56,11 @@ fn config(model: &FakeModel) -> String {
     format!(
         "models:\n  fake: {{ provider: fake, model: claude-sonnet-4-6 }}\n\
          providers:\n  fake: {{ kind: anthropic, base_url: \"{}\", key: env:FAKE_KEY }}\n\
-         effects: {{ Bash: once }}\npermissions: {{ ask: ['Bash(echo second:*)'] }}\nworker: {{ lease: 1s, slots: 4 }}\n",
-        model.base_url()
+         effects: {{ Bash: once }}\npermissions: {{ ask: ['Bash(echo second:*)'] }}\nworker: {{ lease: 1s, slots: 4 }}\n\
+         sandbox: {{ bash: {{ write: [\"{}\"] }} }}\n",
+        model.base_url(),
+        // Where the project is, and in it the log of effects.
+        std::env::temp_dir().display()
     )
 }
 

@@ -34,6 +34,7 @@ mod rabbitmq_fleet;
 mod rabbitmq_ingress;
 mod rabbitmq_tls;
 mod redis;
+mod sandbox;
 mod schedules;
 mod servers;
 mod simulation;

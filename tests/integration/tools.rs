@@ -8,7 +8,7 @@ use common::failure::FailureClass;
 use common::journal::Effect;
 use serde_json::{Value, json};
 use suite::fakes::calls::{call, error_text, ok_text, process_is_gone};
-use worker::tools::bash::Bash;
+use suite::fixtures::sandbox::bash;
 use worker::tools::edit::Edit;
 use worker::tools::glob::Glob;
 use worker::tools::grep::Grep;
@@ -272,7 +272,7 @@ async fn answers_keep_to_the_output_limit() {
     for (tool, arguments) in [
         (&Read::default() as &dyn Tool, json!({"file_path": "large.txt", "limit": 10_000_000})),
         (&Grep::default(), json!({"pattern": "5", "output_mode": "content", "head_limit": 0})),
-        (&Bash::default(), json!({"command": "cat large.txt; cat large.txt >&2"})),
+        (&bash(), json!({"command": "cat large.txt; cat large.txt >&2"})),
     ] {
         let mut call = call(tool, arguments, &place.workspace());
         call.context.output_limit = limit;
@@ -285,7 +285,7 @@ async fn answers_keep_to_the_output_limit() {
 #[tokio::test]
 async fn bash_answers_with_output_and_exit_code_and_knows_no_secrets() {
     let place = Place::new();
-    let bash = Bash::default();
+    let bash = bash();
     assert_eq!(
         place.ok(&bash, json!({"command": "pwd; ls src"})).await,
         format!("{}\na.txt\n", place.workspace().canonicalize().unwrap().display())
@@ -306,7 +306,7 @@ async fn bash_answers_with_output_and_exit_code_and_knows_no_secrets() {
 async fn a_command_that_takes_too_long_is_killed_with_its_grandchildren() {
     let place = Place::new();
     let command = "echo before; (sleep 1000 & echo $! > grandchild; wait) & echo $$ > leader; wait";
-    let answer = place.refused(&Bash::default(), json!({"command": command, "timeout": 500})).await;
+    let answer = place.refused(&bash(), json!({"command": command, "timeout": 500})).await;
     assert!(answer.starts_with("Killed after 0.5 s") && answer.ends_with("before\n"), "{answer}");
     for file in ["leader", "grandchild"] {
         process_is_gone(place.get(file).trim().parse().unwrap()).await;
@@ -317,7 +317,7 @@ async fn a_command_that_takes_too_long_is_killed_with_its_grandchildren() {
 async fn a_command_that_nobody_waits_for_any_more_is_killed_with_its_grandchildren() {
     let place = Place::new();
     let command = "echo $$ > leader; (sleep 1000 & echo $! > grandchild; wait) & wait";
-    let (bash, workspace) = (Bash::default(), place.workspace());
+    let (bash, workspace) = (bash(), place.workspace());
     let started = workspace.join("grandchild");
     let running = bash.call(call(&bash, json!({"command": command}), &workspace));
     tokio::select! {

@@ -63,7 +63,8 @@ output: { score: "{{ steps.think.output.score }}", told: "{{ steps.tell.output.b
 const THINKER: &str = "---\nname: thinker\ndescription: thinks\ntools: Read, Glob, Bash\nmodel: m\n---\nThink.\n";
 
 const CONFIG: &str = "models:\n  m: { provider: anthropic, model: claude-sonnet-4-6 }\n\
-    providers:\n  anthropic: { base_url: 'MODEL', key: 'file:KEY_FILE' }\n";
+    providers:\n  anthropic: { base_url: 'MODEL', key: 'file:KEY_FILE' }\n\
+    sandbox: { bash: { write: ['FILES'] } }\n";
 
 /// Everything outside of the store that a task touches.
 struct World {
@@ -86,6 +87,7 @@ impl World {
         let server = count_by_key(Arc::clone(&posts)).await;
         let pipeline = PIPELINE.replace("SERVER", &server).replace("RUN_FILE", &path("run"));
         let config = CONFIG.replace("MODEL", &model.base_url()).replace("KEY_FILE", &path("key"));
+        let config = config.replace("FILES", files.path().to_str().unwrap());
         let dir = ProjectDir::new(&[
             ("pipelines/mixed.yaml", &pipeline),
             ("agents/thinker.md", THINKER),

@@ -5,5 +5,6 @@ pub mod ear;
 pub mod hinted;
 pub mod places;
 pub mod process;
+pub mod sandbox;
 pub mod scheduler;
 pub mod worker;

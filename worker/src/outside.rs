@@ -1,12 +1,13 @@
 //! The outside world of a worker: models, tools and HTTP, as the configuration
 //! has them. Made once a process; workers of one process may share it.
 
-use common::config::Config;
+use common::config::{Config, SandboxMode};
 use common::failure::Failure;
+use sandbox::{Abilities, Sandbox};
 
 use crate::http::HttpClient;
 use crate::models::registry::Models;
-use crate::tools::registry::Tools;
+use crate::tools::registry::{Tools, confined};
 
 /// What a worker reaches beyond its store.
 #[derive(Debug)]
@@ -17,14 +18,31 @@ pub struct Outside {
     pub tools: Tools,
     /// For `http` steps.
     pub http: HttpClient,
+    /// For the programs of `run` steps.
+    pub programs: Sandbox,
 }
 
 impl Outside {
-    /// What the configuration names. Connects to nothing and starts nothing.
+    /// What the configuration names. Connects to nothing and starts nothing. Says what of the
+    /// sandbox this machine cannot do, and ends programs of workers here that were killed.
     ///
     /// # Errors
-    /// `configuration`, with the key of `teamster.yaml` that is wrong.
+    /// `configuration`, with the key of `teamster.yaml` that is wrong, or that requires what cannot be had here.
     pub fn from_config(config: &Config) -> Result<Self, Failure> {
-        Ok(Self { models: Models::from_config(config)?, tools: Tools::new(config)?, http: HttpClient::new()? })
+        let programs = confined("sandbox.run", config.sandbox.run())?;
+        let outside = Self {
+            models: Models::from_config(config)?,
+            tools: Tools::new(config)?,
+            http: HttpClient::new()?,
+            programs,
+        };
+        let abilities = Abilities::here();
+        abilities.clear_leftovers();
+        if config.sandbox.bash().mode != SandboxMode::Off {
+            for lack in abilities.shortcomings() {
+                tracing::warn!(sandbox = lack.subject, advice = lack.advice, "not confined: {}", lack.said);
+            }
+        }
+        Ok(outside)
     }
 }

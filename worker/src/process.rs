@@ -1,23 +1,26 @@
 //! Programs: started in a process group of their own with a scrubbed
 //! environment, read with bounds, and never left behind.
 //!
-//! `Bash`, `run` steps and MCP servers start programs here and nowhere else.
-//! Whatever way a program ends (by itself, at its timeout, because the future
-//! that waits for it is dropped), its whole process group is killed and its
-//! leader is reaped. A program that leaves its group (`setsid`) escapes this;
-//! the kernel does not confine programs yet.
+//! `Bash`, `run` steps and MCP servers start programs here and nowhere else,
+//! each in the sandbox of its kind. Whatever way a program ends (by itself, at
+//! its timeout, because the future that waits for it is dropped), its whole
+//! process group is killed and its leader is reaped. A process that leaves the
+//! group (`setsid`) is found where programs have cgroups, and else escapes this.
 
 mod capture;
 mod environment;
 mod group;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use common::failure::{Failure, FailureClass};
+use sandbox::{Confinement, Sandbox};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use capture::Captured;
 pub use environment::environment;
@@ -34,8 +37,10 @@ pub struct Program {
     pub argv: Vec<String>,
     /// Where it runs.
     pub cwd: PathBuf,
-    /// All of its environment; see [`environment`].
+    /// All of its environment, but for what the sandbox adds; see [`environment`].
     pub env: Vec<(String, String)>,
+    /// What it may do.
+    pub sandbox: Sandbox,
     /// What it reads on stdin; nothing at all for `None`.
     pub stdin: Option<Vec<u8>>,
     /// How long it may take.
@@ -77,6 +82,9 @@ pub struct Running {
     pub stderr: Option<ChildStderr>,
     /// Before `child`: the group is killed while its leader, not yet reaped, keeps its number taken.
     group: ProcessGroup,
+    _watch: Option<AbortOnDropHandle<()>>,
+    /// After the group: it has less to look for then.
+    confinement: Confinement,
     child: Child,
 }
 
@@ -87,6 +95,7 @@ impl Running {
         use std::os::unix::process::ExitStatusExt;
         let status = self.child.wait().await?;
         self.group.kill();
+        self.confinement.kill();
         Ok(match status.code() {
             Some(code) => Ended::Exited(code),
             None => Ended::Signalled(status.signal().unwrap_or(0)),
@@ -96,6 +105,7 @@ impl Running {
     /// Kills the whole group and waits until its leader is reaped.
     pub async fn kill(&mut self) -> std::io::Result<()> {
         self.group.kill();
+        self.confinement.kill();
         self.child.wait().await.map(drop)
     }
 
@@ -108,17 +118,33 @@ impl Running {
 /// Starts a program with pipes for stdout and stderr, and for stdin if `with_stdin`.
 ///
 /// # Errors
-/// `configuration` if it cannot be started.
-pub fn start(
+/// `configuration` if it cannot be started, `unavailable` if it cannot be confined as it should.
+pub async fn start(
+    argv: Vec<String>,
+    cwd: PathBuf,
+    env: Vec<(String, String)>,
+    with_stdin: bool,
+    sandbox: Sandbox,
+) -> Result<Running, Failure> {
+    // Entering a cgroup takes milliseconds. Whoever does not wait for the end of this drops what was started, and kills it.
+    let starting = tokio::task::spawn_blocking(move || start_now(&argv, &cwd, &env, with_stdin, &sandbox));
+    starting.await.unwrap_or_else(|error| {
+        Err(Failure::new(FailureClass::Internal, format!("starting a program broke down: {error}")))
+    })
+}
+
+fn start_now(
     argv: &[String],
     cwd: &std::path::Path,
     env: &[(String, String)],
     with_stdin: bool,
+    sandbox: &Sandbox,
 ) -> Result<Running, Failure> {
     let Some((program, arguments)) = argv.split_first() else {
         return Err(Failure::new(FailureClass::Configuration, "the command is empty; name a program"));
     };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .current_dir(cwd)
         .env_clear()
@@ -128,12 +154,24 @@ pub fn start(
         .stderr(Stdio::piped())
         .process_group(0)
         // The group is killed by `ProcessGroup`; this has the runtime reap the leader.
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| cannot_start(program, cwd, &error))?;
+        .kill_on_drop(true);
+    let confinement = sandbox.enter(command.as_std_mut(), cwd).map_err(|error| {
+        let message = format!("the program {program:?} cannot be confined and was not started: {error} (sandbox)");
+        Failure::new(FailureClass::Unavailable, message)
+    })?;
+    let mut child = command.spawn().map_err(|error| cannot_start(program, cwd, &error))?;
     let group = ProcessGroup::of(&child)
         .ok_or_else(|| Failure::new(FailureClass::Internal, format!("{program} has no process id")))?;
-    Ok(Running { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take(), group, child })
+    let watch = confinement.watch(group.id()).map(|watch| AbortOnDropHandle::new(tokio::spawn(watch::keep(watch))));
+    Ok(Running {
+        stdin: child.stdin.take(),
+        stdout: child.stdout.take(),
+        stderr: child.stderr.take(),
+        group,
+        _watch: watch,
+        confinement,
+        child,
+    })
 }
 
 /// Runs a program to its end. Dropping the future kills it.
@@ -141,16 +179,17 @@ pub fn start(
 /// # Errors
 /// `configuration` if it cannot be started: then nothing happened.
 pub async fn run_program(program: Program) -> Result<ProgramOutcome, Failure> {
-    let mut running = start(&program.argv, &program.cwd, &program.env, program.stdin.is_some())?;
+    let Program { argv, cwd, env, sandbox, stdin: input, timeout, output_limit } = program;
+    let mut running = start(argv, cwd, env, input.is_some(), sandbox).await?;
     let (stdin, stdout, stderr) = (running.stdin.take(), running.stdout.take(), running.stderr.take());
-    let mut out = Captured::new(program.output_limit);
-    let mut err = Captured::new(program.output_limit);
+    let mut out = Captured::new(output_limit);
+    let mut err = Captured::new(output_limit);
     let ended = {
-        let feed = feed(stdin, program.stdin.unwrap_or_default());
+        let feed = feed(stdin, input.unwrap_or_default());
         let pipes = async { tokio::join!(feed, read(stdout, &mut out), read(stderr, &mut err)) };
         tokio::pin!(pipes);
         let mut pipes_done = false;
-        let deadline = tokio::time::sleep(program.timeout);
+        let deadline = tokio::time::sleep(timeout);
         tokio::pin!(deadline);
         let ended = loop {
             tokio::select! {
@@ -192,7 +231,9 @@ fn cannot_start(program: &str, cwd: &std::path::Path, error: &std::io::Error) ->
         std::io::ErrorKind::NotFound => {
             "there is no such program in PATH; install it or write its whole path".to_owned()
         }
-        std::io::ErrorKind::PermissionDenied => "it may not be executed; check its mode".to_owned(),
+        std::io::ErrorKind::PermissionDenied => {
+            "it may not be executed; check its mode, and that its sandbox lets it be read (sandbox)".to_owned()
+        }
         _ => error.to_string(),
     };
     Failure::new(FailureClass::Configuration, format!("the program {program:?} cannot be started: {hint}"))
@@ -203,11 +244,18 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    /// These tests are of starting and ending; there are others of what is confined.
+    fn unconfined() -> Sandbox {
+        let policy = common::config::Sandbox { mode: common::config::SandboxMode::Off, ..Default::default() }.bash();
+        Sandbox::new(policy, sandbox::Abilities::here()).unwrap()
+    }
+
     fn shell(script: &str, cwd: &std::path::Path) -> Program {
         Program {
             argv: vec!["sh".into(), "-c".into(), script.into()],
             cwd: cwd.into(),
             env: environment(cwd, []),
+            sandbox: unconfined(),
             stdin: None,
             timeout: Duration::from_secs(20),
             output_limit: 1000,

@@ -1,10 +1,12 @@
-//! `teamster doctor`: looks at the store and the broker, and says what their
-//! settings mean for tasks.
+//! `teamster doctor`: looks at the store, the broker and this machine, and says
+//! what their settings mean for tasks.
 
 use clap::Args;
 use common::broker::BrokerError;
+use common::config::{Config, SandboxMode};
 use common::project::Project;
 use common::store::{Finding, Halt, Severity};
+use sandbox::Abilities;
 use serde_json::json;
 
 use super::halt::sentence;
@@ -20,7 +22,8 @@ use crate::output::Tone;
 
 Connects, looks at versions, settings, clocks and permissions, makes one small
 write, and says what a crash of the process, a crash of the machine and the loss
-of the site would cost. Nothing is changed, but for a broker's own queues, which are
+of the site would cost, and what of the sandbox this machine can do for workers that
+run here as this user. Nothing is changed, but for a broker's own queues, which are
 made where they are missing. Exit code 1 says that something is
 found that loses tasks; warnings alone give 0, or 1 with --deny-warnings.")]
 pub(crate) struct DoctorArgs {
@@ -40,6 +43,7 @@ pub(crate) async fn run(args: &DoctorArgs, context: &Context) -> Result<(), Comm
     if let Some(broker) = open_broker(context, &config)? {
         findings.extend(broker.examine().await.unwrap_or_else(|error| vec![unreachable(&error)]));
     }
+    findings.extend(sandbox_findings(&config));
     let worst = findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Good);
     let failed = worst == Severity::Fatal || (args.deny_warnings && worst == Severity::Warning);
     if output.json {
@@ -70,6 +74,26 @@ fn halted(halt: Halt) -> Finding {
         said: sentence(&halt.into()),
         advice: Some(format!("`teamster unhalt{lift}` goes on")),
     }
+}
+
+/// What of the sandbox this machine can do. What the configuration requires and is not there keeps a worker from
+/// starting.
+fn sandbox_findings(config: &Config) -> Vec<Finding> {
+    let (all, servers) = (&config.sandbox, config.mcp_servers.values());
+    let modes: Vec<SandboxMode> =
+        [all.bash(), all.run()].into_iter().chain(servers.map(|it| all.server(it))).map(|it| it.mode).collect();
+    if modes.iter().all(|mode| *mode == SandboxMode::Off) {
+        let said = "off: programs do what the worker's user may do".to_owned();
+        return vec![Finding { severity: Severity::Warning, subject: "sandbox".to_owned(), said, advice: None }];
+    }
+    let mut findings = Abilities::here().findings();
+    if modes.contains(&SandboxMode::Require) {
+        for finding in findings.iter_mut().filter(|finding| finding.severity == Severity::Warning) {
+            finding.severity = Severity::Fatal;
+            finding.said.push_str("; teamster.yaml requires the sandbox, so that no worker starts here");
+        }
+    }
+    findings
 }
 
 /// A broker that cannot be looked at: nothing is lost with it, but tasks start later.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 
-use super::{Config, HttpTool, McpServer, Model, Permissions, Provider, ProviderKind, Webhook};
+use super::{
+    Config, HttpTool, McpServer, Model, Permissions, Provider, ProviderKind, Sandbox, SandboxRules, Size, Webhook,
+};
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table, closest};
 use crate::store::BlobPlace;
@@ -48,6 +50,7 @@ impl Config {
             blobs: table.get("blobs").map(|node| blobs(node, file, out)).unwrap_or_default(),
             retention: table.read("retention", out).unwrap_or_default(),
             worker: table.get("worker").map(|node| worker(node, file, out)).unwrap_or_default(),
+            sandbox: table.get("sandbox").map(|node| sandbox(node, file, out)).unwrap_or_default(),
             api: table.read("api", out).unwrap_or_default(),
         };
         table.finish("teamster.yaml", out);
@@ -123,10 +126,15 @@ fn entries<T: DeserializeOwned>(
     entries
 }
 
+/// The value of a key.
+fn value<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
+    let Kind::Map(fields) = &node.kind else { return None };
+    fields.iter().find(|(key, _)| key.text == name).map(|(_, node)| node)
+}
+
 /// The place of the value of a key.
 fn field(node: &Node, name: &str) -> Option<Place> {
-    let Kind::Map(fields) = &node.kind else { return None };
-    fields.iter().find(|(key, _)| key.text == name).map(|(_, node)| node.at)
+    value(node, name).map(|node| node.at)
 }
 
 fn environment(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Vec<String> {
@@ -193,6 +201,7 @@ fn check_server(name: &str, server: &McpServer, node: &Node, file: &SourceFile, 
         // Tools are named mcp__SERVER__TOOL.
         out.push(file.error(node.at, format!("the name of an MCP server must not contain `__`, as {name} does")));
     }
+    check_sandbox(&server.sandbox, value(node, "sandbox"), file, out);
 }
 
 fn check_tool(name: &str, tool: &HttpTool, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
@@ -242,4 +251,27 @@ fn blobs(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> super::Blobs 
         }
     }
     blobs
+}
+
+fn sandbox(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Sandbox {
+    let sandbox: Sandbox = node.read(file, out).unwrap_or_default();
+    for (kind, rules) in [("bash", &sandbox.bash), ("run", &sandbox.run), ("mcp", &sandbox.mcp)] {
+        check_sandbox(rules, value(node, kind), file, out);
+    }
+    sandbox
+}
+
+/// Refuses limits below which no program starts at all.
+fn check_sandbox(rules: &SandboxRules, node: Option<&Node>, file: &SourceFile, out: &mut Diagnostics) {
+    let Some(node) = node else { return };
+    let too_small = [
+        ("memory", rules.memory.is_some_and(|size| size < Size(16 << 20)), "16MiB"),
+        ("processes", rules.processes == Some(0), "1"),
+        ("cpu", rules.cpu.is_some_and(|span| span.get().as_secs() < 1), "1s"),
+        ("file_size", rules.file_size.is_some_and(|size| size < Size(4 << 10)), "4KiB"),
+        ("open_files", rules.open_files.is_some_and(|files| files < 16), "16"),
+    ];
+    for (key, _, least) in too_small.into_iter().filter(|(_, small, _)| *small) {
+        out.push(file.error(field(node, key).unwrap_or(node.at), format!("`{key}` must be at least {least}")));
+    }
 }

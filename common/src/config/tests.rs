@@ -35,6 +35,13 @@ fn every_problem_is_reported_in_its_place() {
         ("worker: {slots: 0}", (1, 17), "`slots` must be"),
         ("worker: {lease: 8}", (1, 17), "expected a string"),
         ("worker: {lease: 8 s}", (1, 17), "is not a duration"),
+        ("sandbox: {mode: maybe}", (1, 17), "use require, prefer, off"),
+        ("sandbox: {network: true}", (1, 11), "unknown field `network`"),
+        ("sandbox: {bash: {reads: []}}", (1, 18), "unknown field `reads`"),
+        ("sandbox: {bash: {read: [src]}}", (1, 25), "is no place"),
+        ("sandbox: {run: {processes: 0}}", (1, 28), "`processes` must be at least 1"),
+        ("mcp_servers:\n  m: {command: [x], sandbox: {memory: 1KiB}}", (2, 39), "at least 16MiB"),
+        ("mcp_servers:\n  m: {command: [x], sandbox: {mode: false}}", (2, 37), "expected one of require, prefer, off"),
         ("effects: {Read: sometimes}", (1, 17), "use read, keyed, once"),
         ("a: [", (1, 4), "unclosed bracket"),
         ("- a", (1, 1), "must be a mapping"),
@@ -112,6 +119,18 @@ fn what_is_kept_of_finished_tasks_is_said_in_counts_spans_and_sizes() {
     assert_eq!(options.retention.dead, crate::store::Keep { count: None, ..Default::default() });
     let problems = parse("retention: {finished: {age: 7 days}}").unwrap_err();
     assert!(problems.to_string().contains("write a number and a unit"), "{problems}");
+}
+
+#[test]
+fn what_a_sandbox_is_to_allow_is_said_for_each_kind_of_program() {
+    let config = parse(
+        "sandbox: {mode: off, bash: {mode: require, network: true, read: [~/.cargo], memory: 4GiB, cpu: 1h}}\n\
+         mcp_servers: {m: {command: [x], sandbox: {network: false, write: [/var/lib/m]}}}",
+    )
+    .unwrap();
+    let (bash, server) = (config.sandbox.bash(), config.sandbox.server(&config.mcp_servers["m"]));
+    assert_eq!((bash.mode, bash.network, bash.memory), (SandboxMode::Require, true, Some(4 << 30)));
+    assert_eq!((server.mode, server.network, server.writes_everywhere()), (SandboxMode::Off, false, false));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use common::pipeline::template::Scope;
 use common::span::Span;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use sandbox::Sandbox;
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -173,7 +174,7 @@ impl Executor {
                 }
                 (RUN, Some(StepKind::Run(step))) => {
                     let env = self.program_env(step, run, pipeline, key, &call, &context);
-                    run_program(call.arguments.clone(), env, context).boxed()
+                    run_program(call.arguments.clone(), env, self.outside.programs.clone(), context).boxed()
                 }
                 _ => call_tool(&call, tools, context).boxed(),
             };
@@ -295,6 +296,7 @@ fn call_tool(
 async fn run_program(
     arguments: Value,
     env: Result<Vec<(String, String)>, Failure>,
+    sandbox: Sandbox,
     context: CallContext,
 ) -> Result<ToolAnswer, ToolError> {
     make_workspace(&context.workspace).await?;
@@ -305,6 +307,7 @@ async fn run_program(
         argv,
         cwd: context.workspace,
         env: env.map_err(ToolError::Failed)?,
+        sandbox,
         stdin: Some(arguments["stdin"].to_string().into_bytes()),
         timeout: context.timeout,
         output_limit: context.output_limit,

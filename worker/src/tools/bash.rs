@@ -1,15 +1,16 @@
 //! `Bash`: a shell command.
 //!
 //! The command runs in the working directory, in a process group of its own,
-//! with none of the worker's environment but `PATH`, `LANG` and `TMPDIR`. It is
-//! **not** confined by the kernel: it can read and write whatever the worker's
-//! user can. Give it only to agents whose input you trust, or run workers in a
-//! container that holds nothing else.
+//! with none of the worker's environment but `PATH` and `LANG`. A stranger's
+//! text may have led the model to it, so that by default it is closed in: it
+//! reads the system's programs and its directory, writes only there and below
+//! `TMPDIR`, has no network, and is bounded in what it uses (`sandbox.bash`).
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use common::journal::Effect;
+use sandbox::Sandbox;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -27,6 +28,7 @@ const COMMAND: usize = 128 << 10;
 #[derive(Debug)]
 pub struct Bash {
     spec: ToolSpec,
+    sandbox: Sandbox,
 }
 
 #[derive(Debug, Deserialize)]
@@ -35,16 +37,25 @@ struct Arguments {
     timeout: Option<u64>,
 }
 
-impl Default for Bash {
-    fn default() -> Self {
+impl Bash {
+    /// Commands run in this sandbox.
+    pub fn new(sandbox: Sandbox) -> Self {
+        let confined = if sandbox.is_off() {
+            ""
+        } else if sandbox.allows_network() {
+            " Only the working directory can be written, and $TMPDIR, which goes with the call."
+        } else {
+            " Only the working directory can be written, and $TMPDIR, which goes with the call. There is no network."
+        };
         Self {
+            sandbox,
             spec: ToolSpec {
                 name: "Bash".to_owned(),
                 description: format!(
                     "Runs a command with bash in the working directory and answers with what it wrote and its exit \
                      code. Every call is a new shell: `cd` and variables do not last. There is no terminal and no \
-                     stdin; processes left in the background are killed when the command ends. A command may take \
-                     {} s unless `timeout` says otherwise.",
+                     stdin; processes left in the background are killed when the command ends.{confined} A command may \
+                     take {} s unless `timeout` says otherwise.",
                     DEFAULT_TIMEOUT.as_secs()
                 ),
                 input_schema: json!({
@@ -85,6 +96,7 @@ impl Tool for Bash {
         let outcome = run_program(Program {
             argv: vec!["bash".to_owned(), "-c".to_owned(), command],
             env: environment(&context.workspace, []),
+            sandbox: self.sandbox.clone(),
             cwd: context.workspace,
             stdin: None,
             timeout,

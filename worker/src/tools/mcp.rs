@@ -27,6 +27,7 @@ use async_trait::async_trait;
 use common::config::McpServer;
 use common::failure::{Failure, FailureClass};
 use common::journal::Effect;
+use sandbox::Sandbox;
 use serde_json::{Map, Value};
 
 use super::{Tool, ToolAnswer, ToolCall, ToolError, ToolSpec};
@@ -48,12 +49,12 @@ pub struct McpServers {
 impl McpServers {
     /// Starts nothing yet. Servers will run in `directory`; `answer_limit` is
     /// the most that one answer may have, in bytes of JSON.
-    pub fn new(servers: &BTreeMap<String, McpServer>, directory: &Path, answer_limit: usize) -> Self {
+    pub fn new(servers: BTreeMap<String, (McpServer, Sandbox)>, directory: &Path, answer_limit: usize) -> Self {
         let servers = servers
-            .iter()
-            .map(|(name, config)| {
-                let server = Server::new(name.clone(), config.clone(), directory.to_owned(), answer_limit);
-                (name.clone(), Arc::new(server))
+            .into_iter()
+            .map(|(name, (config, sandbox))| {
+                let server = Server::new(name.clone(), config, sandbox, directory.to_owned(), answer_limit);
+                (name, Arc::new(server))
             })
             .collect();
         Self { servers }

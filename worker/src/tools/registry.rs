@@ -3,14 +3,15 @@
 mod guarded;
 mod schema;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use common::config::{self, Config, PermissionMode};
+use common::config::{self, Config, PermissionMode, SandboxPolicy};
 use common::failure::{Failure, FailureClass};
 use common::id::Digest;
 use common::pipeline::model::Agent;
+use sandbox::{Abilities, Sandbox};
 
 use super::agent::AGENT;
 use super::bash::Bash;
@@ -140,7 +141,7 @@ impl Tools {
             Arc::new(Grep::default()),
             Arc::new(Write::default()),
             Arc::new(Edit::default()),
-            Arc::new(Bash::default()),
+            Arc::new(Bash::new(confined("sandbox.bash", config.sandbox.bash())?)),
             Arc::new(WebFetch::new(options.allow_private_fetch)?),
         ];
         let mut fixed: ToolSet = built_in.into_iter().map(|tool| (tool.spec().name.clone(), tool)).collect();
@@ -160,7 +161,12 @@ impl Tools {
         let rules = Rules::parse(&permissions).map_err(|error| wrong(&format!("permissions: {error}")))?;
         let policy = Digest::of(serde_json::json!(permissions).to_string().as_bytes());
         let answer = config.limits.tool_output.bytes().saturating_mul(4).max(LEAST_ANSWER);
-        let mcp = McpServers::new(&config.mcp_servers, &options.directory, answer);
+        let mut servers = BTreeMap::new();
+        for (name, server) in &config.mcp_servers {
+            let sandbox = confined(&format!("mcp_servers.{name}"), config.sandbox.server(server))?;
+            servers.insert(name.clone(), (server.clone(), sandbox));
+        }
+        let mcp = McpServers::new(servers, &options.directory, answer);
         Ok(Self { fixed, mcp, effects: Arc::new(effects), rules: Arc::new(rules), permissions, policy })
     }
 
@@ -230,6 +236,14 @@ impl Tools {
     pub async fn shutdown(&self) {
         self.mcp.shutdown().await;
     }
+}
+
+/// The sandbox of a policy on this machine.
+///
+/// # Errors
+/// `configuration` if it requires what this machine cannot do.
+pub fn confined(key: &str, policy: SandboxPolicy) -> Result<Sandbox, Failure> {
+    Sandbox::new(policy, Abilities::here()).map_err(|error| wrong(&format!("{key}: {error}")))
 }
 
 fn wrong(what: &str) -> Failure {

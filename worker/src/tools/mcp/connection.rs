@@ -17,6 +17,7 @@ use rmcp::model::{
 };
 use rmcp::service::{RunningService, ServiceError, ServiceExt};
 use rmcp::transport::async_rw::AsyncRwTransport;
+use sandbox::Sandbox;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::task::JoinHandle;
@@ -46,6 +47,7 @@ pub(super) struct Launch {
     pub(super) name: String,
     pub(super) command: Vec<String>,
     pub(super) env: Vec<(String, String)>,
+    pub(super) sandbox: Sandbox,
     pub(super) timeout: Duration,
     pub(super) answer_limit: usize,
 }
@@ -116,7 +118,9 @@ impl Observations {
 impl Connection {
     /// Starts the server, shakes hands and lists its tools.
     pub(super) async fn open(launch: &Launch, directory: &Path) -> Result<Self, Failure> {
-        let mut running = process::start(&launch.command, directory, &launch.env, true).map_err(|failure| Failure {
+        let Launch { command, env, sandbox, .. } = launch.clone();
+        let started = process::start(command, directory.to_owned(), env, true, sandbox).await;
+        let mut running = started.map_err(|failure| Failure {
             message: format!("MCP server {}: {}", launch.name, failure.message),
             ..failure
         })?;

@@ -9,6 +9,7 @@ use common::failure::{Failure, FailureClass};
 use common::journal::Effect;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use sandbox::Sandbox;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
@@ -36,6 +37,7 @@ struct NotOpened {
 pub(super) struct Server {
     name: String,
     config: McpServer,
+    sandbox: Sandbox,
     directory: PathBuf,
     answer_limit: usize,
     state: Mutex<State>,
@@ -51,8 +53,14 @@ struct State {
 }
 
 impl Server {
-    pub(super) fn new(name: String, config: McpServer, directory: PathBuf, answer_limit: usize) -> Self {
-        Self { name, config, directory, answer_limit, state: Mutex::default() }
+    pub(super) fn new(
+        name: String,
+        config: McpServer,
+        sandbox: Sandbox,
+        directory: PathBuf,
+        answer_limit: usize,
+    ) -> Self {
+        Self { name, config, sandbox, directory, answer_limit, state: Mutex::default() }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -158,6 +166,7 @@ impl Server {
             name: self.name.clone(),
             command: self.config.command.clone(),
             env: environment(&home, configured),
+            sandbox: self.sandbox.clone(),
             timeout: self.timeout(),
             answer_limit: self.answer_limit,
         })
