@@ -2,6 +2,7 @@
 //! references (`env:NAME`, `file:/path`), resolved when they are used.
 
 mod answers;
+mod mcp;
 mod permissions;
 mod read;
 mod retention;
@@ -17,6 +18,10 @@ use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+pub use self::mcp::{
+    ClientAuthentication, ClientCredentials, McpAuth, McpEndpoint, McpIdentity, McpProgram, McpServer, McpTransport,
+    McpVersion,
+};
 pub use self::permissions::{PermissionMode, Permissions};
 pub use self::retention::{Keep, Retention};
 pub use self::size::Size;
@@ -216,23 +221,6 @@ pub enum ProviderKind {
     OpenAi,
     /// Offline, deterministic and free; no language model.
     Rehearsal,
-}
-
-/// An MCP server that is started as a program and spoken to over stdio.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct McpServer {
-    /// The program and its arguments.
-    pub command: Vec<String>,
-    /// Environment variables for it, beside `PATH`, `HOME`, `LANG` and `TMPDIR`.
-    #[serde(default)]
-    pub env: BTreeMap<String, SecretOrText>,
-    /// What repeating its tools may do, by tool name; `*` for the rest. What is not classed is `once`.
-    #[serde(default)]
-    pub effects: BTreeMap<String, Effect>,
-    /// How long the start and each call may take. Default 60 s.
-    #[serde(default)]
-    pub timeout: Option<Span>,
 }
 
 /// A secret by reference, or a plain text.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 
-use super::{Config, HttpTool, McpServer, Model, Permissions, Provider, ProviderKind, Webhook};
+use super::mcp::check_server;
+use super::{Config, HttpTool, Model, Permissions, Provider, ProviderKind, Webhook};
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table, closest};
 use crate::store::BlobPlace;
@@ -124,7 +125,7 @@ fn entries<T: DeserializeOwned>(
 }
 
 /// The place of the value of a key.
-fn field(node: &Node, name: &str) -> Option<Place> {
+pub(super) fn field(node: &Node, name: &str) -> Option<Place> {
     let Kind::Map(fields) = &node.kind else { return None };
     fields.iter().find(|(key, _)| key.text == name).map(|(_, node)| node.at)
 }
@@ -181,17 +182,6 @@ fn check_provider(name: &str, provider: &Provider, node: &Node, file: &SourceFil
     {
         let at = field(node, "base_url").unwrap_or(node.at);
         out.push(file.error(at, "`base_url` must start with https:// or http://"));
-    }
-}
-
-fn check_server(name: &str, server: &McpServer, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
-    if server.command.first().is_none_or(String::is_empty) {
-        let at = field(node, "command").unwrap_or(node.at);
-        out.push(file.error(at, "`command` must be a list: the program, then its arguments"));
-    }
-    if name.contains("__") {
-        // Tools are named mcp__SERVER__TOOL.
-        out.push(file.error(node.at, format!("the name of an MCP server must not contain `__`, as {name} does")));
     }
 }
 
