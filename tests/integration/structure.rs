@@ -26,7 +26,7 @@ const WORKER: &[&[&str]] = &[
     &["decide", "definitions", "fault", "intake", "lease", "outside"],
     &["tools"],
     &["models", "http", "process"],
-    &["answer"],
+    &["answer", "sse"],
 ];
 const SCHEDULER: &[&[&str]] = &[
     &["service"],

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use common::clock::{Clock, SystemClock};
 use common::config::{self, Config, PermissionMode};
 use common::failure::{Failure, FailureClass};
 use common::id::Digest;
@@ -18,7 +19,7 @@ use super::edit::Edit;
 use super::glob::Glob;
 use super::grep::Grep;
 use super::http::HttpTool;
-use super::mcp::McpServers;
+use super::mcp::{McpOptions, McpServers};
 use super::read::Read;
 use super::rule::{Effects, InvalidRule, Permissions, Rule, Rules};
 use super::web::WebFetch;
@@ -112,11 +113,13 @@ pub struct ToolOptions {
     pub directory: PathBuf,
     /// Whether `WebFetch` reaches loopback and private addresses. By default not.
     pub allow_private_fetch: bool,
+    /// By which access tokens expire. By default that of the machine.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Default for ToolOptions {
     fn default() -> Self {
-        Self { directory: PathBuf::from("."), allow_private_fetch: false }
+        Self { directory: PathBuf::from("."), allow_private_fetch: false, clock: Arc::new(SystemClock) }
     }
 }
 
@@ -160,7 +163,13 @@ impl Tools {
         let rules = Rules::parse(&permissions).map_err(|error| wrong(&format!("permissions: {error}")))?;
         let policy = Digest::of(serde_json::json!(permissions).to_string().as_bytes());
         let answer = config.limits.tool_output.bytes().saturating_mul(4).max(LEAST_ANSWER);
-        let mcp = McpServers::new(&config.mcp_servers, &options.directory, answer);
+        let mcp = McpOptions {
+            directory: options.directory.clone(),
+            answer_limit: answer,
+            http: client,
+            clock: Arc::clone(&options.clock),
+        };
+        let mcp = McpServers::new(&config.mcp_servers, &mcp);
         Ok(Self { fixed, mcp, effects: Arc::new(effects), rules: Arc::new(rules), permissions, policy })
     }
 
