@@ -43,6 +43,8 @@ mod subagents;
 mod tools;
 mod tools_http;
 mod tools_mcp;
+mod tools_mcp_auth;
+mod tools_mcp_http;
 mod transfer;
 mod truncation;
 mod webhooks;
