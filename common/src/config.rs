@@ -285,6 +285,8 @@ pub struct Limits {
     pub foreach_items: usize,
     /// How deep pipelines may run each other. Default 8.
     pub child_depth: u32,
+    /// Tools of MCP servers that an agent is told of one by one; more are found by search. Default 40.
+    pub mcp_tools: usize,
 }
 
 impl Default for Limits {
@@ -301,6 +303,7 @@ impl Default for Limits {
             barren_attempts: 3,
             foreach_items: 10_000,
             child_depth: 8,
+            mcp_tools: 40,
         }
     }
 }

@@ -45,6 +45,7 @@ mod tools_http;
 mod tools_mcp;
 mod tools_mcp_auth;
 mod tools_mcp_http;
+mod tools_search;
 mod transfer;
 mod truncation;
 mod webhooks;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use suite::fakes::calls::{call, error_text, ok_text};
 use suite::fakes::mcp::{options, servers};
 use suite::fakes::mcp_http::{FakeMcp, Manners};
+use suite::fixtures::process::until;
 use suite::servers::everything;
 use worker::tools::mcp::McpServers;
 use worker::tools::{Tool, ToolAnswer, ToolError};
@@ -76,13 +77,15 @@ async fn the_everything_server_is_listed_and_called_over_http() {
 async fn a_server_that_was_killed_and_comes_back_answers_the_next_call() {
     let mut server = tokio::task::spawn_blocking(everything::Server::start).await.unwrap();
     let servers = Arc::new(connect(serde_json::from_value(json!({"url": server.url()})).unwrap()));
+    ok_text(&called(&servers, "echo", json!({"message": "a"})).await);
+    let before = server.received();
     let running = {
         let servers = Arc::clone(&servers);
         tokio::spawn(async move {
             called(&servers, "trigger-long-running-operation", json!({"duration": 15, "steps": 150})).await
         })
     };
-    assert_eq!(ok_text(&called(&servers, "echo", json!({"message": "a"})).await), "Echo: a");
+    until("the call is under way", async || server.received() > before).await;
     server = tokio::task::spawn_blocking(move || {
         server.kill();
         server

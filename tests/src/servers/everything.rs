@@ -60,6 +60,15 @@ impl Server {
         }
     }
 
+    /// How many messages it has received.
+    ///
+    /// # Panics
+    /// When its log cannot be read.
+    pub fn received(&self) -> usize {
+        let log = std::fs::read_to_string(self.folder.path().join("server.log")).unwrap();
+        log.matches("Received MCP POST request").count()
+    }
+
     /// The URL that it is at.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/mcp", self.port.number())

@@ -22,9 +22,10 @@ use super::http::HttpTool;
 use super::mcp::{McpOptions, McpServers};
 use super::read::Read;
 use super::rule::{Effects, InvalidRule, Permissions, Rule, Rules};
+use super::search;
 use super::web::WebFetch;
 use super::write::Write;
-use super::{Tool, ToolSet};
+use super::{Tool, ToolSet, ToolSpec};
 use crate::http::HttpClient;
 use guarded::{Guarded, Judge};
 
@@ -44,6 +45,8 @@ pub struct Tools {
     permissions: config::Permissions,
     /// Of `permissions`: what approvals are bound to.
     policy: Digest,
+    /// Tools of MCP servers that an agent is told of one by one.
+    listed: usize,
 }
 
 /// What is wanted of all tools: by an agent, or by a `tool` step.
@@ -150,7 +153,7 @@ impl Tools {
         let client = HttpClient::new()?;
         for (name, declared) in &config.tools {
             checked_name("tools", name)?;
-            if fixed.contains_key(name) || name == AGENT {
+            if fixed.contains_key(name) || name == AGENT || is_stand_in(name) {
                 return Err(wrong(&format!("tools.{name}: {name} is a built-in tool; choose another name")));
             }
             fixed.insert(name.clone(), Arc::new(HttpTool::new(name, declared, client.clone())?));
@@ -170,7 +173,8 @@ impl Tools {
             clock: Arc::clone(&options.clock),
         };
         let mcp = McpServers::new(&config.mcp_servers, &mcp);
-        Ok(Self { fixed, mcp, effects: Arc::new(effects), rules: Arc::new(rules), permissions, policy })
+        let (effects, rules, listed) = (Arc::new(effects), Arc::new(rules), config.limits.mcp_tools);
+        Ok(Self { fixed, mcp, effects, rules, permissions, policy, listed })
     }
 
     /// Adds a tool that this program brings along, beside those that ship.
@@ -180,7 +184,7 @@ impl Tools {
     pub fn add(&mut self, tool: Arc<dyn Tool>) -> Result<(), Failure> {
         let name = tool.spec().name.clone();
         checked_name("tools", &name)?;
-        if self.fixed.contains_key(&name) {
+        if self.fixed.contains_key(&name) || is_stand_in(&name) {
             return Err(wrong(&format!("tools.{name}: there are two tools of this name")));
         }
         self.fixed.insert(name, tool);
@@ -209,7 +213,7 @@ impl Tools {
             mode,
             effects: Arc::clone(&self.effects),
         });
-        Ok(all
+        let mut set: ToolSet = all
             .into_iter()
             .filter(|tool| judge.policy().offers(&tool.spec().name))
             .map(|tool| {
@@ -217,7 +221,25 @@ impl Tools {
                 let guarded = Guarded::new(tool, Arc::clone(&judge));
                 (name, Arc::new(guarded) as Arc<dyn Tool>)
             })
-            .collect())
+            .collect();
+        // Always at hand: which of them a conversation was told of was decided when it began.
+        let of_servers: ToolSet = set
+            .iter()
+            .filter(|(name, _)| is_of_server(name))
+            .map(|(name, tool)| (name.clone(), Arc::clone(tool)))
+            .collect();
+        if !of_servers.is_empty() {
+            set.extend(search::stand_ins(&of_servers).map(|tool| (tool.spec().name.clone(), tool)));
+        }
+        Ok(set)
+    }
+
+    /// What an agent with these tools is told of: tools of MCP servers one by one
+    /// while they are few (`limits.mcp_tools`), else the two that find and call them.
+    pub fn offered<'a>(&self, set: &'a ToolSet) -> impl Iterator<Item = &'a ToolSpec> + use<'a> {
+        let by_search = set.keys().filter(|name| is_of_server(name)).count() > self.listed;
+        let told = move |name: &str| if by_search { !is_of_server(name) } else { !is_stand_in(name) };
+        set.values().map(|tool| tool.spec()).filter(move |spec| told(&spec.name))
     }
 
     /// What a person is asked before a call, and who.
@@ -239,6 +261,14 @@ impl Tools {
     pub async fn shutdown(&self) {
         self.mcp.shutdown().await;
     }
+}
+
+fn is_of_server(tool: &str) -> bool {
+    tool.starts_with("mcp__")
+}
+
+fn is_stand_in(tool: &str) -> bool {
+    tool == search::SEARCH || tool == search::CALL
 }
 
 fn wrong(what: &str) -> Failure {

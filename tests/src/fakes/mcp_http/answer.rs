@@ -57,6 +57,7 @@ fn event(id: Option<&str>, data: &Value) -> Bytes {
 }
 
 /// Events; then the stream ends, breaks or stays open.
+#[derive(Clone, Copy)]
 enum Then {
     End,
     Break,
@@ -120,8 +121,13 @@ pub(super) async fn request(state: &Arc<Shared>, manners: &Manners, message: &Va
             let all: Vec<&str> = TOOLS.into_iter().chain(manners.more_tools.iter().map(String::as_str)).collect();
             let second = params["cursor"] == "2";
             let (page, next) = if second { (&all[2..], None) } else { (&all[..2], Some("2")) };
-            let tools: Vec<Value> =
-                page.iter().map(|name| json!({"name": name, "inputSchema": {"type": "object"}})).collect();
+            // Those of this kind want an id.
+            let schema = |name: &str| match name.strip_prefix("strict_") {
+                Some(_) => json!({"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}),
+                None => json!({"type": "object"}),
+            };
+            let tool = |name: &&str| json!({"name": name, "description": "A tool.", "inputSchema": schema(name)});
+            let tools: Vec<Value> = page.iter().map(tool).collect();
             let mut result = json!({"tools": tools, "resultType": "complete", "ttlMs": 0, "cacheScope": "private"});
             if let Some(next) = next {
                 result["nextCursor"] = json!(next);
