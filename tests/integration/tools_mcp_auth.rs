@@ -168,6 +168,12 @@ async fn headers_go_along_and_their_secrets_are_not_shown() {
     servers.tools("far").await.unwrap();
     assert!(fake.seen().iter().all(|seen| seen.headers["x-key"] == CANARY && seen.headers["x-tenant"] == "acme"));
     assert!(!format!("{servers:?}").contains("canary"));
+    let tell =
+        servers.tools("far").await.unwrap().into_iter().find(|tool| tool.spec().name == "mcp__far__tell").unwrap();
+    let answer = tell.call(call(&*tell, json!({}), Path::new("."))).await;
+    let Err(ToolError::Failed(failure)) = answer else { panic!("{answer:?}") };
+    let shown = format!("{failure:?}");
+    assert!(shown.contains("x-tenant") && !shown.contains("canary"), "a server that repeats it: {shown}");
     fake.change(|manners| manners.tokens = ["one that nobody has".to_owned()].into());
     let tools = servers.tools("far").await.unwrap();
     let answer = tools[0].call(call(&*tools[0], json!({}), Path::new("."))).await;

@@ -14,7 +14,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::{Manners, Shared, as_json, never};
 
 /// Tools that are always there.
-const TOOLS: [&str; 21] = [
+const TOOLS: [&str; 22] = [
     "echo",
     "events",
     "break_once",
@@ -32,6 +32,7 @@ const TOOLS: [&str; 21] = [
     "nothing",
     "elsewhere",
     "status",
+    "tell",
     "rpc_error",
     "rpc_error_as_400",
     "is_error",
@@ -224,6 +225,11 @@ async fn call(state: &Arc<Shared>, id: &Value, tool: &str, params: &Value) -> Re
         "status" => {
             let status = u16::try_from(arguments["status"].as_u64().unwrap()).unwrap();
             (StatusCode::from_u16(status).unwrap(), "what is wrong").into_response()
+        }
+        // Repeats what it was sent.
+        "tell" => {
+            let last = state.inner.lock().unwrap().seen.last().cloned();
+            (StatusCode::UNPROCESSABLE_ENTITY, format!("{last:?}")).into_response()
         }
         "rpc_error" => as_json(&refused(id, -32050, "the database is on fire")),
         "rpc_error_as_400" => {

@@ -64,6 +64,23 @@ impl Endpoint {
         &self.shown
     }
 
+    /// What a server said, without our secrets in it: some repeat what they were sent.
+    pub(super) fn without_secrets(&self, said: &[u8]) -> Vec<u8> {
+        /// Shorter values are words like any other.
+        const SHORTEST: usize = 8;
+        let token = self.tokens.as_ref().and_then(|tokens| tokens.in_use());
+        let values = self.headers.values().cloned().chain(token.map(|token| token.header()));
+        let mut text = String::from_utf8_lossy(said).into_owned();
+        for value in values {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            let secret = value.strip_prefix("Bearer ").unwrap_or(&value);
+            if secret.len() >= SHORTEST {
+                text = text.replace(secret, "[secret]");
+            }
+        }
+        text.into_bytes()
+    }
+
     /// Posts a message.
     pub(super) async fn post(
         &self,

@@ -170,7 +170,7 @@ impl Line {
             let target = target.and_then(|to| response.url().join(to).ok());
             return Err(ToolError::Failed(redirected(self.endpoint.shown(), status, target.as_ref())).into());
         }
-        let body = beginning(response).await;
+        let body = self.endpoint.without_secrets(&beginning(response).await);
         let said = match serde_json::from_slice::<Incoming>(&body) {
             Ok(JsonRpcMessage::Error(error)) => Some(error),
             _ => None,

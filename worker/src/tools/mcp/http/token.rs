@@ -100,6 +100,11 @@ impl Tokens {
         fetching.await
     }
 
+    /// The token that was had last, if it was not refused.
+    pub(super) fn in_use(&self) -> Option<Arc<Token>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).token.clone()
+    }
+
     /// The server does not accept this token: it is not used again.
     pub(super) fn refused(&self, token: &Arc<Token>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
