@@ -12,6 +12,7 @@ use suite::fakes::mcp_http::{FakeMcp, Manners};
 use suite::fakes::model::{FakeModel, Message};
 use suite::fixtures::scheduler::RunningScheduler;
 use worker::tools::registry::{ToolFilter, Tools};
+use worker::tools::rule::Verdict;
 use worker::tools::search::{CALL, SEARCH};
 use worker::tools::{ToolAnswer, ToolError, ToolSet};
 
@@ -81,6 +82,18 @@ async fn a_tool_that_an_agent_may_not_use_is_neither_found_nor_called() {
     let fake = many().await;
     let (_tools, set) = given(&fake, &json!({}), &["mcp__far__strict_*"]).await;
     assert!(!ok_text(&called(&set, SEARCH, json!({"query": "echo"})).await).contains("mcp__far__echo"));
+    error_text(&called(&set, CALL, json!({"name": "mcp__far__echo"})).await);
+    assert_eq!(fake.effects("echo"), 0);
+}
+
+#[tokio::test]
+async fn a_call_of_a_found_tool_is_judged_by_the_rules_about_that_tool() {
+    let fake = many().await;
+    let permissions = json!({"permissions": {"ask": ["mcp__far__strict_contact_07"], "deny": ["mcp__far__echo"]}});
+    let (_tools, set) = given(&fake, &permissions, &["mcp__far"]).await;
+    let verdict = |name: &str| set[CALL].verdict(&json!({"name": format!("mcp__far__{name}")}), None);
+    assert!(matches!(verdict("strict_contact_07"), Verdict::Asks(_)), "{:?}", verdict("strict_contact_07"));
+    assert_eq!(verdict("strict_contact_08"), Verdict::Allowed);
     error_text(&called(&set, CALL, json!({"name": "mcp__far__echo"})).await);
     assert_eq!(fake.effects("echo"), 0);
 }
