@@ -2,6 +2,7 @@
 //! references (`env:NAME`, `file:/path`), resolved when they are used.
 
 mod answers;
+mod mcp;
 mod permissions;
 mod read;
 mod retention;
@@ -18,6 +19,10 @@ use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+pub use self::mcp::{
+    ClientAuthentication, ClientCredentials, McpAuth, McpEndpoint, McpIdentity, McpProgram, McpServer, McpTransport,
+    McpVersion,
+};
 pub use self::permissions::{PermissionMode, Permissions};
 pub use self::retention::{Keep, Retention};
 pub use self::sandbox::{InvalidLocation, Location, Sandbox, SandboxMode, SandboxPolicy, SandboxRules};
@@ -222,26 +227,6 @@ pub enum ProviderKind {
     Rehearsal,
 }
 
-/// An MCP server that is started as a program and spoken to over stdio.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct McpServer {
-    /// The program and its arguments.
-    pub command: Vec<String>,
-    /// Environment variables for it, beside `PATH`, `HOME`, `LANG` and `TMPDIR`.
-    #[serde(default)]
-    pub env: BTreeMap<String, SecretOrText>,
-    /// What repeating its tools may do, by tool name; `*` for the rest. What is not classed is `once`.
-    #[serde(default)]
-    pub effects: BTreeMap<String, Effect>,
-    /// How long the start and each call may take. Default 60 s.
-    #[serde(default)]
-    pub timeout: Option<Span>,
-    /// How it is confined, where that differs from `sandbox.mcp`.
-    #[serde(default)]
-    pub sandbox: SandboxRules,
-}
-
 /// A secret by reference, or a plain text.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged)]
@@ -304,6 +289,8 @@ pub struct Limits {
     pub foreach_items: usize,
     /// How deep pipelines may run each other. Default 8.
     pub child_depth: u32,
+    /// Tools of MCP servers that an agent is told of one by one; more are found by search. Default 40.
+    pub mcp_tools: usize,
 }
 
 impl Default for Limits {
@@ -320,6 +307,7 @@ impl Default for Limits {
             barren_attempts: 3,
             foreach_items: 10_000,
             child_depth: 8,
+            mcp_tools: 40,
         }
     }
 }

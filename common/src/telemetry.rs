@@ -44,10 +44,13 @@ pub enum TelemetryError {
 /// Sets up the log of this process, once. `RUST_LOG` wins over `default`, a
 /// filter such as `info` or `warn,worker=debug`.
 pub fn init(format: LogFormat, default: &str) -> Result<(), TelemetryError> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(text)?,
-        _ => EnvFilter::try_new(default)?,
-    };
+    let asked = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
+    let text = asked.as_deref().unwrap_or(default);
+    let mut filter = EnvFilter::try_new(text)?;
+    // What MCP servers say stands in their library's log at `info`: only for whoever asks for it by name.
+    if !text.contains("rmcp") {
+        filter = filter.add_directive("rmcp=warn".parse()?);
+    }
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
     match format {

@@ -394,7 +394,12 @@ async fn an_answer_that_comes_after_the_lease_is_written_by_nobody() {
     // One slot: who does another task has let go of this one.
     let config = config(&model).replace("slots: 4", "slots: 1");
     let pipeline = "name: think\nsteps:\n  - { id: think, agent: thinker, prompt: go }\n";
-    let files = [("teamster.yaml", &*config), ("pipelines/think.yaml", pipeline), ("agents/thinker.md", THINKER)];
+    let files = [
+        ("teamster.yaml", &*config),
+        ("pipelines/think.yaml", pipeline),
+        ("agents/thinker.md", THINKER),
+        ("agents/helper.md", HELPER),
+    ];
     let scheduler = RunningScheduler::start(&files).await;
     let submission = json!({"pipeline": "think", "input": {}});
     let done = async |task: TaskId| {

@@ -5,7 +5,7 @@ use common::journal::{Event, Run};
 use common::store::Store;
 use common::task::State;
 use serde_json::json;
-use suite::fakes::mcp::from_npm;
+use suite::fakes::mcp::{from_npm, program};
 use suite::fixtures::process::{WorkerProcess, until};
 use suite::fixtures::scheduler::RunningScheduler;
 
@@ -27,7 +27,7 @@ async fn fold(store: &dyn Store, task: TaskId) -> Run {
 async fn survive(fault: &str) -> (bool, usize) {
     let memory = tempfile::tempdir().unwrap();
     let file = memory.path().join("memory.json");
-    let command = serde_json::to_string(&from_npm("server-memory", &[]).command).unwrap();
+    let command = serde_json::to_string(&program(&mut from_npm("server-memory", &[])).command).unwrap();
     let config = format!(
         "worker: {{ lease: 1s }}\nmcp_servers:\n  memory: {{ command: {command}, env: {{ MEMORY_FILE_PATH: '{}' }} }}\n",
         file.display()

@@ -26,7 +26,7 @@ const WORKER: &[&[&str]] = &[
     &["decide", "definitions", "fault", "halt", "intake", "lease", "outside"],
     &["tools"],
     &["models", "http", "process"],
-    &["answer"],
+    &["answer", "sse"],
 ];
 const SANDBOX: &[&[&str]] = &[&["entry"], &["abilities", "places"], &["cgroup", "filter", "kernel", "watch"]];
 const SCHEDULER: &[&[&str]] = &[

@@ -11,7 +11,7 @@ use common::journal::Effect;
 use common::span::Span;
 use serde_json::{Value, json};
 use suite::fakes::calls::{call, error_text, ok_text, process_is_gone};
-use suite::fakes::mcp::{from_npm, from_pypi, misbehaving, servers, starts};
+use suite::fakes::mcp::{from_npm, from_pypi, misbehaving, options, program, servers, starts};
 use suite::fixtures::sandbox::servers as confined;
 use worker::tools::mcp::McpServers;
 use worker::tools::{Tool, ToolAnswer, ToolError};
@@ -28,7 +28,8 @@ struct Place {
 impl Place {
     fn new(configured: impl FnOnce(&Path) -> BTreeMap<String, McpServer>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let servers = McpServers::new(confined(&configured(directory.path())), directory.path(), LIMIT);
+        let options = options(directory.path(), LIMIT);
+        let servers = McpServers::new(confined(&configured(directory.path())), &options);
         Self { servers, directory }
     }
 
@@ -125,7 +126,7 @@ async fn the_memory_server_keeps_what_it_is_told_over_a_restart() {
     let configured = |directory: &Path| {
         let mut memory = from_npm("server-memory", &[]);
         let file = directory.join("memory.json").display().to_string();
-        memory.env = [("MEMORY_FILE_PATH".to_owned(), common::config::SecretOrText::Text(file))].into();
+        program(&mut memory).env = [("MEMORY_FILE_PATH".to_owned(), common::config::SecretOrText::Text(file))].into();
         memory.effects = [("read_graph".to_owned(), Effect::Read)].into();
         servers([("memory", memory)])
     };
@@ -135,7 +136,8 @@ async fn the_memory_server_keeps_what_it_is_told_over_a_restart() {
     assert_eq!(place.tool("memory", "create_entities").await.effect(&json!({})), Effect::Once, "what nobody classed");
     assert_eq!(place.tool("memory", "read_graph").await.effect(&json!({})), Effect::Read);
     place.servers.shutdown().await;
-    let again = McpServers::new(confined(&configured(place.directory.path())), place.directory.path(), LIMIT);
+    let options = options(place.directory.path(), LIMIT);
+    let again = McpServers::new(confined(&configured(place.directory.path())), &options);
     let tools = again.tools("memory").await.unwrap();
     let read = tools.iter().find(|tool| tool.spec().name == "mcp__memory__read_graph").unwrap();
     let graph = read.call(call(&**read, json!({}), place.directory.path())).await.unwrap();

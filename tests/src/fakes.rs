@@ -4,4 +4,6 @@
 
 pub mod calls;
 pub mod mcp;
+pub mod mcp_http;
 pub mod model;
+pub mod oauth;

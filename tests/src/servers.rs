@@ -14,6 +14,7 @@
 //! most, five for `RabbitMQ`.
 
 pub mod certificate;
+pub mod everything;
 pub mod place;
 pub mod port;
 pub mod postgres;

@@ -94,6 +94,11 @@ impl HttpClient {
             .map_err(|error| Failure::new(FailureClass::Internal, format!("no HTTP client can be made: {error}")))
     }
 
+    /// The client itself, for protocols of their own on top of it. It follows no redirect.
+    pub(crate) fn inner(&self) -> &Client {
+        &self.0
+    }
+
     /// Makes the request once.
     ///
     /// # Errors
@@ -181,7 +186,8 @@ fn prepare(request: &HttpRequest, place: &str) -> Result<(Method, Url, HeaderMap
     Ok((method, url, headers))
 }
 
-fn not_answered(error: &reqwest::Error, place: &str) -> ToolError {
+/// Why a request got no answer, by whether it may have arrived.
+pub(crate) fn not_answered(error: &reqwest::Error, place: &str) -> ToolError {
     let message = format!("{place}: {}", causes(error));
     if error.is_connect() {
         ToolError::Failed(Failure::new(FailureClass::Connection, message))
@@ -194,7 +200,8 @@ fn not_answered(error: &reqwest::Error, place: &str) -> ToolError {
     }
 }
 
-fn redirected(place: &str, status: StatusCode, target: Option<&Url>) -> Failure {
+/// An answer that points elsewhere, where that is not followed.
+pub(crate) fn redirected(place: &str, status: StatusCode, target: Option<&Url>) -> Failure {
     let target = target.map_or_else(|| "nowhere".to_owned(), |url| shown(url.as_str()));
     Failure::new(
         FailureClass::InvalidRequest,
@@ -202,7 +209,8 @@ fn redirected(place: &str, status: StatusCode, target: Option<&Url>) -> Failure 
     )
 }
 
-fn refused(place: &str, status: StatusCode, headers: &HeaderMap, mut body: Vec<u8>) -> ToolError {
+/// An answer with a status of failure, by the table above.
+pub(crate) fn refused(place: &str, status: StatusCode, headers: &HeaderMap, mut body: Vec<u8>) -> ToolError {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let wait = text(RETRY_AFTER).and_then(|value| retry_after(value, text(DATE)));
     let (class, known) = match status.as_u16() {
@@ -275,7 +283,7 @@ fn selected(headers: &HeaderMap) -> BTreeMap<String, String> {
 }
 
 /// A URL for messages: without user, password, query and fragment, which may hold secrets.
-fn shown(url: &str) -> String {
+pub(crate) fn shown(url: &str) -> String {
     match Url::parse(url) {
         Ok(mut url) => {
             let _ = url.set_username("");

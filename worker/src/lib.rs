@@ -18,4 +18,5 @@ pub mod models;
 pub mod outside;
 pub mod process;
 pub mod service;
+mod sse;
 pub mod tools;

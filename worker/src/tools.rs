@@ -14,6 +14,7 @@ pub mod mcp;
 pub mod read;
 pub mod registry;
 pub mod rule;
+pub mod search;
 mod walk;
 pub mod web;
 mod workspace;

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 
-use super::{
-    Config, HttpTool, McpServer, Model, Permissions, Provider, ProviderKind, Sandbox, SandboxRules, Size, Webhook,
-};
+use super::mcp::check_server;
+use super::{Config, HttpTool, Model, Permissions, Provider, ProviderKind, Sandbox, SandboxRules, Size, Webhook};
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table, closest};
 use crate::store::BlobPlace;
@@ -127,13 +126,13 @@ fn entries<T: DeserializeOwned>(
 }
 
 /// The value of a key.
-fn value<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
+pub(super) fn value<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
     let Kind::Map(fields) = &node.kind else { return None };
     fields.iter().find(|(key, _)| key.text == name).map(|(_, node)| node)
 }
 
 /// The place of the value of a key.
-fn field(node: &Node, name: &str) -> Option<Place> {
+pub(super) fn field(node: &Node, name: &str) -> Option<Place> {
     value(node, name).map(|node| node.at)
 }
 
@@ -190,18 +189,6 @@ fn check_provider(name: &str, provider: &Provider, node: &Node, file: &SourceFil
         let at = field(node, "base_url").unwrap_or(node.at);
         out.push(file.error(at, "`base_url` must start with https:// or http://"));
     }
-}
-
-fn check_server(name: &str, server: &McpServer, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
-    if server.command.first().is_none_or(String::is_empty) {
-        let at = field(node, "command").unwrap_or(node.at);
-        out.push(file.error(at, "`command` must be a list: the program, then its arguments"));
-    }
-    if name.contains("__") {
-        // Tools are named mcp__SERVER__TOOL.
-        out.push(file.error(node.at, format!("the name of an MCP server must not contain `__`, as {name} does")));
-    }
-    check_sandbox(&server.sandbox, value(node, "sandbox"), file, out);
 }
 
 fn check_tool(name: &str, tool: &HttpTool, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
@@ -262,7 +249,7 @@ fn sandbox(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Sandbox {
 }
 
 /// Refuses limits below which no program starts at all.
-fn check_sandbox(rules: &SandboxRules, node: Option<&Node>, file: &SourceFile, out: &mut Diagnostics) {
+pub(super) fn check_sandbox(rules: &SandboxRules, node: Option<&Node>, file: &SourceFile, out: &mut Diagnostics) {
     let Some(node) = node else { return };
     let too_small = [
         ("memory", rules.memory.is_some_and(|size| size < Size(16 << 20)), "16MiB"),

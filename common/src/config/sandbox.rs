@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{McpServer, Size};
+use super::{McpServer, McpTransport, Size};
 use crate::span::Span;
 
 /// How programs are confined, by who chose them.
@@ -169,7 +169,11 @@ impl Sandbox {
 
     /// The policy for an MCP server. It runs in the directory of the project, which is not its own to write.
     pub fn server(&self, server: &McpServer) -> SandboxPolicy {
-        self.chosen().with(&self.mcp).with(&server.sandbox)
+        match &server.transport {
+            McpTransport::Stdio(program) => self.chosen().with(&self.mcp).with(&program.sandbox),
+            // Nothing of it runs here.
+            McpTransport::Http(_) => SandboxPolicy { mode: SandboxMode::Off, ..self.chosen() },
+        }
     }
 
     /// For programs that the operator or a pipeline's author chose: they reach
@@ -198,6 +202,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::config::McpProgram;
 
     fn place(text: &str) -> Location {
         text.to_owned().try_into().unwrap()
@@ -220,12 +225,14 @@ mod tests {
             ..Sandbox::default()
         };
         let own = SandboxRules { network: Some(true), write: Some(vec![place("~/.npm")]), ..SandboxRules::default() };
+        let program = McpProgram { command: Vec::new(), env: BTreeMap::new(), sandbox: own };
         let server = McpServer {
-            command: Vec::new(),
-            env: BTreeMap::new(),
+            transport: McpTransport::Stdio(program),
             effects: BTreeMap::new(),
             timeout: None,
-            sandbox: own,
+            tools: None,
+            server: None,
+            protocol_versions: None,
         };
         let policy = sandbox.server(&server);
         assert_eq!((policy.mode, policy.network, policy.processes), (SandboxMode::Require, true, Some(7)));

@@ -29,6 +29,37 @@ fn every_problem_is_reported_in_its_place() {
         ("providers:\n  anthropic: {base_url: x}", (2, 25), "must start with https://"),
         ("providers:\n  anthropic: {kind: gemini}", (2, 21), "use anthropic, openai, rehearsal"),
         ("mcp_servers:\n  m: {command: []}", (2, 16), "`command` must be a list"),
+        ("mcp_servers:\n  m: {}", (2, 6), "needs a `command` that starts it, or the `url`"),
+        ("mcp_servers:\n  m: {command: [a], url: http://a}", (2, 6), "a `command` or a `url`, not both"),
+        (
+            "mcp_servers:\n  m: {command: [a], auth: {client_credentials: {token_url: http://a, client_id: a, client_secret: env:A}}}",
+            (2, 6),
+            "for MCP servers with a `url`",
+        ),
+        ("mcp_servers:\n  m: {url: http://a, env: {A: b}}", (2, 6), "for MCP servers with a `command`"),
+        ("mcp_servers:\n  m: {url: a}", (2, 12), "must start with https://"),
+        ("mcp_servers:\n  m: {url: http://a, retries: 3}", (2, 22), "unknown field `retries`"),
+        ("mcp_servers:\n  m: {url: http://a, headers: {'a b': c}}", (2, 32), "not the name of a header"),
+        ("mcp_servers:\n  m: {url: http://a, headers: {Mcp-Session-Id: c}}", (2, 32), "set by the transport itself"),
+        ("mcp_servers:\n  m: {url: http://a, auth: {password: x}}", (2, 29), "unknown field `password`"),
+        (
+            "mcp_servers:\n  m: {url: http://a, auth: {client_credentials: {token_url: https://a, client_id: a, client_secret: hunter2}}}",
+            (2, 101),
+            "a secret is a reference",
+        ),
+        (
+            "mcp_servers:\n  m: {url: http://a, auth: {client_credentials: {token_url: a, client_id: a, client_secret: env:A}}}",
+            (2, 61),
+            "`token_url` must start",
+        ),
+        ("mcp_servers:\n  m: {url: http://a, protocol_versions: [2025-01-01]}", (2, 42), "use 2024-11-05, 2025-03-26"),
+        (
+            "mcp_servers:\n  m: {url: http://a, protocol_versions: [2024-11-05]}",
+            (2, 41),
+            "not spoken over streamable HTTP",
+        ),
+        ("mcp_servers:\n  m: {url: http://a, server: {name: x}}", (2, 30), "missing field `version`"),
+        ("mcp_servers:\n  m: {url: http://a, tools: ['get contact']}", (2, 29), "no name of a tool"),
         ("tools:\n  t: {description: d, input: {}, method: FETCH, url: http://x}", (2, 42), "is no method"),
         ("tools:\n  t: {description: d, input: {type: x}, method: GET, url: http://x}", (2, 30), "JSON Schema"),
         ("env: [CRM URL]", (1, 7), "no name of an environment variable"),
@@ -159,6 +190,52 @@ fn a_place_that_cannot_be_is_refused_where_it_stands() {
     for (text, said) in wrong {
         let problems = parse(text).unwrap_err().to_string();
         assert!(problems.contains(said) && problems.contains("teamster.yaml:1"), "{problems}");
+    }
+}
+
+#[test]
+fn an_mcp_server_elsewhere_says_who_we_are_what_it_is_and_which_tools_there_are() {
+    let config = parse(
+        "mcp_servers:
+  crm:
+    url: https://crm.example.com/mcp
+    headers: { X-Tenant: acme, X-Key: env:CRM_KEY }
+    auth: { client_credentials: { token_url: https://id.example.com/token, client_id: t, client_secret: env:S, scope: a b } }
+    server: { name: crm, version: 1.4.2 }
+    protocol_versions: [2025-06-18, 2025-11-25]
+    tools: ['get_*']
+    effects: { get_contact: read }
+",
+    )
+    .unwrap();
+    let server = &config.mcp_servers["crm"];
+    let McpTransport::Http(endpoint) = &server.transport else { panic!("{server:?}") };
+    assert_eq!((endpoint.url.as_str(), endpoint.headers.len()), ("https://crm.example.com/mcp", 2));
+    assert_eq!(endpoint.auth.as_ref().unwrap().client_credentials.scope.as_deref(), Some("a b"));
+    assert_eq!(server.versions(), [McpVersion::V20251125, McpVersion::V20250618], "the newest first");
+    assert!(server.offers("get_contact") && !server.offers("delete_contact"));
+    let program = parse("mcp_servers: { m: { command: [a] } }").unwrap();
+    assert_eq!(program.mcp_servers["m"].versions()[0], McpVersion::V20251125);
+}
+
+#[test]
+fn a_secret_that_would_go_out_in_clear_is_warned_of() {
+    let warned = |text: &str| {
+        let mut out = Diagnostics::new();
+        Config::parse(&SourceFile::new("teamster.yaml", text), &mut out).unwrap();
+        out.warnings() > 0
+    };
+    let server =
+        |url: &str, key: &str| format!("mcp_servers: {{ m: {{ url: '{url}', headers: {{ X-Key: '{key}' }} }} }}");
+    assert!(warned(&server("http://crm.example.com/mcp", "env:KEY")));
+    for (url, key) in [
+        ("http://crm.example.com/mcp", "no secret"),
+        ("https://crm.example.com/mcp", "env:KEY"),
+        ("http://127.0.0.1:3001/mcp", "env:KEY"),
+        ("http://localhost/mcp", "env:KEY"),
+        ("http://[::1]:3001/mcp", "env:KEY"),
+    ] {
+        assert!(!warned(&server(url, key)), "{url} {key}");
     }
 }
 

@@ -4,13 +4,36 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use common::config::McpServer;
+use common::clock::SystemClock;
+use common::config::{McpProgram, McpServer, McpTransport};
 use serde_json::json;
+use worker::http::HttpClient;
+use worker::tools::mcp::McpOptions;
 
 /// A server that is started with these words.
 pub fn server(command: &[&str]) -> McpServer {
     serde_json::from_value(json!({"command": command})).unwrap()
+}
+
+/// How servers are reached that run in `directory` and may answer with so many bytes.
+pub fn options(directory: &Path, answer_limit: usize) -> McpOptions {
+    crate::servers::install_crypto_provider();
+    McpOptions {
+        directory: directory.to_owned(),
+        answer_limit,
+        http: HttpClient::new().unwrap(),
+        clock: Arc::new(SystemClock),
+    }
+}
+
+/// The program of a server that is one.
+pub fn program(server: &mut McpServer) -> &mut McpProgram {
+    match &mut server.transport {
+        McpTransport::Stdio(program) => program,
+        McpTransport::Http(endpoint) => panic!("{} is no program", endpoint.url),
+    }
 }
 
 /// The server of `tests/data/mcp/misbehaving.py`; appends the process id of every start to `starts`.

@@ -114,7 +114,7 @@ impl Executor {
         if let Some(effort) = &role.agent.effort {
             options.insert("effort".to_owned(), Value::from(effort.as_str()));
         }
-        let specs = tools.values().map(|tool| tool.spec().to_json());
+        let specs = self.outside.tools.offered(tools).map(tools::ToolSpec::to_json);
         let head = RequestHead {
             alias: model.alias,
             provider: model.provider,

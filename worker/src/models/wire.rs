@@ -1,11 +1,10 @@
 //! One streaming request to a model's API: what all providers share.
 //!
 //! What it may cost in time and memory is bounded, and it is made once: trying
-//! again is the step's affair. How a stream is read (`sse`) and how failures
+//! again is the step's affair. How a stream is read (`crate::sse`) and how failures
 //! are classed (`errors`) is pure; only this file touches the network.
 
 pub(super) mod errors;
-pub(super) mod sse;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,6 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use self::errors::{Hints, Origin, StreamFault};
 use super::price::{Prices, Tokens};
+use crate::sse;
 
 /// The longest body of a reply, in bytes: far above what `max_tokens` allows.
 const REPLY_LIMIT: usize = 32 << 20;

@@ -1,36 +1,48 @@
-//! Tools of MCP servers that are started as programs and spoken to over stdio.
+//! Tools of MCP servers: programs that are started and spoken to over stdio,
+//! or servers elsewhere, over streamable HTTP (`http`).
 //!
-//! A worker process starts each server at most once, when it is first needed,
-//! and all tasks share it. A server is not trusted: its output is bounded, what
-//! it says of its own effects is ignored, and when it dies, hangs or breaks the
-//! protocol, its whole process group is killed and it is started anew at the
-//! next use, after ever longer pauses if that does not help.
+//! A worker process connects to each server at most once, when it is first
+//! needed, and all tasks share the connection. A server is not trusted: its
+//! output is bounded, what it says of its own effects is ignored, and when it
+//! dies, hangs or breaks the protocol, its whole process group is killed, or its
+//! session left, and it is connected to anew at the next use, after ever longer
+//! pauses if that does not help.
 //!
 //! | what happens | the call |
 //! |---|---|
 //! | a result, with or without `isError` | answered |
 //! | a JSON-RPC error | `Failed`: `invalid_request` or `tool` |
-//! | the server cannot be started or does not shake hands | `Failed`: it was not sent |
+//! | the server cannot be started or reached, or does not shake hands | `Failed`: it was not sent |
 //! | an answer larger than allowed | `Failed`, `limit` |
-//! | no answer in time, a dead server, garbage on stdout | `Lost`: it may have happened |
+//! | no answer in time, a dead server, garbage on stdout, a broken stream | `Lost`: it may have happened |
+//! | a session that the server does not know | made once more in a new one: it did not happen |
 
 mod connection;
 mod content;
+mod handshake;
+mod http;
 mod lines;
+mod listener;
+mod observed;
 mod server;
+mod stdio;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use common::clock::Clock;
 use common::config::McpServer;
 use common::failure::{Failure, FailureClass};
 use common::journal::Effect;
 use sandbox::Sandbox;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use super::{Tool, ToolAnswer, ToolCall, ToolError, ToolSpec};
+use crate::http::HttpClient;
+use connection::Unanswered;
 use server::Server;
 
 /// The longest name that a model can call a tool by.
@@ -40,6 +52,19 @@ const DESCRIPTION: usize = 16 << 10;
 /// The largest input schema, in bytes; a tool with a larger one is left out.
 const SCHEMA: usize = 256 << 10;
 
+/// Where and how servers are reached.
+#[derive(Debug, Clone)]
+pub struct McpOptions {
+    /// Where programs run.
+    pub directory: PathBuf,
+    /// The most that one answer may have, in bytes of JSON.
+    pub answer_limit: usize,
+    /// For servers elsewhere.
+    pub http: HttpClient,
+    /// By which access tokens expire.
+    pub clock: Arc<dyn Clock>,
+}
+
 /// All MCP servers of an installation, by name.
 #[derive(Debug, Default)]
 pub struct McpServers {
@@ -47,13 +72,12 @@ pub struct McpServers {
 }
 
 impl McpServers {
-    /// Starts nothing yet. Servers will run in `directory`; `answer_limit` is
-    /// the most that one answer may have, in bytes of JSON.
-    pub fn new(servers: BTreeMap<String, (McpServer, Sandbox)>, directory: &Path, answer_limit: usize) -> Self {
+    /// Starts nothing and connects to nothing yet. Each server comes with the sandbox of its program, if it is one.
+    pub fn new(servers: BTreeMap<String, (McpServer, Sandbox)>, options: &McpOptions) -> Self {
         let servers = servers
             .into_iter()
             .map(|(name, (config, sandbox))| {
-                let server = Server::new(name.clone(), config, sandbox, directory.to_owned(), answer_limit);
+                let server = Server::new(name.clone(), config, sandbox, options.clone());
                 (name, Arc::new(server))
             })
             .collect();
@@ -65,22 +89,29 @@ impl McpServers {
         self.servers.keys().map(String::as_str)
     }
 
-    /// The tools of one server, which is started if it does not run.
+    /// The tools of one server that its configuration lets through. It is started
+    /// or connected to if need be.
     ///
     /// # Errors
-    /// `configuration` if there is no such server or it cannot be started, or
-    /// what kept it from listing its tools.
+    /// `configuration` if there is no such server, it cannot be started or is not
+    /// the one that is pinned, or what kept it from listing its tools.
     pub async fn tools(&self, name: &str) -> Result<Vec<Arc<dyn Tool>>, Failure> {
         let server = self.servers.get(name).ok_or_else(|| {
             let message = format!("there is no MCP server {name:?}; add it under `mcp_servers:` in teamster.yaml");
             Failure::new(FailureClass::Configuration, message)
         })?;
         let connection = server.connection().await?;
-        let tools = connection.tools().iter().filter_map(|tool| McpTool::new(server, tool));
+        let listed = match connection.tools().await {
+            // To list them again may end in the news that the session is gone.
+            Err(_) if connection.ended_at().is_some() => server.connection().await?.tools().await,
+            listed => listed,
+        }?;
+        let offered = listed.iter().filter(|tool| server.offers(&tool.name));
+        let tools = offered.filter_map(|tool| McpTool::new(server, tool));
         Ok(tools.map(|tool| Arc::new(tool) as Arc<dyn Tool>).collect())
     }
 
-    /// Stops every server: closes its stdin, waits briefly, kills its process group.
+    /// Stops every server: closes its stdin, waits briefly, kills its process group; or ends its session.
     pub async fn shutdown(&self) {
         futures::future::join_all(self.servers.values().map(|server| server.stop())).await;
     }
@@ -131,17 +162,26 @@ impl Tool for McpTool {
                 return Err(ToolError::Failed(Failure::new(FailureClass::InvalidRequest, message)));
             }
         };
+        let deadline = Instant::now() + call.context.timeout.min(self.server.timeout());
+        let mut request = connection::Request {
+            tool: self.remote.clone(),
+            arguments,
+            key: call.key,
+            traceparent: call.context.traceparent,
+            timeout: call.context.timeout.min(self.server.timeout()),
+        };
         let connection = self.server.connection().await.map_err(ToolError::Failed)?;
-        let timeout = call.context.timeout.min(self.server.timeout());
-        let result = connection
-            .call(connection::Request {
-                tool: self.remote.clone(),
-                arguments,
-                key: call.key,
-                traceparent: call.context.traceparent,
-                timeout,
-            })
-            .await?;
+        let result = match connection.call(request.clone()).await {
+            // It was refused, so it did not happen, whatever its effect class.
+            Err(Unanswered::NoSession(_)) => {
+                drop(connection);
+                let connection = self.server.connection().await.map_err(ToolError::Failed)?;
+                request.timeout = deadline.saturating_duration_since(Instant::now());
+                connection.call(request).await
+            }
+            answered => answered,
+        };
+        let result = result.map_err(Unanswered::into_tool_error)?;
         self.server.worked();
         Ok(content::answer(result, call.context.output_limit))
     }

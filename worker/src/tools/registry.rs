@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use common::clock::{Clock, SystemClock};
 use common::config::{self, Config, PermissionMode, SandboxPolicy};
 use common::failure::{Failure, FailureClass};
 use common::id::Digest;
@@ -19,12 +20,13 @@ use super::edit::Edit;
 use super::glob::Glob;
 use super::grep::Grep;
 use super::http::HttpTool;
-use super::mcp::McpServers;
+use super::mcp::{McpOptions, McpServers};
 use super::read::Read;
 use super::rule::{Effects, InvalidRule, Permissions, Rule, Rules};
+use super::search;
 use super::web::WebFetch;
 use super::write::Write;
-use super::{Tool, ToolSet};
+use super::{Tool, ToolSet, ToolSpec};
 use crate::http::HttpClient;
 use guarded::{Guarded, Judge};
 
@@ -44,6 +46,8 @@ pub struct Tools {
     permissions: config::Permissions,
     /// Of `permissions`: what approvals are bound to.
     policy: Digest,
+    /// Tools of MCP servers that an agent is told of one by one.
+    listed: usize,
 }
 
 /// What is wanted of all tools: by an agent, or by a `tool` step.
@@ -113,11 +117,13 @@ pub struct ToolOptions {
     pub directory: PathBuf,
     /// Whether `WebFetch` reaches loopback and private addresses. By default not.
     pub allow_private_fetch: bool,
+    /// By which access tokens expire. By default that of the machine.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Default for ToolOptions {
     fn default() -> Self {
-        Self { directory: PathBuf::from("."), allow_private_fetch: false }
+        Self { directory: PathBuf::from("."), allow_private_fetch: false, clock: Arc::new(SystemClock) }
     }
 }
 
@@ -148,7 +154,7 @@ impl Tools {
         let client = HttpClient::new()?;
         for (name, declared) in &config.tools {
             checked_name("tools", name)?;
-            if fixed.contains_key(name) || name == AGENT {
+            if fixed.contains_key(name) || name == AGENT || is_stand_in(name) {
                 return Err(wrong(&format!("tools.{name}: {name} is a built-in tool; choose another name")));
             }
             fixed.insert(name.clone(), Arc::new(HttpTool::new(name, declared, client.clone())?));
@@ -161,13 +167,20 @@ impl Tools {
         let rules = Rules::parse(&permissions).map_err(|error| wrong(&format!("permissions: {error}")))?;
         let policy = Digest::of(serde_json::json!(permissions).to_string().as_bytes());
         let answer = config.limits.tool_output.bytes().saturating_mul(4).max(LEAST_ANSWER);
+        let mcp = McpOptions {
+            directory: options.directory.clone(),
+            answer_limit: answer,
+            http: client,
+            clock: Arc::clone(&options.clock),
+        };
         let mut servers = BTreeMap::new();
         for (name, server) in &config.mcp_servers {
             let sandbox = confined(&format!("mcp_servers.{name}"), config.sandbox.server(server))?;
             servers.insert(name.clone(), (server.clone(), sandbox));
         }
-        let mcp = McpServers::new(servers, &options.directory, answer);
-        Ok(Self { fixed, mcp, effects: Arc::new(effects), rules: Arc::new(rules), permissions, policy })
+        let mcp = McpServers::new(servers, &mcp);
+        let (effects, rules, listed) = (Arc::new(effects), Arc::new(rules), config.limits.mcp_tools);
+        Ok(Self { fixed, mcp, effects, rules, permissions, policy, listed })
     }
 
     /// Adds a tool that this program brings along, beside those that ship.
@@ -177,7 +190,7 @@ impl Tools {
     pub fn add(&mut self, tool: Arc<dyn Tool>) -> Result<(), Failure> {
         let name = tool.spec().name.clone();
         checked_name("tools", &name)?;
-        if self.fixed.contains_key(&name) {
+        if self.fixed.contains_key(&name) || is_stand_in(&name) {
             return Err(wrong(&format!("tools.{name}: there are two tools of this name")));
         }
         self.fixed.insert(name, tool);
@@ -206,7 +219,7 @@ impl Tools {
             mode,
             effects: Arc::clone(&self.effects),
         });
-        Ok(all
+        let mut set: ToolSet = all
             .into_iter()
             .filter(|tool| judge.policy().offers(&tool.spec().name))
             .map(|tool| {
@@ -214,7 +227,25 @@ impl Tools {
                 let guarded = Guarded::new(tool, Arc::clone(&judge));
                 (name, Arc::new(guarded) as Arc<dyn Tool>)
             })
-            .collect())
+            .collect();
+        // Always at hand: which of them a conversation was told of was decided when it began.
+        let of_servers: ToolSet = set
+            .iter()
+            .filter(|(name, _)| is_of_server(name))
+            .map(|(name, tool)| (name.clone(), Arc::clone(tool)))
+            .collect();
+        if !of_servers.is_empty() {
+            set.extend(search::stand_ins(&of_servers).map(|tool| (tool.spec().name.clone(), tool)));
+        }
+        Ok(set)
+    }
+
+    /// What an agent with these tools is told of: tools of MCP servers one by one
+    /// while they are few (`limits.mcp_tools`), else the two that find and call them.
+    pub fn offered<'a>(&self, set: &'a ToolSet) -> impl Iterator<Item = &'a ToolSpec> + use<'a> {
+        let by_search = set.keys().filter(|name| is_of_server(name)).count() > self.listed;
+        let told = move |name: &str| if by_search { !is_of_server(name) } else { !is_stand_in(name) };
+        set.values().map(|tool| tool.spec()).filter(move |spec| told(&spec.name))
     }
 
     /// What a person is asked before a call, and who.
@@ -244,6 +275,14 @@ impl Tools {
 /// `configuration` if it requires what this machine cannot do.
 pub fn confined(key: &str, policy: SandboxPolicy) -> Result<Sandbox, Failure> {
     Sandbox::new(policy, Abilities::here()).map_err(|error| wrong(&format!("{key}: {error}")))
+}
+
+fn is_of_server(tool: &str) -> bool {
+    tool.starts_with("mcp__")
+}
+
+fn is_stand_in(tool: &str) -> bool {
+    tool == search::SEARCH || tool == search::CALL
 }
 
 fn wrong(what: &str) -> Failure {

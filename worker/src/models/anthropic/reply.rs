@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 
 use super::super::price::Tokens;
 use super::super::wire::errors::StreamFault;
-use super::super::wire::sse::Event;
 use super::super::wire::{Assembly, Reply};
 use super::block::Block;
+use crate::sse::Event;
 
 /// A reply under way.
 #[derive(Debug, Default)]
@@ -192,8 +192,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::super::wire::sse::Decoder;
     use super::*;
+    use crate::sse::Decoder;
 
     fn accumulate(stream: &str) -> Result<Reply, StreamFault> {
         let mut accumulator = Accumulator::default();

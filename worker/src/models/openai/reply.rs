@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::super::price::Tokens;
 use super::super::wire::errors::StreamFault;
-use super::super::wire::sse::Event;
 use super::super::wire::{Assembly, Reply};
+use crate::sse::Event;
 
 /// What ends a stream.
 const DONE: &str = "[DONE]";

@@ -1,59 +1,63 @@
-//! One running server and the connection to it.
+//! A connection to a server, over whichever transport: the handshake, the list
+//! of tools, calls, and what is made of their failures.
 //!
-//! A supervising task owns the process: it pumps its output, drains its stderr
-//! and, when the connection ends on either side, makes sure that the process
-//! group is dead and its leader reaped. Dropping the connection ends that task.
+//! What runs behind a connection (a process, a stream of events) ends with it:
+//! dropping the connection ends it too.
 
-use std::fmt::Write as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use common::config::{McpIdentity, McpVersion};
 use common::failure::{Failure, FailureClass};
 use rmcp::RoleClient;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ClientCapabilities, ClientConfig, ClientRequest,
-    ErrorCode, Implementation, MetaObject, PaginatedRequestParams, PingRequest, RequestMetaObject, Tool,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ClientRequest, ErrorCode, MetaObject, PingRequest,
+    RequestMetaObject, Tool,
 };
-use rmcp::service::{RunningService, ServiceError, ServiceExt};
-use rmcp::transport::async_rw::AsyncRwTransport;
-use sandbox::Sandbox;
+use rmcp::service::ServiceError;
+use rmcp::transport::{DynamicTransportError, Transport};
 use serde_json::{Map, Value};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::lines::{self, End, TOO_LARGE};
-use crate::process::{self, Running};
+use super::handshake::{Client, list_tools, shake_hands};
+use super::http::{self, Endpoint};
+use super::lines::{self, TOO_LARGE};
+use super::observed::{End, Observed};
+use super::stdio::{self, Program};
 use crate::tools::ToolError;
 
-/// How long a server may take to end after its stdin was closed.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long a server may take to end when it was told to.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// How long a server may take to answer a ping after it let a call time out.
 const PING: Duration = Duration::from_secs(5);
-/// Bytes of the last lines on stderr that are kept for messages.
-const LAST_WORDS: usize = 2000;
-/// Pages of tools that are asked for.
-const PAGES: usize = 50;
-/// Tools that a server may have.
-const TOOLS: usize = 1000;
-/// Bytes between the pump and the protocol.
-const PIPE: usize = 64 << 10;
 
-/// What is needed to start a server.
+/// What is needed to connect to a server.
 #[derive(Debug, Clone)]
 pub(super) struct Launch {
     pub(super) name: String,
-    pub(super) command: Vec<String>,
-    pub(super) env: Vec<(String, String)>,
-    pub(super) sandbox: Sandbox,
+    pub(super) place: Place,
+    /// The versions of the protocol that may be spoken, the newest first.
+    pub(super) versions: Vec<McpVersion>,
+    /// What the server must say that it is.
+    pub(super) identity: Option<McpIdentity>,
     pub(super) timeout: Duration,
     pub(super) answer_limit: usize,
 }
 
+/// Where a server is.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// A program, and the directory that it runs in.
+    Program(Program, PathBuf),
+    /// A URL.
+    Endpoint(Arc<Endpoint>),
+}
+
 /// A call of a tool.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) tool: String,
     pub(super) arguments: Map<String, Value>,
@@ -62,141 +66,160 @@ pub(super) struct Request {
     pub(super) timeout: Duration,
 }
 
-/// A server that runs and has shaken hands.
+/// Why a message to a server was not answered.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum Unanswered {
+    /// The server refused it, for it does not know the session: it did not happen, and a new session may take it.
+    #[error(transparent)]
+    NoSession(Failure),
+    /// Anything else.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+}
+
+impl Unanswered {
+    /// That it did not happen.
+    pub(super) fn failed(class: FailureClass, message: impl Into<String>) -> Self {
+        Self::Tool(ToolError::Failed(Failure::new(class, message)))
+    }
+
+    /// That nobody knows whether it happened.
+    pub(super) fn lost(class: FailureClass, message: impl Into<String>) -> Self {
+        Self::Tool(ToolError::Lost(Failure::new(class, message)))
+    }
+
+    /// For whoever does not try another session.
+    pub(super) fn into_tool_error(self) -> ToolError {
+        match self {
+            Self::NoSession(failure) => ToolError::Failed(failure),
+            Self::Tool(error) => error,
+        }
+    }
+
+    /// Says what it is about.
+    fn about(self, what: &str) -> Self {
+        let about = |failure: Failure| Failure { message: format!("{what}: {}", failure.message), ..failure };
+        match self {
+            Self::NoSession(failure) => Self::NoSession(about(failure)),
+            Self::Tool(ToolError::Failed(failure)) => Self::Tool(ToolError::Failed(about(failure))),
+            Self::Tool(ToolError::Lost(failure)) => Self::Tool(ToolError::Lost(about(failure))),
+        }
+    }
+
+    /// What went wrong, whether or not it happened.
+    pub(super) fn into_failure(self) -> Failure {
+        match self.into_tool_error() {
+            ToolError::Failed(failure) | ToolError::Lost(failure) => failure,
+        }
+    }
+}
+
+/// What runs behind a connection, whatever the transport.
 #[derive(Debug)]
-pub(super) struct Connection {
-    name: String,
-    client: RunningService<RoleClient, ClientConfig>,
-    tools: Vec<Tool>,
+pub(super) struct Link {
     observed: Arc<Observed>,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
     supervisor: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What was seen of a server, for messages.
-#[derive(Debug, Default)]
-struct Observed(Mutex<Observations>);
-
-#[derive(Debug, Default, Clone)]
-struct Observations {
-    /// Lines on stdout that were no JSON, and the last of them.
-    strays: u64,
-    last_stray: String,
-    /// The end of stderr.
-    last_words: String,
-    ended: Option<(End, Instant)>,
-}
-
-impl Observed {
-    fn get(&self) -> Observations {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+impl Link {
+    /// `supervisor` ends soon after `stop` is cancelled, when all is cleared away.
+    pub(super) fn new(observed: Arc<Observed>, stop: CancellationToken, supervisor: JoinHandle<()>) -> Self {
+        let supervisor = Mutex::new(Some(supervisor));
+        Self { observed, _stop_on_drop: stop.clone().drop_guard(), stop, supervisor }
     }
 
-    fn note(&self, note: impl FnOnce(&mut Observations)) {
-        note(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    async fn end(&self) {
+        self.stop.cancel();
+        let supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(supervisor) = supervisor {
+            let _ = tokio::time::timeout(GRACE + PING, supervisor).await;
+        }
     }
 }
 
-impl Observations {
-    /// What speaks for the failure beside its own words.
-    fn hints(&self) -> String {
-        let mut hints = String::new();
-        if let Some((end, _)) = &self.ended {
-            let _ = write!(hints, ": {end}");
-        }
-        if self.strays > 0 {
-            let _ = write!(hints, "; its stdout has lines that are no JSON-RPC, such as {:?}", self.last_stray);
-        }
-        if !self.last_words.is_empty() {
-            let _ = write!(hints, "; its stderr ends with {:?}", self.last_words.trim_end());
-        }
-        hints
-    }
+/// A server that runs and has shaken hands.
+#[derive(Debug)]
+pub(super) struct Connection {
+    name: String,
+    client: Client,
+    tools: Mutex<Arc<[Tool]>>,
+    timeout: Duration,
+    link: Link,
 }
 
 impl Connection {
-    /// Starts the server, shakes hands and lists its tools.
-    pub(super) async fn open(launch: &Launch, directory: &Path) -> Result<Self, Failure> {
-        let Launch { command, env, sandbox, .. } = launch.clone();
-        let started = process::start(command, directory.to_owned(), env, true, sandbox).await;
-        let mut running = started.map_err(|failure| Failure {
-            message: format!("MCP server {}: {}", launch.name, failure.message),
-            ..failure
-        })?;
-        let (Some(stdin), Some(stdout), Some(stderr)) =
-            (running.stdin.take(), running.stdout.take(), running.stderr.take())
-        else {
-            return Err(Failure::new(FailureClass::Internal, "a program was started without its pipes"));
-        };
-        let observed = Arc::new(Observed::default());
-        let (to_client, from_server) = tokio::io::duplex(PIPE);
-        let token = CancellationToken::new();
-        let stop_on_drop = token.clone().drop_guard();
-        let pump = {
-            let (observed, limit) = (Arc::clone(&observed), launch.answer_limit);
-            async move {
-                let stray = |line: &[u8]| {
-                    let shown: String = String::from_utf8_lossy(line).trim_end().chars().take(120).collect();
-                    observed.note(|seen| {
-                        seen.strays += 1;
-                        seen.last_stray = shown;
-                    });
-                };
-                lines::pump(stdout, to_client, limit, stray).await
+    /// Starts the server or goes to where it is, shakes hands and lists its tools.
+    pub(super) async fn open(launch: &Launch) -> Result<Self, Failure> {
+        match &launch.place {
+            Place::Program(program, directory) => {
+                let (transport, link) = stdio::start(&launch.name, program, directory, launch.answer_limit).await?;
+                Self::over(launch, transport, link).await
             }
-        };
-        let drain = drain(stderr, launch.name.clone(), Arc::clone(&observed));
-        let supervisor = tokio::spawn(supervise(running, pump, drain, token.clone(), Arc::clone(&observed)));
-
-        let identity = ClientConfig::new(
-            ClientCapabilities::default(),
-            Implementation::new("teamster", env!("CARGO_PKG_VERSION")),
-        );
-        // The pump bounds lines already; this bound is only a second net.
-        let transport =
-            AsyncRwTransport::new_client(from_server, stdin).with_max_line_length(launch.answer_limit + PIPE);
-        let handshake = async {
-            let client = identity.serve(transport).await.map_err(|error| error.to_string())?;
-            let tools = list_tools(&client).await?;
-            Ok::<_, String>((client, tools))
-        };
-        let (class, why) = match tokio::time::timeout(launch.timeout, handshake).await {
-            Ok(Ok((client, tools))) => {
-                return Ok(Self {
-                    name: launch.name.clone(),
-                    client,
-                    tools,
-                    observed,
-                    stop: token,
-                    _stop_on_drop: stop_on_drop,
-                    supervisor: Mutex::new(Some(supervisor)),
-                });
+            Place::Endpoint(endpoint) => {
+                let (transport, link) =
+                    http::connect(&launch.name, Arc::clone(endpoint), launch.answer_limit, launch.timeout);
+                Self::over(launch, transport, link).await
             }
-            Ok(Err(why)) => (FailureClass::Protocol, why),
-            Err(_) => (FailureClass::Timeout, format!("no answer within {} s", launch.timeout.as_secs_f64())),
-        };
-        // The supervisor has seen the last of the server before it is spoken of.
-        drop(stop_on_drop);
-        let _ = tokio::time::timeout(GRACE + PING, supervisor).await;
-        let message = format!("MCP server {} did not start: {why}{}", launch.name, observed.get().hints());
-        Err(Failure::new(class, message))
+        }
     }
 
-    /// The tools that the server listed when it started.
-    pub(super) fn tools(&self) -> &[Tool] {
-        &self.tools
+    async fn over(
+        launch: &Launch,
+        transport: impl Transport<RoleClient> + 'static,
+        link: Link,
+    ) -> Result<Self, Failure> {
+        let failure = match tokio::time::timeout(launch.timeout, shake_hands(launch, transport)).await {
+            Ok(Ok((client, tools))) => {
+                let (name, tools) = (launch.name.clone(), Mutex::new(tools));
+                return Ok(Self { name, client, tools, timeout: launch.timeout, link });
+            }
+            Ok(Err(failure)) => failure,
+            Err(_) => {
+                let message = format!("no answer within {} s", launch.timeout.as_secs_f64());
+                Failure::new(FailureClass::Timeout, message)
+            }
+        };
+        // The supervisor has seen the last of the server before it is spoken of.
+        link.end().await;
+        let hints = match &launch.place {
+            Place::Program(..) => link.observed.get().hints(),
+            Place::Endpoint(_) => String::new(),
+        };
+        let message = format!("MCP server {} cannot be used: {}{hints}", launch.name, failure.message);
+        Err(Failure { message, ..failure })
+    }
+
+    /// The tools that the server listed last. Lists them again if it said that they have changed.
+    pub(super) async fn tools(&self) -> Result<Arc<[Tool]>, Failure> {
+        if self.client.service().take_changed() {
+            let listed = tokio::time::timeout(self.timeout, list_tools(self.client.peer())).await;
+            let listed = listed.unwrap_or_else(|_| {
+                let message = format!("no answer within {} s", self.timeout.as_secs_f64());
+                Err(Failure::new(FailureClass::Timeout, message))
+            });
+            match listed {
+                Ok(tools) => *self.tools.lock().unwrap_or_else(PoisonError::into_inner) = tools,
+                Err(failure) => {
+                    self.client.service().put_changed();
+                    let message = format!("MCP server {}: {}", self.name, failure.message);
+                    return Err(Failure { message, ..failure });
+                }
+            }
+        }
+        Ok(Arc::clone(&self.tools.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// When it became of no more use, if it did.
     pub(super) fn ended_at(&self) -> Option<Instant> {
         let closed = self.client.is_closed() || self.client.peer().is_transport_closed();
-        self.observed.get().ended.map(|(_, at)| at).or_else(|| closed.then(Instant::now))
+        self.link.observed.get().ended.map(|(_, at)| at).or_else(|| closed.then(Instant::now))
     }
 
     /// Calls a tool.
-    pub(super) async fn call(self: &Arc<Self>, request: Request) -> Result<CallToolResult, ToolError> {
-        let strays_before = self.observed.get().strays;
+    pub(super) async fn call(self: &Arc<Self>, request: Request) -> Result<CallToolResult, Unanswered> {
+        let strays_before = self.link.observed.get().strays;
         let mut params = CallToolRequestParams::new(request.tool).with_arguments(request.arguments);
         params.meta = Some(meta(request.key, request.traceparent));
         let answer = tokio::time::timeout(request.timeout, self.client.peer().call_tool_once(params)).await;
@@ -205,12 +228,12 @@ impl Connection {
             Ok(Ok(_)) => {
                 let message =
                     format!("MCP server {} answers with a question or a task, which is not supported", self.name);
-                return Err(ToolError::Failed(Failure::new(FailureClass::Protocol, message)));
+                return Err(Unanswered::failed(FailureClass::Protocol, message));
             }
             Ok(Err(error)) => error,
             Err(_) => {
                 tokio::spawn(close_if_hung(Arc::clone(self)));
-                let seen = self.observed.get();
+                let seen = self.link.observed.get();
                 let class = if seen.strays > strays_before { FailureClass::Protocol } else { FailureClass::Timeout };
                 let message = format!(
                     "MCP server {} did not answer within {} s{}",
@@ -218,13 +241,13 @@ impl Connection {
                     request.timeout.as_secs_f64(),
                     seen.hints()
                 );
-                return Err(ToolError::Lost(Failure::new(class, message)));
+                return Err(Unanswered::lost(class, message));
             }
         };
         Err(self.classify(error).await)
     }
 
-    async fn classify(&self, error: ServiceError) -> ToolError {
+    async fn classify(&self, error: ServiceError) -> Unanswered {
         match error {
             ServiceError::McpError(error) => {
                 let class = match error.code {
@@ -238,40 +261,42 @@ impl Connection {
                 if let Some(data) = error.data.filter(|data| data.to_string().len() <= 64 << 10) {
                     failure = failure.with_detail(data);
                 }
-                ToolError::Failed(failure)
+                Unanswered::Tool(ToolError::Failed(failure))
             }
             ServiceError::UnexpectedResponse => {
                 let message = format!("MCP server {} answered with something that is no tool result", self.name);
-                ToolError::Failed(Failure::new(FailureClass::Protocol, message))
+                Unanswered::failed(FailureClass::Protocol, message)
             }
-            error => {
-                // The pipe is closed before the supervisor has seen the end: its words are worth the wait.
-                let ended = async {
-                    while self.observed.get().ended.is_none() {
-                        tokio::time::sleep(Duration::from_millis(10)).await;
-                    }
-                };
-                let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
-                let seen = self.observed.get();
-                let class = match seen.ended.as_ref().map(|(end, _)| end) {
-                    Some(End::Garbage) => FailureClass::Protocol,
-                    Some(End::TooLarge(_)) => FailureClass::Limit,
-                    _ => FailureClass::Connection,
-                };
-                let message = format!("the connection to MCP server {} broke ({error}){}", self.name, seen.hints());
-                ToolError::Lost(Failure::new(class, message))
-            }
+            ServiceError::TransportSend(error) => match transport_error(error) {
+                Ok(unanswered) => unanswered.about(&format!("MCP server {}", self.name)),
+                Err(error) => self.broken(&error.to_string()).await,
+            },
+            error => self.broken(&error.to_string()).await,
         }
     }
 
-    /// Closes the server's stdin, waits briefly, kills what is left.
+    async fn broken(&self, error: &str) -> Unanswered {
+        // The pipe is closed before the supervisor has seen the end: its words are worth the wait.
+        let ended = async {
+            while self.link.observed.get().ended.is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
+        let seen = self.link.observed.get();
+        let class = match seen.ended.as_ref().map(|(end, _)| end) {
+            Some(End::Output(lines::End::Garbage)) => FailureClass::Protocol,
+            Some(End::Output(lines::End::TooLarge(_))) => FailureClass::Limit,
+            _ => FailureClass::Connection,
+        };
+        let message = format!("the connection to MCP server {} broke ({error}){}", self.name, seen.hints());
+        Unanswered::lost(class, message)
+    }
+
+    /// Tells the server that this is the end, waits briefly, and clears away what is left.
     pub(super) async fn close(&self) {
         self.client.cancellation_token().cancel();
-        self.stop.cancel();
-        let supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(supervisor) = supervisor {
-            let _ = tokio::time::timeout(GRACE + PING, supervisor).await;
-        }
+        self.link.end().await;
     }
 }
 
@@ -281,7 +306,7 @@ async fn close_if_hung(connection: Arc<Connection>) {
     let ping = ClientRequest::PingRequest(PingRequest::default());
     let answer = tokio::time::timeout(PING, connection.client.peer().send_request(ping)).await;
     if answer.is_err() {
-        tracing::warn!(server = %connection.name, "an MCP server hangs; it is stopped");
+        tracing::warn!(server = %connection.name, "an MCP server hangs; its connection is closed");
         connection.close().await;
     }
 }
@@ -295,79 +320,11 @@ fn meta(key: String, traceparent: Option<String>) -> RequestMetaObject {
     RequestMetaObject(MetaObject(meta))
 }
 
-async fn list_tools(client: &RunningService<RoleClient, ClientConfig>) -> Result<Vec<Tool>, String> {
-    let mut tools = Vec::new();
-    let mut cursor = None;
-    for _ in 0..PAGES {
-        let page = PaginatedRequestParams::default().with_cursor(cursor.take());
-        let page = client.peer().list_tools(Some(page)).await.map_err(|error| format!("tools/list: {error}"))?;
-        tools.extend(page.tools);
-        cursor = page.next_cursor;
-        if cursor.is_none() || tools.len() > TOOLS {
-            break;
-        }
-    }
-    if cursor.is_some() || tools.len() > TOOLS {
-        return Err(format!("it lists more than {TOOLS} tools, or has more than {PAGES} pages of them"));
-    }
-    Ok(tools)
-}
-
-/// Owns the process until it is dead.
-async fn supervise(
-    mut running: Running,
-    pump: impl Future<Output = End>,
-    drain: impl Future<Output = ()>,
-    stop: CancellationToken,
-    observed: Arc<Observed>,
-) {
-    tokio::pin!(drain);
-    let mut drained = false;
-    let end = {
-        tokio::pin!(pump);
-        loop {
-            tokio::select! {
-                end = &mut pump => break end,
-                () = stop.cancelled() => break End::Unheard,
-                () = &mut drain, if !drained => drained = true,
-                // What was written before the end is still in the pipe.
-                _ = running.wait() => break tokio::time::timeout(GRACE, pump).await.unwrap_or(End::Closed),
-            }
-        }
-    };
-    observed.note(|seen| seen.ended = Some((end, Instant::now())));
-    // Stdin is closed by the protocol when its side ends, so a server that minds its manners is on its way out.
-    let _ = tokio::time::timeout(GRACE, async {
-        if !drained {
-            drain.await;
-        }
-        running.wait().await
-    })
-    .await;
-    let _ = running.kill().await;
-}
-
-async fn drain(stderr: impl AsyncRead + Unpin, server: String, observed: Arc<Observed>) {
-    use tokio::io::AsyncReadExt;
-    let mut stderr = BufReader::new(stderr);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        // A line without end is taken in pieces.
-        match (&mut stderr).take(8 << 10).read_until(b'\n', &mut line).await {
-            Ok(1..) => {
-                let text = String::from_utf8_lossy(&line);
-                tracing::debug!(%server, line = text.trim_end(), "stderr of an MCP server");
-                observed.note(|seen| {
-                    seen.last_words.push_str(&text);
-                    if let Some(excess) = seen.last_words.len().checked_sub(LAST_WORDS) {
-                        let ends = excess..=seen.last_words.len();
-                        let cut = ends.into_iter().find(|at| seen.last_words.is_char_boundary(*at)).unwrap_or(0);
-                        seen.last_words.drain(..cut);
-                    }
-                });
-            }
-            _ => return,
-        }
+/// Our own transport says precisely what went wrong; that of the library does not.
+pub(super) fn transport_error(error: DynamicTransportError) -> Result<Unanswered, DynamicTransportError> {
+    let DynamicTransportError { transport_name, transport_type_id, error, .. } = error;
+    match error.downcast::<Unanswered>() {
+        Ok(unanswered) => Ok(*unanswered),
+        Err(error) => Err(DynamicTransportError::from_parts(transport_name, transport_type_id, error)),
     }
 }

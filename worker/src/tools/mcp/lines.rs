@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 /// Lines that are no JSON, after which a server is given up.
 const STRAY_LINES: u32 = 100;
 /// Bytes of the beginning and of the end of a line that is too long, in which its id is looked for.
-const ENDS: usize = 200;
+pub(super) const ENDS: usize = 200;
 
 /// The code of the error that stands for an answer that was too large; in the
 /// range that JSON-RPC leaves to implementations.
@@ -120,7 +120,7 @@ async fn next_line(
 /// The id of the request that a message answers, from its two ends: servers
 /// write it first or last. Inside of a result, it would be followed by more
 /// than a brace, or not preceded by the brace that opens the message.
-fn answered_id(head: &[u8], tail: &[u8]) -> Option<Value> {
+pub(super) fn answered_id(head: &[u8], tail: &[u8]) -> Option<Value> {
     let head = String::from_utf8_lossy(head);
     let tail = String::from_utf8_lossy(tail);
     let compact = |text: &str| text.replace([' ', '\t', '\r', '\n'], "");

@@ -1,19 +1,23 @@
-//! A server by its name: started when needed, shared, restarted with restraint.
+//! A server by its name: connected to when needed, shared, and again with restraint.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use common::config::{McpServer, SecretOrText};
+use common::config::{McpServer, McpTransport, SecretOrText};
 use common::failure::{Failure, FailureClass};
 use common::journal::Effect;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use sandbox::Sandbox;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use super::connection::{Connection, Launch};
+use super::McpOptions;
+use super::connection::{Connection, Launch, Place};
+use super::http::{Endpoint, Tokens};
+use super::stdio::Program;
 use crate::process::environment;
 
 /// How long the start and a call may take if the configuration does not say.
@@ -38,8 +42,9 @@ pub(super) struct Server {
     name: String,
     config: McpServer,
     sandbox: Sandbox,
-    directory: PathBuf,
-    answer_limit: usize,
+    options: McpOptions,
+    /// Of a server that wants access tokens: they outlive connections.
+    tokens: Option<Arc<Tokens>>,
     state: Mutex<State>,
 }
 
@@ -53,14 +58,16 @@ struct State {
 }
 
 impl Server {
-    pub(super) fn new(
-        name: String,
-        config: McpServer,
-        sandbox: Sandbox,
-        directory: PathBuf,
-        answer_limit: usize,
-    ) -> Self {
-        Self { name, config, sandbox, directory, answer_limit, state: Mutex::default() }
+    pub(super) fn new(name: String, config: McpServer, sandbox: Sandbox, options: McpOptions) -> Self {
+        let tokens = match &config.transport {
+            McpTransport::Http(endpoint) => endpoint.auth.as_ref().map(|auth| {
+                let credentials = auth.client_credentials.clone();
+                let (http, clock) = (options.http.clone(), Arc::clone(&options.clock));
+                Arc::new(Tokens::new(&name, &endpoint.url, credentials, http, clock))
+            }),
+            McpTransport::Stdio(_) => None,
+        };
+        Self { name, config, sandbox, options, tokens, state: Mutex::default() }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -77,7 +84,12 @@ impl Server {
         effects.get(tool).or_else(|| effects.get("*")).copied().unwrap_or(Effect::Once)
     }
 
-    /// The connection; starts the server if it does not run.
+    /// Whether a tool of the server is one of those that there are here.
+    pub(super) fn offers(&self, tool: &str) -> bool {
+        self.config.offers(tool)
+    }
+
+    /// The connection; starts the server, or connects to it, if there is none.
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, Failure> {
         let opening = self.opening()?;
         opening.await.map_err(|not_opened| not_opened.failure)
@@ -108,30 +120,32 @@ impl Server {
             return Err(Failure::new(FailureClass::Unavailable, "the worker is shutting down"));
         }
         if let Some(opening) = &state.opening {
-            let (ended, last) = match opening.peek() {
+            let (ended, class, last) = match opening.peek() {
                 None => return Ok(opening.clone()),
                 Some(Ok(connection)) => match connection.ended_at() {
                     None => return Ok(opening.clone()),
-                    Some(at) => (at, String::new()),
+                    Some(at) => (at, FailureClass::Unavailable, String::new()),
                 },
-                Some(Err(not_opened)) => (not_opened.at, format!(" The last time: {}", not_opened.failure)),
+                Some(Err(NotOpened { failure, at })) => {
+                    let class = if failure.class.is_transient() { FailureClass::Unavailable } else { failure.class };
+                    (*at, class, format!(" The last time: {failure}"))
+                }
             };
             let wait = pause(state.starts).saturating_sub(ended.elapsed());
             if !wait.is_zero() {
                 let message = format!(
-                    "MCP server {} ended {} times in a row; it is started again in {:.1} s.{last}",
+                    "MCP server {} ended {} times in a row; it is tried again in {:.1} s.{last}",
                     self.name,
                     state.starts,
                     wait.as_secs_f64()
                 );
-                return Err(Failure::new(FailureClass::Unavailable, message).with_retry_after(wait));
+                return Err(Failure::new(class, message).with_retry_after(wait));
             }
         }
         let launch = self.launch()?;
         state.starts = state.starts.saturating_add(1);
-        let directory = self.directory.clone();
         // A task of its own, so that the start does not end with the caller that happened to be the first.
-        let start = tokio::spawn(async move { Connection::open(&launch, &directory).await.map(Arc::new) });
+        let start = tokio::spawn(async move { Connection::open(&launch).await.map(Arc::new) });
         let opening = start
             .map(|ended| {
                 let opened = ended.unwrap_or_else(|error| {
@@ -146,30 +160,53 @@ impl Server {
     }
 
     fn launch(&self) -> Result<Launch, Failure> {
-        let mut configured = Vec::new();
-        for (name, value) in &self.config.env {
-            let value = match value {
-                SecretOrText::Text(text) => text.clone(),
-                SecretOrText::Secret(secret) => {
-                    let secret = secret.resolve().map_err(|error| {
-                        let message = format!("MCP server {}, env {name}: {error}", self.name);
-                        Failure::new(FailureClass::Configuration, message)
-                    })?;
-                    secret.expose_secret().to_owned()
-                }
-            };
-            configured.push((name.clone(), value));
-        }
-        // The operator chose the program, and package runners keep their cache at home.
-        let home = std::env::var_os("HOME").map_or_else(|| self.directory.clone(), PathBuf::from);
+        let place = match &self.config.transport {
+            McpTransport::Stdio(program) => {
+                let configured = self.resolved("env", &program.env)?;
+                let exposed = |(name, value): (String, SecretString)| (name, value.expose_secret().to_owned());
+                let configured: Vec<(String, String)> = configured.into_iter().map(exposed).collect();
+                // The operator chose the program, and package runners keep their cache at home.
+                let home = std::env::var_os("HOME").map_or_else(|| self.options.directory.clone(), PathBuf::from);
+                let env = environment(&home, configured);
+                let (command, sandbox) = (program.command.clone(), self.sandbox.clone());
+                Place::Program(Program { command, env, sandbox }, self.options.directory.clone())
+            }
+            McpTransport::Http(endpoint) => {
+                let headers = self.resolved("headers", &endpoint.headers)?;
+                let endpoint = Endpoint::new(&self.options.http, &endpoint.url, headers, self.tokens.clone());
+                Place::Endpoint(Arc::new(endpoint.map_err(|failure| Failure {
+                    message: format!("MCP server {}: {}", self.name, failure.message),
+                    ..failure
+                })?))
+            }
+        };
         Ok(Launch {
             name: self.name.clone(),
-            command: self.config.command.clone(),
-            env: environment(&home, configured),
-            sandbox: self.sandbox.clone(),
+            place,
+            versions: self.config.versions(),
+            identity: self.config.server.clone(),
             timeout: self.timeout(),
-            answer_limit: self.answer_limit,
+            answer_limit: self.options.answer_limit,
         })
+    }
+
+    /// The values of a section, secrets looked up.
+    fn resolved(
+        &self,
+        section: &str,
+        values: &BTreeMap<String, SecretOrText>,
+    ) -> Result<Vec<(String, SecretString)>, Failure> {
+        let resolve = |(name, value): (&String, &SecretOrText)| {
+            let value = match value {
+                SecretOrText::Text(text) => text.as_str().into(),
+                SecretOrText::Secret(secret) => secret.resolve().map_err(|error| {
+                    let message = format!("MCP server {}, {section} {name}: {error}", self.name);
+                    Failure::new(FailureClass::Configuration, message)
+                })?,
+            };
+            Ok((name.clone(), value))
+        };
+        values.iter().map(resolve).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
