@@ -12,7 +12,6 @@ use common::span::Span;
 use serde_json::{Value, json};
 use suite::fakes::calls::{call, error_text, ok_text, process_is_gone};
 use suite::fakes::mcp::{from_npm, from_pypi, misbehaving, options, program, servers, starts};
-use suite::fixtures::sandbox::servers as confined;
 use worker::tools::mcp::McpServers;
 use worker::tools::{Tool, ToolAnswer, ToolError};
 
@@ -28,8 +27,7 @@ struct Place {
 impl Place {
     fn new(configured: impl FnOnce(&Path) -> BTreeMap<String, McpServer>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let options = options(directory.path(), LIMIT);
-        let servers = McpServers::new(confined(&configured(directory.path())), &options);
+        let servers = McpServers::new(&configured(directory.path()), &options(directory.path(), LIMIT)).unwrap();
         Self { servers, directory }
     }
 
@@ -136,8 +134,7 @@ async fn the_memory_server_keeps_what_it_is_told_over_a_restart() {
     assert_eq!(place.tool("memory", "create_entities").await.effect(&json!({})), Effect::Once, "what nobody classed");
     assert_eq!(place.tool("memory", "read_graph").await.effect(&json!({})), Effect::Read);
     place.servers.shutdown().await;
-    let options = options(place.directory.path(), LIMIT);
-    let again = McpServers::new(confined(&configured(place.directory.path())), &options);
+    let again = McpServers::new(&configured(place.directory.path()), &options(place.directory.path(), LIMIT)).unwrap();
     let tools = again.tools("memory").await.unwrap();
     let read = tools.iter().find(|tool| tool.spec().name == "mcp__memory__read_graph").unwrap();
     let graph = read.call(call(&**read, json!({}), place.directory.path())).await.unwrap();

@@ -12,7 +12,6 @@ use suite::fakes::calls::{call, ok_text};
 use suite::fakes::mcp::{options, servers};
 use suite::fakes::mcp_http::{FakeMcp, Manners};
 use suite::fakes::oauth::{Answer, FakeTokens};
-use suite::fixtures::sandbox::servers as confined;
 use worker::tools::mcp::{McpOptions, McpServers};
 use worker::tools::{Tool, ToolAnswer, ToolError};
 
@@ -43,7 +42,7 @@ impl Place {
         let clock = ManualClock::at(Timestamp::from_millis(1_000_000));
         let server = fake.configured(&json!({"auth": {"client_credentials": credentials}}));
         let options = McpOptions { clock: Arc::new(clock.clone()), ..options(Path::new("."), 1 << 20) };
-        let servers = McpServers::new(confined(&servers([("far", server)])), &options);
+        let servers = McpServers::new(&servers([("far", server)]), &options).unwrap();
         Self { fake, tokens, clock, servers, _secret: secret }
     }
 
@@ -163,9 +162,10 @@ async fn headers_go_along_and_their_secrets_are_not_shown() {
     std::fs::write(secret.path(), CANARY).unwrap();
     let headers = json!({"X-Tenant": "acme", "X-Key": format!("file:{}", secret.path().display())});
     let servers = McpServers::new(
-        confined(&servers([("far", fake.configured(&json!({"headers": headers})))])),
+        &servers([("far", fake.configured(&json!({"headers": headers})))]),
         &options(Path::new("."), 1 << 20),
-    );
+    )
+    .unwrap();
     servers.tools("far").await.unwrap();
     assert!(fake.seen().iter().all(|seen| seen.headers["x-key"] == CANARY && seen.headers["x-tenant"] == "acme"));
     assert!(!format!("{servers:?}").contains("canary"));
@@ -187,7 +187,7 @@ async fn headers_go_along_and_their_secrets_are_not_shown() {
 async fn a_header_that_cannot_be_had_is_a_configuration_failure() {
     let fake = FakeMcp::start(Manners::default()).await;
     let server = fake.configured(&json!({"headers": {"X-Key": "file:/nonexistent/key"}}));
-    let servers = McpServers::new(confined(&servers([("far", server)])), &options(Path::new("."), 1 << 20));
+    let servers = McpServers::new(&servers([("far", server)]), &options(Path::new("."), 1 << 20)).unwrap();
     let failure = servers.tools("far").await.unwrap_err();
     assert_eq!(failure.class, FailureClass::Configuration);
     assert!(failure.message.contains("MCP server far, headers X-Key"), "{failure}");

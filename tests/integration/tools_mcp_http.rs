@@ -10,7 +10,6 @@ use suite::fakes::calls::{call, error_text, ok_text};
 use suite::fakes::mcp::{options, servers};
 use suite::fakes::mcp_http::{FakeMcp, Manners};
 use suite::fixtures::process::until;
-use suite::fixtures::sandbox::servers as confined;
 use suite::servers::everything;
 use worker::tools::mcp::McpServers;
 use worker::tools::{Tool, ToolAnswer, ToolError};
@@ -20,7 +19,7 @@ const LIMIT: usize = 1 << 20;
 const SHORT: Duration = Duration::from_millis(700);
 
 fn connect(server: McpServer) -> McpServers {
-    McpServers::new(confined(&servers([("far", server)])), &options(std::path::Path::new("."), LIMIT))
+    McpServers::new(&servers([("far", server)]), &options(std::path::Path::new("."), LIMIT)).unwrap()
 }
 
 async fn tool(servers: &McpServers, name: &str) -> Arc<dyn Tool> {

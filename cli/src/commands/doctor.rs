@@ -3,7 +3,7 @@
 
 use clap::Args;
 use common::broker::BrokerError;
-use common::config::{Config, SandboxMode};
+use common::config::{Config, McpTransport, SandboxMode};
 use common::project::Project;
 use common::store::{Finding, Halt, Severity};
 use sandbox::Abilities;
@@ -79,9 +79,14 @@ fn halted(halt: Halt) -> Finding {
 /// What of the sandbox this machine can do. What the configuration requires and is not there keeps a worker from
 /// starting.
 fn sandbox_findings(config: &Config) -> Vec<Finding> {
-    let (all, servers) = (&config.sandbox, config.mcp_servers.values());
+    let all = &config.sandbox;
+    let servers = config.mcp_servers.values().filter_map(|server| match &server.transport {
+        McpTransport::Stdio(program) => Some(all.server(program)),
+        // Nothing of it runs here.
+        McpTransport::Http(_) => None,
+    });
     let modes: Vec<SandboxMode> =
-        [all.bash(), all.run()].into_iter().chain(servers.map(|it| all.server(it))).map(|it| it.mode).collect();
+        [all.bash(), all.run()].into_iter().chain(servers).map(|policy| policy.mode).collect();
     if modes.iter().all(|mode| *mode == SandboxMode::Off) {
         let said = "off: programs do what the worker's user may do".to_owned();
         return vec![Finding { severity: Severity::Warning, subject: "sandbox".to_owned(), said, advice: None }];

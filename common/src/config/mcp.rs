@@ -221,8 +221,8 @@ impl TryFrom<Written> for McpServer {
             (Some(_), Some(_)) => return Err("an MCP server has a `command` or a `url`, not both"),
             (None, None) => return Err("an MCP server needs a `command` that starts it, or the `url` that it is at"),
             (Some(command), None) if written.headers.is_none() && written.auth.is_none() => {
-                let (env, sandbox) = (written.env.unwrap_or_default(), written.sandbox.unwrap_or_default());
-                McpTransport::Stdio(McpProgram { command, env, sandbox })
+                let sandbox = written.sandbox.unwrap_or_default();
+                McpTransport::Stdio(McpProgram { command, env: written.env.unwrap_or_default(), sandbox })
             }
             (Some(_), None) => return Err("`headers` and `auth` are for MCP servers with a `url`"),
             (None, Some(url)) if written.env.is_none() && written.sandbox.is_none() => {

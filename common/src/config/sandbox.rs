@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{McpServer, McpTransport, Size};
+use super::{McpProgram, Size};
 use crate::span::Span;
 
 /// How programs are confined, by who chose them.
@@ -167,13 +167,9 @@ impl Sandbox {
         SandboxPolicy { writes_cwd: true, ..self.chosen() }.with(&self.run)
     }
 
-    /// The policy for an MCP server. It runs in the directory of the project, which is not its own to write.
-    pub fn server(&self, server: &McpServer) -> SandboxPolicy {
-        match &server.transport {
-            McpTransport::Stdio(program) => self.chosen().with(&self.mcp).with(&program.sandbox),
-            // Nothing of it runs here.
-            McpTransport::Http(_) => SandboxPolicy { mode: SandboxMode::Off, ..self.chosen() },
-        }
+    /// The policy for an MCP server's program. It runs in the directory of the project, which is not its own to write.
+    pub fn server(&self, program: &McpProgram) -> SandboxPolicy {
+        self.chosen().with(&self.mcp).with(&program.sandbox)
     }
 
     /// For programs that the operator or a pipeline's author chose: they reach
@@ -202,7 +198,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::McpProgram;
 
     fn place(text: &str) -> Location {
         text.to_owned().try_into().unwrap()
@@ -225,15 +220,7 @@ mod tests {
             ..Sandbox::default()
         };
         let own = SandboxRules { network: Some(true), write: Some(vec![place("~/.npm")]), ..SandboxRules::default() };
-        let program = McpProgram { command: Vec::new(), env: BTreeMap::new(), sandbox: own };
-        let server = McpServer {
-            transport: McpTransport::Stdio(program),
-            effects: BTreeMap::new(),
-            timeout: None,
-            tools: None,
-            server: None,
-            protocol_versions: None,
-        };
+        let server = McpProgram { command: Vec::new(), env: BTreeMap::new(), sandbox: own };
         let policy = sandbox.server(&server);
         assert_eq!((policy.mode, policy.network, policy.processes), (SandboxMode::Require, true, Some(7)));
         assert!(!policy.writes_everywhere() && !policy.writes_cwd);

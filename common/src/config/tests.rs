@@ -36,7 +36,7 @@ fn every_problem_is_reported_in_its_place() {
             (2, 6),
             "for MCP servers with a `url`",
         ),
-        ("mcp_servers:\n  m: {url: http://a, env: {A: b}}", (2, 6), "for MCP servers with a `command`"),
+        ("mcp_servers:\n  m: {url: http://a, env: {A: b}}", (2, 6), "are for MCP servers with a `command`"),
         ("mcp_servers:\n  m: {url: a}", (2, 12), "must start with https://"),
         ("mcp_servers:\n  m: {url: http://a, retries: 3}", (2, 22), "unknown field `retries`"),
         ("mcp_servers:\n  m: {url: http://a, headers: {'a b': c}}", (2, 32), "not the name of a header"),
@@ -159,7 +159,8 @@ fn what_a_sandbox_is_to_allow_is_said_for_each_kind_of_program() {
          mcp_servers: {m: {command: [x], sandbox: {network: false, write: [/var/lib/m]}}}",
     )
     .unwrap();
-    let (bash, server) = (config.sandbox.bash(), config.sandbox.server(&config.mcp_servers["m"]));
+    let McpTransport::Stdio(program) = &config.mcp_servers["m"].transport else { panic!("it has a command") };
+    let (bash, server) = (config.sandbox.bash(), config.sandbox.server(program));
     assert_eq!((bash.mode, bash.network, bash.memory), (SandboxMode::Require, true, Some(4 << 30)));
     assert_eq!((server.mode, server.network, server.writes_everywhere()), (SandboxMode::Off, false, false));
 }

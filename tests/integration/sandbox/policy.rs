@@ -7,7 +7,7 @@ use sandbox::{Abilities, ProcessBound, Sandbox};
 use serde_json::json;
 use suite::binary;
 use suite::fakes::mcp::{from_npm, options, program, servers};
-use suite::fixtures::sandbox::{bash_with, can_confine, servers as confined};
+use suite::fixtures::sandbox::{bash_with, can_confine};
 use worker::process::{Ended, Program, environment, run_program};
 use worker::tools::bash::Bash;
 use worker::tools::mcp::McpServers;
@@ -121,20 +121,20 @@ async fn an_mcp_server_writes_only_where_its_own_sandbox_lets_it() {
         let mut memory = from_npm("server-memory", &[]);
         let file = place.outside().join("memory.json");
         let text = common::config::SecretOrText::Text(file.display().to_string());
-        let program = program(&mut memory);
-        program.env = [("MEMORY_FILE_PATH".to_owned(), text)].into();
-        // The script itself is somewhere else than the system's.
-        let script = std::path::Path::new(&program.command[1]).canonicalize().unwrap();
+        let server = program(&mut memory);
+        server.env = [("MEMORY_FILE_PATH".to_owned(), text)].into();
+        // The program itself is somewhere else than the system's.
+        let script = std::path::Path::new(&server.command[1]).canonicalize().unwrap();
         let modules = script.ancestors().find(|path| path.ends_with("node_modules")).unwrap();
         let above: Vec<Location> = [modules, script.ancestors().nth(5).unwrap()].map(location).to_vec();
-        program.sandbox = SandboxRules {
+        server.sandbox = SandboxRules {
             network: Some(false),
             read: Some(above),
             write: Some(if open { vec![location(place.outside())] } else { Vec::new() }),
             ..SandboxRules::default()
         };
-        program.command[1] = script.display().to_string();
-        let servers = McpServers::new(confined(&servers([("memory", memory)])), &options(&place.workspace(), 1 << 20));
+        server.command[1] = script.display().to_string();
+        let servers = McpServers::new(&servers([("memory", memory)]), &options(&place.workspace(), 1 << 20)).unwrap();
         let tools = servers.tools("memory").await.unwrap();
         let create = tools.iter().find(|tool| tool.spec().name.ends_with("create_entities")).unwrap();
         let entity = json!({"entities": [{"name": "Ada", "entityType": "person", "observations": []}]});

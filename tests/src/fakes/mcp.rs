@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::clock::SystemClock;
-use common::config::{McpProgram, McpServer, McpTransport};
+use common::config::{McpProgram, McpServer, McpTransport, Sandbox};
 use serde_json::json;
 use worker::http::HttpClient;
 use worker::tools::mcp::McpOptions;
@@ -22,6 +22,7 @@ pub fn options(directory: &Path, answer_limit: usize) -> McpOptions {
     crate::servers::install_crypto_provider();
     McpOptions {
         directory: directory.to_owned(),
+        sandbox: Sandbox::default(),
         answer_limit,
         http: HttpClient::new().unwrap(),
         clock: Arc::new(SystemClock),

@@ -33,10 +33,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use common::clock::Clock;
-use common::config::McpServer;
+use common::config::{McpServer, Sandbox};
 use common::failure::{Failure, FailureClass};
 use common::journal::Effect;
-use sandbox::Sandbox;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -57,6 +56,8 @@ const SCHEMA: usize = 256 << 10;
 pub struct McpOptions {
     /// Where programs run.
     pub directory: PathBuf,
+    /// How they are confined.
+    pub sandbox: Sandbox,
     /// The most that one answer may have, in bytes of JSON.
     pub answer_limit: usize,
     /// For servers elsewhere.
@@ -72,16 +73,15 @@ pub struct McpServers {
 }
 
 impl McpServers {
-    /// Starts nothing and connects to nothing yet. Each server comes with the sandbox of its program, if it is one.
-    pub fn new(servers: BTreeMap<String, (McpServer, Sandbox)>, options: &McpOptions) -> Self {
-        let servers = servers
-            .into_iter()
-            .map(|(name, (config, sandbox))| {
-                let server = Server::new(name.clone(), config, sandbox, options.clone());
-                (name, Arc::new(server))
-            })
-            .collect();
-        Self { servers }
+    /// Starts nothing and connects to nothing yet.
+    ///
+    /// # Errors
+    /// `configuration` if a program is to be confined as this machine cannot.
+    pub fn new(servers: &BTreeMap<String, McpServer>, options: &McpOptions) -> Result<Self, Failure> {
+        let server = |(name, config): (&String, &McpServer)| {
+            Ok((name.clone(), Arc::new(Server::new(name.clone(), config.clone(), options.clone())?)))
+        };
+        Ok(Self { servers: servers.iter().map(server).collect::<Result<_, Failure>>()? })
     }
 
     /// The names of all servers.

@@ -3,7 +3,7 @@
 mod guarded;
 mod schema;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -169,16 +169,12 @@ impl Tools {
         let answer = config.limits.tool_output.bytes().saturating_mul(4).max(LEAST_ANSWER);
         let mcp = McpOptions {
             directory: options.directory.clone(),
+            sandbox: config.sandbox.clone(),
             answer_limit: answer,
             http: client,
             clock: Arc::clone(&options.clock),
         };
-        let mut servers = BTreeMap::new();
-        for (name, server) in &config.mcp_servers {
-            let sandbox = confined(&format!("mcp_servers.{name}"), config.sandbox.server(server))?;
-            servers.insert(name.clone(), (server.clone(), sandbox));
-        }
-        let mcp = McpServers::new(servers, &mcp);
+        let mcp = McpServers::new(&config.mcp_servers, &mcp)?;
         let (effects, rules, listed) = (Arc::new(effects), Arc::new(rules), config.limits.mcp_tools);
         Ok(Self { fixed, mcp, effects, rules, permissions, policy, listed })
     }

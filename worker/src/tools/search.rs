@@ -1,7 +1,7 @@
 //! Large sets of tools, offered by search instead of all at once.
 //!
 //! What a model is told of its tools is fixed for the life of a conversation, so
-//! tools that it finds cannot be added: it calls them through [`CallTool`]. To
+//! tools that it finds cannot be added: it calls them through `CallTool`. To
 //! the journal that is one call like any other, with the effect class of the
 //! tool behind it; that tool's own permissions and schema hold.
 

@@ -30,10 +30,12 @@ pub(in crate::config) fn check_server(
 ) {
     let place = |name: &str| field(node, name).unwrap_or(node.at);
     match &server.transport {
-        McpTransport::Stdio(program) if program.command.first().is_none_or(String::is_empty) => {
-            out.push(file.error(place("command"), "`command` must be a list: the program, then its arguments"));
+        McpTransport::Stdio(program) => {
+            if program.command.first().is_none_or(String::is_empty) {
+                out.push(file.error(place("command"), "`command` must be a list: the program, then its arguments"));
+            }
+            check_sandbox(&program.sandbox, value(node, "sandbox"), file, out);
         }
-        McpTransport::Stdio(program) => check_sandbox(&program.sandbox, value(node, "sandbox"), file, out),
         McpTransport::Http(endpoint) => {
             check_endpoint(endpoint, node, file, out);
             if server.protocol_versions.as_deref().is_some_and(|listed| listed.contains(&McpVersion::V20241105)) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use common::config::{McpServer, McpTransport, SecretOrText};
+use common::config::{McpEndpoint, McpProgram, McpServer, McpTransport, SecretOrText};
 use common::failure::{Failure, FailureClass};
 use common::journal::Effect;
 use futures::FutureExt;
@@ -19,6 +19,7 @@ use super::connection::{Connection, Launch, Place};
 use super::http::{Endpoint, Tokens};
 use super::stdio::Program;
 use crate::process::environment;
+use crate::tools::registry::confined;
 
 /// How long the start and a call may take if the configuration does not say.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -41,11 +42,18 @@ struct NotOpened {
 pub(super) struct Server {
     name: String,
     config: McpServer,
-    sandbox: Sandbox,
     options: McpOptions,
-    /// Of a server that wants access tokens: they outlive connections.
-    tokens: Option<Arc<Tokens>>,
+    way: Way,
     state: Mutex<State>,
+}
+
+/// How it is reached, with what outlives connections.
+#[derive(Debug)]
+enum Way {
+    /// A program, and how it is confined.
+    Program(McpProgram, Sandbox),
+    /// A URL, and the access tokens of a server that wants some.
+    Endpoint(McpEndpoint, Option<Arc<Tokens>>),
 }
 
 #[derive(Debug, Default)]
@@ -58,16 +66,23 @@ struct State {
 }
 
 impl Server {
-    pub(super) fn new(name: String, config: McpServer, sandbox: Sandbox, options: McpOptions) -> Self {
-        let tokens = match &config.transport {
-            McpTransport::Http(endpoint) => endpoint.auth.as_ref().map(|auth| {
-                let credentials = auth.client_credentials.clone();
-                let (http, clock) = (options.http.clone(), Arc::clone(&options.clock));
-                Arc::new(Tokens::new(&name, &endpoint.url, credentials, http, clock))
-            }),
-            McpTransport::Stdio(_) => None,
+    /// # Errors
+    /// `configuration` if its program is to be confined as this machine cannot.
+    pub(super) fn new(name: String, config: McpServer, options: McpOptions) -> Result<Self, Failure> {
+        let way = match config.transport.clone() {
+            McpTransport::Stdio(program) => {
+                let policy = options.sandbox.server(&program);
+                Way::Program(program, confined(&format!("mcp_servers.{name}"), policy)?)
+            }
+            McpTransport::Http(endpoint) => {
+                let tokens = endpoint.auth.clone().map(|auth| {
+                    let (http, clock) = (options.http.clone(), Arc::clone(&options.clock));
+                    Arc::new(Tokens::new(&name, &endpoint.url, auth.client_credentials, http, clock))
+                });
+                Way::Endpoint(endpoint, tokens)
+            }
         };
-        Self { name, config, sandbox, options, tokens, state: Mutex::default() }
+        Ok(Self { name, config, options, way, state: Mutex::default() })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -160,20 +175,20 @@ impl Server {
     }
 
     fn launch(&self) -> Result<Launch, Failure> {
-        let place = match &self.config.transport {
-            McpTransport::Stdio(program) => {
+        let place = match &self.way {
+            Way::Program(program, sandbox) => {
                 let configured = self.resolved("env", &program.env)?;
                 let exposed = |(name, value): (String, SecretString)| (name, value.expose_secret().to_owned());
                 let configured: Vec<(String, String)> = configured.into_iter().map(exposed).collect();
                 // The operator chose the program, and package runners keep their cache at home.
                 let home = std::env::var_os("HOME").map_or_else(|| self.options.directory.clone(), PathBuf::from);
                 let env = environment(&home, configured);
-                let (command, sandbox) = (program.command.clone(), self.sandbox.clone());
-                Place::Program(Program { command, env, sandbox }, self.options.directory.clone())
+                let program = Program { command: program.command.clone(), env, sandbox: sandbox.clone() };
+                Place::Program(program, self.options.directory.clone())
             }
-            McpTransport::Http(endpoint) => {
+            Way::Endpoint(endpoint, tokens) => {
                 let headers = self.resolved("headers", &endpoint.headers)?;
-                let endpoint = Endpoint::new(&self.options.http, &endpoint.url, headers, self.tokens.clone());
+                let endpoint = Endpoint::new(&self.options.http, &endpoint.url, headers, tokens.clone());
                 Place::Endpoint(Arc::new(endpoint.map_err(|failure| Failure {
                     message: format!("MCP server {}: {}", self.name, failure.message),
                     ..failure
