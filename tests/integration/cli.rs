@@ -94,6 +94,23 @@ fn check_names_file_line_and_column_and_fails_with_4() -> Result<()> {
 }
 
 #[test]
+fn check_refuses_rules_that_a_worker_could_not_read() -> Result<()> {
+    for (config, named) in [
+        ("permissions: { deny: ['Bash('] }\n", "permissions: \"Bash(\" is not a rule"),
+        ("permissions: { ask: [Agent] }\n", "disallowedTools"),
+        ("effects: { 'Read(..)': read }\n", "effects: \"Read(..)\" is not a rule"),
+    ] {
+        let dir = project("name: hello\nsteps:\n  - id: a\n    set: 1\n")?;
+        fs::write(dir.path().join("teamster.yaml"), config)?;
+        let output = run(&["check", &dir.path().display().to_string()])?;
+        assert_eq!(output.status.code(), Some(4), "{config}");
+        let text = stdout(&output);
+        assert!(text.contains(named) && text.contains("teamster.yaml"), "{text}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_examples_and_the_pipeline_of_the_readme_are_valid() -> Result<()> {
     for example in ["examples/lead-intake", "examples/pr-review"] {
         let dir = repository().join(example).display().to_string();

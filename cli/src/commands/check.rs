@@ -1,8 +1,10 @@
 //! `teamster check`: validate a project, offline.
 
 use clap::Args;
+use common::diagnostic::{Diagnostic, Severity};
 use common::project::Project;
 use serde_json::json;
+use worker::tools::registry::rules;
 
 use std::path::PathBuf;
 
@@ -36,7 +38,12 @@ pub(crate) fn run(args: &CheckArgs, context: &Context) -> Result<(), CommandErro
     let (names, diagnostics) = match Project::load(dir) {
         Ok(project) => {
             let names: Vec<String> = project.pipelines.iter().map(|pipeline| pipeline.name.to_string()).collect();
-            (names, project.warnings)
+            let mut diagnostics = project.warnings;
+            if let Err(failure) = rules(&project.config) {
+                let message = failure.message.trim_start_matches("teamster.yaml: ");
+                diagnostics.push(Diagnostic::of_file(Severity::Error, "teamster.yaml", message));
+            }
+            (names, diagnostics)
         }
         Err(diagnostics) => (Vec::new(), diagnostics),
     };

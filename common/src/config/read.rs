@@ -73,7 +73,7 @@ impl Config {
             }
             let at = field(node, "provider").unwrap_or(key.at);
             let mut known: Vec<&str> = self.providers.keys().map(String::as_str).collect();
-            known.extend(["anthropic", "rehearsal"]);
+            known.extend(["anthropic", "openai", "rehearsal"]);
             let error = file.error(at, format!("there is no provider `{}`", model.provider));
             out.push(match closest(&model.provider, &known) {
                 Some(name) => error.with_help(format!("did you mean `{name}`?")),

@@ -80,9 +80,9 @@ impl Executor {
             return ToolFilter::one(&tool.tool);
         }
         // The nearest that says how it is to be judged, up the line of callers.
-        let line = std::iter::successors(Some(key.clone()), StepKey::caller);
-        let modes = line.filter_map(|key| Role::of(pipeline, run, &key).ok()?.agent.permission_mode);
-        let mode = modes.into_iter().next().or(self.outside.tools.permissions().mode);
+        let mut line = std::iter::successors(Some(key.clone()), StepKey::caller);
+        let own = line.find_map(|key| Role::of(pipeline, run, &key).ok()?.agent.permission_mode);
+        let mode = own.or(self.outside.tools.permissions().mode);
         ToolFilter::of_agent(Role::of(pipeline, run, key)?.agent, mode)
     }
 

@@ -162,9 +162,8 @@ impl Tools {
         for name in config.mcp_servers.keys() {
             checked_name("mcp_servers", name)?;
         }
-        let effects = Effects::parse(&config.effects).map_err(|error| wrong(&format!("effects: {error}")))?;
+        let (effects, rules) = rules(config)?;
         let permissions = config.permissions.clone();
-        let rules = Rules::parse(&permissions).map_err(|error| wrong(&format!("permissions: {error}")))?;
         let policy = Digest::of(serde_json::json!(permissions).to_string().as_bytes());
         let answer = config.limits.tool_output.bytes().saturating_mul(4).max(LEAST_ANSWER);
         let mcp = McpOptions {
@@ -271,6 +270,16 @@ impl Tools {
 /// `configuration` if it requires what this machine cannot do.
 pub fn confined(key: &str, policy: SandboxPolicy) -> Result<Sandbox, Failure> {
     Sandbox::new(policy, Abilities::here()).map_err(|error| wrong(&format!("{key}: {error}")))
+}
+
+/// The rules of a configuration, as workers read them.
+///
+/// # Errors
+/// `configuration` for the first that cannot be read.
+pub fn rules(config: &Config) -> Result<(Effects, Rules), Failure> {
+    let effects = Effects::parse(&config.effects).map_err(|error| wrong(&format!("effects: {error}")))?;
+    let rules = Rules::parse(&config.permissions).map_err(|error| wrong(&format!("permissions: {error}")))?;
+    Ok((effects, rules))
 }
 
 fn is_of_server(tool: &str) -> bool {

@@ -4,6 +4,7 @@
 use common::config::{self, PermissionMode};
 
 use super::{InvalidRule, Permissions, Reading, Rule, Subject, Verdict};
+use crate::tools::agent::AGENT;
 
 /// Tools that only read, whatever they are called with.
 const READING: [&str; 3] = ["Read", "Glob", "Grep"];
@@ -22,9 +23,17 @@ impl Rules {
     /// From `permissions:` of `teamster.yaml`.
     ///
     /// # Errors
-    /// The first text that is no rule.
+    /// The first text that is no rule, or one that would not be heeded here.
     pub fn parse(permissions: &config::Permissions) -> Result<Self, InvalidRule> {
-        let rules = |texts: &[String]| texts.iter().map(|text| Rule::parse(text)).collect::<Result<Vec<_>, _>>();
+        let rule = |text: &String| {
+            let rule = Rule::parse(text)?;
+            if rule.names(AGENT) {
+                let why = "whom an agent may call is said by `tools` and `disallowedTools` of its own file".to_owned();
+                return Err(InvalidRule { rule: text.clone(), why });
+            }
+            Ok(rule)
+        };
+        let rules = |texts: &[String]| texts.iter().map(rule).collect::<Result<Vec<_>, _>>();
         Ok(Self { allow: rules(&permissions.allow)?, ask: rules(&permissions.ask)?, deny: rules(&permissions.deny)? })
     }
 }
@@ -111,6 +120,14 @@ mod tests {
             Verdict::Allowed => '+',
             Verdict::Asks(_) => '?',
             Verdict::Refused(_) => '-',
+        }
+    }
+
+    #[test]
+    fn a_rule_about_calling_agents_is_refused_rather_than_ignored() {
+        for text in ["Agent", "Agent(helper)"] {
+            let deny = config::Permissions { deny: vec![text.to_owned()], ..config::Permissions::default() };
+            assert!(Rules::parse(&deny).unwrap_err().to_string().contains("disallowedTools"), "{text}");
         }
     }
 
