@@ -3,6 +3,7 @@
 
 use common::clock::Timestamp;
 use common::failure::Failure;
+use common::id::StepKey;
 use common::journal::{CallResult, Effect, Event, ModelCall, Recorded, StepOutcome, WakeCause};
 use common::task::{Outcome, StateName, Wait, WaitOn};
 use scheduler::wire::TaskSummary;
@@ -78,6 +79,7 @@ fn describe(event: &Event) -> (Tone, String) {
         Event::Parked { wait } => (Tone::Dim, format!("waits for {}", waits(wait))),
         Event::Woken { cause: WakeCause::Timer } => (Tone::Dim, "its time has come".to_owned()),
         Event::Woken { cause: WakeCause::Operator } => (Tone::Dim, "woken by a person".to_owned()),
+        Event::Woken { cause: WakeCause::Room } => (Tone::Dim, "there may be room under the limit".to_owned()),
         Event::Woken { cause: WakeCause::Unhalted } => (Tone::Dim, "the emergency stop is over".to_owned()),
         Event::CancelRequested { by, reason } => {
             (Tone::Warn, format!("{} asks to cancel it: {}", cut(by, 80), cut(reason, TEXT)))
@@ -215,8 +217,8 @@ fn waits(wait: &Wait) -> String {
             WaitOn::Approval { approval } => format!("approval {approval}"),
             WaitOn::Child { task } => format!("child task {task}"),
             WaitOn::Outcome { step, call } => format!("a word on call {call} of step {step}"),
-            WaitOn::Budget { step } => format!("room in the budget (step {step})"),
-            WaitOn::RateLimit { step } => format!("the rate limit (step {step})"),
+            WaitOn::Budget { step } => format!("room in the budget{}", of_step(step.as_ref())),
+            WaitOn::RateLimit { step } => format!("room under a limit{}", of_step(step.as_ref())),
             WaitOn::Halt => "the end of the emergency stop".to_owned(),
         })
         .collect();
@@ -227,6 +229,10 @@ fn waits(wait: &Wait) -> String {
     }
     let until = wait.until.map(|at| format!(", until {at}")).unwrap_or_default();
     format!("{}{until}", names.join(" or "))
+}
+
+fn of_step(step: Option<&StepKey>) -> String {
+    step.map(|step| format!(" (step {step})")).unwrap_or_default()
 }
 
 /// Commands that a person may want next.

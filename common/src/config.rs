@@ -8,6 +8,7 @@ mod read;
 mod retention;
 mod sandbox;
 mod size;
+mod spending;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +28,7 @@ pub use self::permissions::{PermissionMode, Permissions};
 pub use self::retention::{Keep, Retention};
 pub use self::sandbox::{InvalidLocation, Location, Sandbox, SandboxMode, SandboxPolicy, SandboxRules};
 pub use self::size::Size;
+pub use self::spending::{RateLimit, SharedBudget};
 use crate::journal::Effect;
 use crate::secret::SecretRef;
 use crate::span::Span;
@@ -58,6 +60,10 @@ pub struct Config {
     pub effects: BTreeMap<String, Effect>,
     /// What agents may do, and what a person is asked about.
     pub permissions: Permissions,
+    /// What model calls of many tasks may cost together, by name.
+    pub budgets: BTreeMap<String, SharedBudget>,
+    /// How many calls there may be in a time and at once, by name.
+    pub rate_limits: BTreeMap<String, RateLimit>,
     /// What is refused.
     pub limits: Limits,
     /// Where large values go.

@@ -13,11 +13,11 @@ mod run;
 mod slot;
 
 pub use conversation::{Conversation, Prompted, ToolUse, Turn};
-pub use event::{Event, Recorded, Submitted};
+pub use event::{Allowance, Event, Recorded, Submitted};
 pub use record::{
-    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, ModelCall, RequestHead, StepOutcome, Usage,
-    WakeCause,
+    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, HoldBack, ModelCall, RequestHead, StepOutcome,
+    Usage, WakeCause, WhenSpent,
 };
 pub use reference::Reference;
-pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Run, StepRun, StepStatus, Subagent};
+pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Held, Raised, Run, StepRun, StepStatus, Subagent};
 pub use slot::{Slot, SlotMut};

@@ -32,7 +32,7 @@ pub use blob::{BLOB_GRACE, BlobOptions, BlobPlace};
 pub use error::{AppendError, SignalError, StoreError};
 pub use finding::{Finding, Severity};
 pub use halt::{Halt, HaltChange, HaltState};
-pub use meter::{Charge, Meter, Reading, Refusal, Reserve, Reserved, Settle, Usage, Window};
+pub use meter::{Charge, Holder, Meter, Reading, Refusal, Reserve, Reserved, Settle, Settled, Usage, Window};
 pub use model::{
     Append, Appended, BatchRow, BatchRowState, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due,
     Filter, Hint, Next, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, Signalled, Submission, Take,
@@ -161,9 +161,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn reserve(&self, reserve: Reserve) -> Result<Reserved, StoreError>;
 
     /// Says what a reservation has really used: the rest is given back, or what was used beyond it is added, also
-    /// beyond the limit. The first word counts. False if there is no such reservation (any more): it can be
+    /// beyond the limit. The first word counts. Nothing is found if there is no such reservation (any more): it can be
     /// settled until [`meter::LATE_SETTLEMENT`] after it has lapsed.
-    async fn settle(&self, settle: Settle) -> Result<bool, StoreError>;
+    async fn settle(&self, settle: Settle) -> Result<Settled, StoreError>;
 
     /// Nothing of a meter is granted before a time: somebody outside says so (`retry-after`). Never ends a longer one
     /// early, and counts at most [`meter::LONGEST_HOLD_BACK`] from now.

@@ -95,7 +95,8 @@ macro_rules! conformance {
             meter: what_was_used_is_what_counts, the_same_id_charges_once, settled_twice_counts_once, all_meters_or_none,
                 fifty_racing_never_overspend, a_window_turns_in_time, windows_of_one_name_are_counted_apart,
                 places_come_back, what_lapses_counts_its_worst_case, a_meter_is_held_back, what_is_over_goes,
-                readings_are_by_name, impossible_reservations_are_refused, meters_survive_a_restart;
+                readings_are_by_name, impossible_reservations_are_refused, meters_survive_a_restart,
+                places_are_given_in_line, a_level_is_news_once;
             halt: a_halt_is_seen_by_all, a_halt_is_lifted_and_ends, a_halt_begins_once,
                 a_task_waits_for_the_end_of_a_halt;
             outbox: a_submit_rings, what_is_refused_is_silent, all_that_makes_ready_rings, a_hint_leads_to_a_claim,

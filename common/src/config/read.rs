@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 
 use super::mcp::check_server;
-use super::{Config, HttpTool, Model, Permissions, Provider, ProviderKind, Sandbox, SandboxRules, Size, Webhook};
+use super::{
+    Config, HttpTool, Model, Permissions, Provider, ProviderKind, RateLimit, Sandbox, SandboxRules, SharedBudget, Size,
+    Webhook,
+};
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table, closest};
 use crate::store::BlobPlace;
@@ -33,6 +36,7 @@ impl Config {
         let mut table = Table::of(&node, file, "teamster.yaml", out)?;
         let models = table.get("models");
         let default_model = table.get("default_model");
+        let rate_limits = table.get("rate_limits");
         let config = Self {
             store: table.read("store", out),
             broker: table.read("broker", out),
@@ -45,6 +49,8 @@ impl Config {
             tools: entries(table.get("tools"), "tools", file, out, check_tool),
             effects: table.read_or("effects", BTreeMap::new(), out),
             permissions: table.get("permissions").map(|node| permissions(node, file, out)).unwrap_or_default(),
+            budgets: entries(table.get("budgets"), "budgets", file, out, check_budget),
+            rate_limits: entries(rate_limits, "rate_limits", file, out, check_rate_limit),
             limits: table.read("limits", out).unwrap_or_default(),
             blobs: table.get("blobs").map(|node| blobs(node, file, out)).unwrap_or_default(),
             retention: table.read("retention", out).unwrap_or_default(),
@@ -54,6 +60,7 @@ impl Config {
         };
         table.finish("teamster.yaml", out);
         config.check_models(models, default_model, file, out);
+        config.check_rate_limits(rate_limits, file, out);
         (out.errors() == before).then_some(config)
     }
 
@@ -79,6 +86,22 @@ impl Config {
                 Some(name) => error.with_help(format!("did you mean `{name}`?")),
                 None => error.with_help("add it under `providers:`, with the `kind` of wire that it speaks"),
             });
+        }
+    }
+
+    /// Rate limits name models and providers that are there.
+    fn check_rate_limits(&self, node: Option<&Node>, file: &SourceFile, out: &mut Diagnostics) {
+        let Some(Kind::Map(entries)) = node.map(|node| &node.kind) else { return };
+        for (key, node) in entries {
+            let Some(limit) = self.rate_limits.get(&key.text) else { continue };
+            if let Some(model) = limit.model.as_ref().filter(|model| !self.knows_model(model)) {
+                let error = file.error(field(node, "model").unwrap_or(key.at), format!("there is no model `{model}`"));
+                out.push(error.with_help("add it under `models:`"));
+            }
+            if let Some(name) = limit.provider.as_ref().filter(|name| self.provider_kind(name).is_none()) {
+                let at = field(node, "provider").unwrap_or(key.at);
+                out.push(file.error(at, format!("there is no provider `{name}`")));
+            }
         }
     }
 }
@@ -188,6 +211,18 @@ fn check_provider(name: &str, provider: &Provider, node: &Node, file: &SourceFil
     {
         let at = field(node, "base_url").unwrap_or(node.at);
         out.push(file.error(at, "`base_url` must start with https:// or http://"));
+    }
+}
+
+fn check_budget(_: &str, budget: &SharedBudget, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+    if let Some(fault) = budget.fault() {
+        out.push(file.error(node.at, fault));
+    }
+}
+
+fn check_rate_limit(_: &str, limit: &RateLimit, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+    if let Some(fault) = limit.fault() {
+        out.push(file.error(node.at, fault));
     }
 }
 

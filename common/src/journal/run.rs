@@ -2,6 +2,7 @@
 //! task need to know. One transition function, used live and on recovery.
 
 mod family;
+mod held;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use self::family::Subagent;
+pub use self::held::{Held, Raised};
 use super::conversation::Conversation;
 use super::conversation::Prompted;
 use super::event::{Event, Recorded, Submitted};
@@ -34,6 +36,14 @@ pub struct Run {
     pub output: Option<Value>,
     /// Who asked for its cancellation, and why, while it runs.
     pub cancel: Option<(String, String)>,
+    /// What stands in the way of the task as a whole.
+    pub held: Option<Held>,
+    /// The highest level of each budget that was noted, in percent.
+    pub noted: BTreeMap<String, u8>,
+    /// What it was given to spend beyond its budget.
+    pub raised: Raised,
+    /// How often it was replayed.
+    pub replays: u32,
 }
 
 /// What is known of one step, or of one item of a step that fans out.
@@ -69,6 +79,8 @@ pub struct StepRun {
     pub permissions: BTreeMap<CallId, Arc<Approval>>,
     /// The child task of a `pipeline` step.
     pub child: Option<Child>,
+    /// What stands in the way of its next call.
+    pub held: Option<Held>,
 }
 
 /// Where a step is.
@@ -185,6 +197,10 @@ impl Run {
             steps: BTreeMap::new(),
             output: None,
             cancel: None,
+            held: None,
+            noted: BTreeMap::new(),
+            raised: Raised::default(),
+            replays: 0,
         };
         for recorded in &journal[1..] {
             run.apply(recorded)?;
@@ -280,8 +296,24 @@ impl Run {
         match &recorded.event {
             Event::Succeeded { output } => self.output = Some(output.clone()),
             Event::CancelRequested { by, reason } => self.cancel = Some((by.clone(), reason.clone())),
+            Event::Woken { .. } => self.retry_held(recorded.at),
+            Event::HeldBack { step: None, why, until } => {
+                self.held = Some(Held::again(self.held.as_ref(), why, *until))
+            }
+            Event::BudgetNoted { budget, percent, .. } => {
+                let noted = self.noted.entry(budget.clone()).or_default();
+                *noted = (*noted).max(*percent);
+            }
+            Event::BudgetRaised { usd, tokens, .. } => {
+                self.raised.usd += usd.unwrap_or(0.0);
+                self.raised.tokens = self.raised.tokens.saturating_add(tokens.unwrap_or(0));
+                self.noted.clear();
+                self.retry_held(recorded.at);
+            }
             Event::Replayed { reset, input, .. } => {
                 self.cancel = None;
+                self.held = None;
+                self.replays += 1;
                 if let Some(input) = input {
                     self.input = Arc::new(input.clone());
                 }
@@ -343,6 +375,11 @@ impl Run {
         let id = ApprovalId { task: self.head.id, seq: recorded.seq };
         let step = Arc::make_mut(self.steps.entry(key.clone()).or_default());
         step.started_at.get_or_insert(recorded.at);
+        if let Event::HeldBack { why, until, .. } = &recorded.event {
+            step.held = Some(Held::again(step.held.as_ref(), why, *until));
+        } else {
+            step.held = None;
+        }
         if !matches!(recorded.event, Event::StepFinished { .. } | Event::StepRetrying { .. }) {
             step.status = StepStatus::Started;
         }
@@ -443,6 +480,7 @@ impl StepRun {
         // The question lapsed and the child ended with the task: ask, and submit, anew.
         self.approval = None;
         self.permissions.clear();
+        self.held = None;
         if self.child.take().is_some() {
             self.generation += 1;
         }

@@ -95,6 +95,9 @@ macro_rules! visits {
                     | Self::StepStarted { .. }
                     | Self::SleepStarted { .. }
                     | Self::ApprovalExpired { .. }
+                    | Self::HeldBack { .. }
+                    | Self::BudgetNoted { .. }
+                    | Self::BudgetRaised { .. }
                     | Self::ChildSubmitted { .. } => {}
                 }
             }
@@ -108,7 +111,8 @@ macro_rules! visits {
                     Self::Resolve { happened: Some(value), .. }
                     | Self::ChildFinished { result: value, .. }
                     | Self::Replay { input: Some(value), .. } => visit($slot::Value(value)),
-                    Self::Resolve { .. } | Self::Replay { .. } | Self::Cancel { .. } | Self::Wake | Self::Unhalt => {}
+                    Self::Resolve { .. } | Self::Replay { .. } | Self::Cancel { .. } => {}
+                    Self::Wake | Self::Unhalt | Self::Room | Self::Raise { .. } => {}
                 }
             }
         }

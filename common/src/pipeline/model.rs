@@ -9,7 +9,7 @@ pub use super::schema::{Schema, SchemaIssue};
 use super::template::{Expression, Template};
 use crate::config::PermissionMode;
 use crate::id::{Digest, PipelineName, QueueName, StepId};
-use crate::journal::Effect;
+use crate::journal::{Effect, WhenSpent};
 use crate::retry::RetryPolicy;
 use crate::span::Span;
 
@@ -34,8 +34,10 @@ pub struct Pipeline {
     pub retry: RetryPolicy,
     /// How long workers may hold the task in all; waiting does not count.
     pub timeout: Span,
-    /// What the task may spend.
+    /// What the task may spend, with its children.
     pub budget: Budget,
+    /// Of how many tasks at once this may be one.
+    pub concurrency: Option<Concurrency>,
     /// Labels of its tasks, rendered from the input at submit.
     pub labels: BTreeMap<String, Template>,
     /// The steps, in the order of the file.
@@ -54,6 +56,24 @@ pub struct Budget {
     pub usd: Option<f64>,
     /// Tokens, in and out.
     pub tokens: Option<u64>,
+    /// What happens when it is spent.
+    pub then: WhenSpent,
+}
+
+impl Budget {
+    /// Whether nothing is bounded.
+    pub const fn is_endless(&self) -> bool {
+        self.usd.is_none() && self.tokens.is_none()
+    }
+}
+
+/// `concurrency:`. A task has its place from its first step to its end, also while it waits for something.
+#[derive(Debug)]
+pub struct Concurrency {
+    /// Tasks of the pipeline with the same key share places. Rendered from `input`.
+    pub key: Template,
+    /// How many of them may be under way at once, 1 to 10,000. Default 1.
+    pub max: u32,
 }
 
 /// A step.
@@ -75,6 +95,10 @@ pub struct Step {
     pub timeout: Option<Span>,
     /// What its output must fit.
     pub output: Option<Schema>,
+    /// What it may spend, with its subagents.
+    pub budget: Budget,
+    /// The names under `rate_limits:` that its calls count for, beside those that are about its model or tools.
+    pub uses: Vec<String>,
     /// What it does.
     pub kind: StepKind,
 }

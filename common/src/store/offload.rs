@@ -33,8 +33,8 @@ use self::outgoing::{Kept, Unkept};
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, BlobOptions, Claim, ClaimTasks, Cursor, Definition, Due,
     Filter, Finding, Halt, HaltChange, Hint, Limits, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow,
-    Renew, Renewal, Reserve, Reserved, Settle, Severity, SignalError, Signalled, Store, StoreClock, StoreError,
-    StoreOptions, Submission, Take, Transcript, intake,
+    Renew, Renewal, Reserve, Reserved, Settle, Settled, Severity, SignalError, Signalled, Store, StoreClock,
+    StoreError, StoreOptions, Submission, Take, Transcript, intake,
 };
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
@@ -309,7 +309,7 @@ impl Store for Offload {
         self.inner.reserve(reserve).await
     }
 
-    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+    async fn settle(&self, settle: Settle) -> Result<Settled, StoreError> {
         self.inner.settle(settle).await
     }
 

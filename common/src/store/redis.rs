@@ -78,11 +78,9 @@ use self::stored::Stored;
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
     Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve,
-    Reserved, Settle, SignalError, Signalled, Store, StoreError, StoreOptions, Submission, Take, Transcript, intake,
-    meter::{
-        teller::Teller,
-        till::{Answer, Order},
-    },
+    Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError, StoreOptions, Submission, Take, Transcript,
+    intake,
+    meter::{teller::Teller, till::Order},
 };
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
@@ -266,9 +264,9 @@ impl Store for RedisStore {
         self.teller.order(Order::Reserve(reserve)).await?.reserved()
     }
 
-    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+    async fn settle(&self, settle: Settle) -> Result<Settled, StoreError> {
         settle.check()?;
-        self.teller.order(Order::Settle(settle)).await.map(Answer::done)
+        self.teller.order(Order::Settle(settle)).await?.settled()
     }
 
     async fn hold_back(&self, meter: &Meter, until: Timestamp) -> Result<(), StoreError> {

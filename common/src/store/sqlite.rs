@@ -46,11 +46,9 @@ use self::writer::Writer;
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
     Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal, Reserve,
-    Reserved, Settle, SignalError, Signalled, Store, StoreError, StoreOptions, Submission, Take, Transcript, intake,
-    meter::{
-        MOST_READINGS,
-        till::{Answer, Order},
-    },
+    Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError, StoreOptions, Submission, Take, Transcript,
+    intake,
+    meter::{MOST_READINGS, till::Order},
 };
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
@@ -273,10 +271,10 @@ impl Store for SqliteStore {
         self.writer.write(weight, move |tx| meter::perform(tx, &order)).await?.reserved()
     }
 
-    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+    async fn settle(&self, settle: Settle) -> Result<Settled, StoreError> {
         settle.check()?;
         let (weight, order) = (settle.spent.len(), Order::Settle(settle));
-        self.writer.write(weight, move |tx| meter::perform(tx, &order)).await.map(Answer::done)
+        self.writer.write(weight, move |tx| meter::perform(tx, &order)).await?.settled()
     }
 
     async fn hold_back(&self, meter: &Meter, until: Timestamp) -> Result<(), StoreError> {

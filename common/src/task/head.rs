@@ -235,6 +235,12 @@ impl Head {
                 self.woken_by(at, |on| matches!(on, WaitOn::Child { task } if task == child))
             }
 
+            (Event::BudgetRaised { .. }, state)
+                if !matches!(state, State::Succeeded { .. } | State::Cancelled { .. }) =>
+            {
+                self.woken_by(at, |on| matches!(on, WaitOn::Budget { .. }))
+            }
+
             (
                 Event::StepStarted { .. }
                 | Event::Expanded { .. }
@@ -250,6 +256,8 @@ impl Head {
                 | Event::OutcomeUnknown { .. }
                 | Event::ApprovalRequested { .. }
                 | Event::ApprovalExpired { .. }
+                | Event::HeldBack { .. }
+                | Event::BudgetNoted { .. }
                 | Event::ChildSubmitted { .. },
                 State::Running { .. },
             ) => None,
@@ -323,6 +331,7 @@ impl Head {
                 | Event::CancelRequested { .. }
                 | Event::ApprovalDecided { .. }
                 | Event::OutcomeResolved { .. }
+                | Event::BudgetRaised { .. }
                 | Event::ChildFinished { .. }
         );
         if by_holder && let State::Running { progressed, .. } = &mut self.state {

@@ -25,6 +25,17 @@ pub enum Signal {
     Wake,
     /// The emergency stop that it waits for is over.
     Unhalt,
+    /// There may be room now under the limit that it waits for.
+    Room,
+    /// Give it more to spend.
+    Raise {
+        /// Who does.
+        by: String,
+        /// Dollars more.
+        usd: Option<f64>,
+        /// Tokens more.
+        tokens: Option<u64>,
+    },
     /// Decide an approval.
     Decide {
         /// Which one.
@@ -110,6 +121,16 @@ pub fn admit(head: &Head, kept: &[Signal], signal: &Signal) -> Result<Admission,
             }
             _ => return refuse("it does not wait for the end of a halt"),
         },
+        Signal::Room => match &head.state {
+            State::Waiting { wait, .. } if wait.on.iter().any(WaitOn::is_for_room) => {
+                Event::Woken { cause: WakeCause::Room }
+            }
+            _ => return refuse("it does not wait for room under a limit"),
+        },
+        Signal::Raise { .. } if matches!(head.state, State::Succeeded { .. } | State::Cancelled { .. }) => {
+            return refuse("it has nothing left to spend it on");
+        }
+        Signal::Raise { by, usd, tokens } => Event::BudgetRaised { by: by.clone(), usd: *usd, tokens: *tokens },
         Signal::Decide { approval, decision } => {
             let before = kept.iter().any(|k| matches!(k, Signal::Decide { approval: a, .. } if a == approval));
             if before {

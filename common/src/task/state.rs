@@ -182,19 +182,26 @@ pub enum WaitOn {
     },
     /// Room in a spent account or a budget.
     Budget {
-        /// The step that waits.
-        step: StepKey,
+        /// The step that waits; none: the task as a whole.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<StepKey>,
     },
-    /// Room under a rate limit.
+    /// Room under a rate limit, or a place.
     RateLimit {
-        /// The step that waits.
-        step: StepKey,
+        /// The step that waits; none: the task as a whole.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<StepKey>,
     },
     /// The end of the emergency stop that covers the task.
     Halt,
 }
 
 impl WaitOn {
+    /// Whether somebody else may make room for it.
+    pub const fn is_for_room(&self) -> bool {
+        matches!(self, Self::Budget { .. } | Self::RateLimit { .. })
+    }
+
     /// The kind as users and metrics see it.
     pub const fn kind(&self) -> &'static str {
         match self {

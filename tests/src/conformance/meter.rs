@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::clock::Timestamp;
-use common::id::{MeterName, ReservationId};
+use common::id::{MeterName, ReservationId, TaskId};
 use common::span::Span;
 use common::store::meter::{LATE_SETTLEMENT, MOST_CHARGES};
-use common::store::{Charge, Meter, Reading, Refusal, Reserve, Reserved, Settle, Store, StoreError, Window};
+use common::store::{
+    Charge, Holder, Meter, Reading, Refusal, Reserve, Reserved, Settle, Settled, Store, StoreError, Window,
+};
 use futures::future::try_join_all;
 
 use super::Place;
@@ -52,7 +54,7 @@ async fn refused(bench: &Bench, name: &str, charges: Vec<Charge>) -> Result<Refu
 }
 
 async fn settle(bench: &Bench, name: &str, spent: Vec<(Meter, u64)>) -> Result<bool> {
-    Ok(bench.store.settle(Settle { id: id(name), spent }).await?)
+    Ok(bench.store.settle(Settle { id: id(name), spent }).await?.found)
 }
 
 async fn reading(bench: &Bench, name: &str) -> Result<Option<Reading>> {
@@ -345,5 +347,59 @@ pub async fn meters_survive_a_restart(place: Place) -> Result<()> {
     ensure!(before == after && before.len() == 2, "{before:?} {after:?}");
     ensure!(granted(&bench, "a", charge("t", TOTAL, 100, 60)).await?);
     ensure!(used(&bench, "t").await? == 60);
+    Ok(())
+}
+
+async fn wants(bench: &Bench, task: TaskId, name: &str) -> Result<Reserved> {
+    let charges = vec![charge("p", PLACES, 1, 1)];
+    Ok(bench.store.reserve(Reserve { id: id(name), task, charges, lapses: HELD }).await?)
+}
+
+/// Who waits for a place stands in a line, is called when it is its turn, and is not overtaken.
+pub async fn places_are_given_in_line(place: Place) -> Result<()> {
+    let bench = Bench::open(place).await?;
+    let (first, second, third, late) = (bench.id(), bench.id(), bench.id(), bench.id());
+    ensure!(matches!(wants(&bench, first, "1").await?, Reserved::Granted(_)));
+    for (task, name) in [(second, "2"), (third, "3"), (second, "2")] {
+        let Reserved::Refused(refusal) = wants(&bench, task, name).await? else { anyhow::bail!("{name} was granted") };
+        ensure!(refusal.until.is_none() && refusal.called.is_empty(), "{refusal:?}");
+        ensure!(refusal.holders == [Holder { id: id("1"), task: first }], "{refusal:?}");
+    }
+    let settled = bench.store.settle(Settle { id: id("1"), spent: Vec::new() }).await?;
+    ensure!(settled == Settled { found: true, called: vec![second] }, "{settled:?}");
+    let again = bench.store.settle(Settle { id: id("1"), spent: Vec::new() }).await?;
+    ensure!(again == Settled { found: true, called: Vec::new() }, "called once: {again:?}");
+    for (task, name) in [(late, "4"), (third, "3")] {
+        ensure!(matches!(wants(&bench, task, name).await?, Reserved::Refused(_)), "{name} went before");
+    }
+    let bench = bench.restart().await?;
+    ensure!(matches!(wants(&bench, second, "2").await?, Reserved::Granted(_)), "it was called");
+    let settled = bench.store.settle(Settle { id: id("2"), spent: Vec::new() }).await?;
+    ensure!(settled.called == [third], "{settled:?}");
+    // Who was called and does not come loses its turn; the next to ask has the others called.
+    bench.advance(Duration::from_secs(31));
+    ensure!(matches!(wants(&bench, late, "4").await?, Reserved::Granted(_)), "the line moves on");
+    Ok(())
+}
+
+/// Half and four fifths of a limit are news to the one who passes them, once in a window.
+pub async fn a_level_is_news_once(place: Place) -> Result<()> {
+    let bench = Bench::open(place).await?;
+    let passed = async |name: &str, amount, limit| -> Result<Option<u8>> {
+        match reserve(&bench, &*bench.store, name, vec![charge("d", MINUTE, limit, amount)]).await? {
+            Reserved::Granted(usage) => Ok(usage.first().and_then(|usage| usage.passed)),
+            Reserved::Refused(refusal) => anyhow::bail!("refused: {refusal:?}"),
+        }
+    };
+    ensure!(passed("a", 49, 100).await?.is_none());
+    ensure!(passed("b", 1, 100).await? == Some(50));
+    ensure!(settle(&bench, "b", vec![(meter("d", MINUTE), 0)]).await?);
+    ensure!(passed("c", 5, 100).await?.is_none(), "it was news before");
+    ensure!(passed("d", 46, 100).await? == Some(80));
+    ensure!(passed("e", 0, 100).await?.is_none());
+    ensure!(passed("f", 0, 1_000).await?.is_none(), "raised");
+    ensure!(passed("g", 400, 1_000).await? == Some(50), "of the new limit");
+    bench.advance(Duration::from_secs(60));
+    ensure!(passed("h", 90, 100).await? == Some(80), "a new window");
     Ok(())
 }

@@ -13,7 +13,7 @@ use common::journal::Recorded;
 use common::store::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due, Filter,
     Finding, Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal,
-    Reserve, Reserved, Settle, SignalError, Signalled, Store, StoreError, Submission, Take, Transcript,
+    Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError, Submission, Take, Transcript,
 };
 use common::task::{Head, Signal};
 
@@ -310,7 +310,7 @@ impl Store for Faulty {
         self.call(|truth| truth.ask("reserve", async |store| store.reserve(reserve).await)).await
     }
 
-    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+    async fn settle(&self, settle: Settle) -> Result<Settled, StoreError> {
         self.call(|truth| truth.ask("settle", async |store| store.settle(settle).await)).await
     }
 

@@ -78,13 +78,16 @@ impl<'a> Reader<'a> {
         let retry = table.get("retry").and_then(|node| self.retry(node));
         let timeout = table.read("timeout", self.out);
         let output = table.get("output").and_then(|node| self.schema(node, &here.key("output")));
+        let budget = table.get("budget").and_then(|node| self.budget(node)).unwrap_or_default();
+        let uses = table.get("uses").map(|node| self.uses(node)).unwrap_or_default();
         let kind = self.kind(&mut table, &here);
         table.finish("a step", self.out);
         let foreach = match items {
             Some(items) => Some(Foreach { items: items?, max_parallel }),
             None => None,
         };
-        let step = Step { id: id?, needs, condition, foreach, on_error, retry, timeout, output, kind: kind? };
+        let kind = kind?;
+        let step = Step { id: id?, needs, condition, foreach, on_error, retry, timeout, output, budget, uses, kind };
         Some(Placed { step, index, at: id_node.map_or(node.at, |node| node.at), needs_at })
     }
 
@@ -92,6 +95,19 @@ impl<'a> Reader<'a> {
         let one = std::slice::from_ref(node);
         let nodes = if let Kind::List(items) = &node.kind { items.as_slice() } else { one };
         nodes.iter().filter_map(|node| Some((node.read(self.file, self.out)?, node.at))).unzip()
+    }
+
+    /// The rate limits that a step names.
+    fn uses(&mut self, node: &Node) -> Vec<String> {
+        let one = std::slice::from_ref(node);
+        let nodes = if let Kind::List(items) = &node.kind { items.as_slice() } else { one };
+        let mut names = Vec::new();
+        for node in nodes {
+            let Some(name) = node.read::<String>(self.file, self.out) else { continue };
+            self.link(LinkTo::RateLimit, &name, node.at);
+            names.push(name);
+        }
+        names
     }
 
     /// The one kind that a step has.
