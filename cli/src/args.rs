@@ -128,6 +128,8 @@ pub(crate) enum Command {
     Halt(commands::halt::HaltArgs),
     /// Go on after a halt
     Unhalt(commands::halt::UnhaltArgs),
+    /// Show how far budgets, rate limits and places are used
+    Limits(commands::limits::LimitsArgs),
     /// Look at the store and the broker, and say what their settings can lose
     Doctor(commands::doctor::DoctorArgs),
     /// Measure what a set-up can do, on this machine

@@ -12,6 +12,7 @@ pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod halt;
 pub(crate) mod import;
+pub(crate) mod limits;
 pub(crate) mod queues;
 pub(crate) mod scheduler;
 pub(crate) mod submit;

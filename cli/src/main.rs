@@ -98,6 +98,7 @@ async fn run(line: CommandLine) -> Result<(), CommandError> {
         Command::Approvals(command) => commands::approvals::run(command, &context).await,
         Command::Queues(command) => commands::queues::run(command, &context).await,
         Command::Halt(args) => commands::halt::halt(args, &context).await,
+        Command::Limits(args) => commands::limits::run(args, &context).await,
         Command::Unhalt(args) => commands::halt::unhalt(args, &context).await,
         Command::Doctor(args) => commands::doctor::run(&args, &context).await,
         Command::Bench(args) => commands::bench::run(args, &context).await,

@@ -4,7 +4,7 @@
 use common::clock::Timestamp;
 use common::failure::Failure;
 use common::id::StepKey;
-use common::journal::{CallResult, Effect, Event, ModelCall, Recorded, StepOutcome, WakeCause};
+use common::journal::{CallResult, Effect, Event, HoldBack, ModelCall, Recorded, StepOutcome, WakeCause};
 use common::task::{Outcome, StateName, Wait, WaitOn};
 use scheduler::wire::TaskSummary;
 use serde_json::Value;
@@ -142,6 +142,16 @@ fn describe(event: &Event) -> (Tone, String) {
                 CallResult::Failed { error } => (Tone::Warn, format!("{tool} failed after {took}: {}", failure(error))),
             }
         }
+        Event::HeldBack { why, until, .. } => (Tone::Warn, format!("held back until {until}: {}", held_back(why))),
+        Event::BudgetNoted { budget, percent, used, limit } => {
+            let what = amounts(budget, *used, *limit);
+            (Tone::Warn, format!("{percent} % of the budget {} is used: {what}", cut(budget, 80)))
+        }
+        Event::BudgetRaised { by, usd, tokens } => {
+            let usd = usd.map(|usd| format!(" {} more", dollars(usd))).unwrap_or_default();
+            let tokens = tokens.map(|tokens| format!(" {} tokens more", count(tokens))).unwrap_or_default();
+            (Tone::Bold, format!("{} gives it{usd}{tokens}", cut(by, 80)))
+        }
         Event::OutcomeUnknown { call, error, .. } => {
             (Tone::Warn, format!("nobody knows whether call {call} happened: {}", failure(error)))
         }
@@ -229,6 +239,28 @@ fn waits(wait: &Wait) -> String {
     }
     let until = wait.until.map(|at| format!(", until {at}")).unwrap_or_default();
     format!("{}{until}", names.join(" or "))
+}
+
+fn held_back(why: &HoldBack) -> String {
+    match why {
+        HoldBack::Budget { budget, used, limit } => {
+            format!("the budget {} has no room ({})", cut(budget, 80), amounts(budget, *used, *limit))
+        }
+        HoldBack::RateLimit { rate_limit, used, limit } => {
+            format!("{}: {} of {}", cut(rate_limit, 80), count(*used), count(*limit))
+        }
+        HoldBack::Breaker { of, class } => format!("{} is left alone ({class})", cut(of, 80)),
+    }
+}
+
+/// How much is used of how much; money is counted in millionths of a dollar.
+fn amounts(name: &str, used: u64, limit: u64) -> String {
+    if !name.ends_with(" usd") {
+        return format!("{} of {}", count(used), count(limit));
+    }
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let usd = |amount: u64| dollars(amount as f64 / 1e6);
+    format!("{} of {}", usd(used), usd(limit))
 }
 
 fn of_step(step: Option<&StepKey>) -> String {

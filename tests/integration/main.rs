@@ -23,6 +23,7 @@ mod decide;
 mod differential;
 mod faults;
 mod halt;
+mod limits;
 mod models;
 mod models_openai;
 mod offload;

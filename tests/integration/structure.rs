@@ -24,6 +24,7 @@ const WORKER: &[&[&str]] = &[
     &["service"],
     &["execute"],
     &["decide", "definitions", "fault", "halt", "intake", "lease", "outside"],
+    &["quota"],
     &["tools"],
     &["models", "http", "process"],
     &["answer", "sse"],

@@ -8,9 +8,12 @@
 
 mod admission;
 mod agent;
+mod budget;
 mod effect;
 mod foreach;
+pub(crate) mod hold;
 mod permission;
+mod progress;
 mod step;
 mod subagent;
 
@@ -21,13 +24,15 @@ use common::clock::Timestamp;
 use common::config::{Limits, Permissions};
 use common::failure::{Failure, FailureClass};
 use common::id::{CallId, Digest, StepKey};
-use common::journal::{CallRecord, Effect, Event, ModelCall, Run, StepOutcome, StepRun};
+use common::journal::{CallRecord, Effect, Event, HoldBack, ModelCall, Run, StepOutcome, StepRun, WhenSpent};
 use common::pipeline::model::{OnError, Pipeline};
 use common::pipeline::template::Scope;
 use common::store::Next;
 use common::task::{DeadReason, Wait, WaitOn};
 use serde_json::Value;
 
+use crate::models::Models;
+use crate::quota::Grant;
 use crate::tools::ToolSet;
 
 pub use effect::{HTTP, RUN, idempotency_key};
@@ -51,6 +56,12 @@ pub struct Given<'a> {
     pub tools: &'a BTreeMap<StepKey, ToolSet>,
     /// What is being done right now.
     pub in_flight: &'a BTreeSet<ActionKey>,
+    /// The models of the installation, with their prices.
+    pub models: &'a Models,
+    /// Whether calls ask for a grant before they are made.
+    pub asks_quotas: bool,
+    /// The calls that may be made: their worst case is reserved.
+    pub grants: &'a BTreeMap<ActionKey, Grant>,
     /// The time.
     pub now: Timestamp,
 }
@@ -74,6 +85,13 @@ pub enum Action {
         step: StepKey,
         /// Whether the conversation is yet to start.
         start: bool,
+    },
+    /// Reserve the worst case of a call on all that it counts for.
+    Reserve {
+        /// The step.
+        step: StepKey,
+        /// The call; none for the next turn of the step's conversation.
+        call: Option<CallRecord>,
     },
     /// Ask the model for the next turn of a step's conversation.
     CallModel {
@@ -102,6 +120,9 @@ impl Action {
         match self {
             Self::Prepare { step, .. } | Self::CallModel { step } | Self::SubmitChild { step, .. } => {
                 ActionKey { step: step.clone(), call: None }
+            }
+            Self::Reserve { step, call } => {
+                ActionKey { step: step.clone(), call: call.as_ref().map(|call| call.call.clone()) }
             }
             Self::Call { step, call } => ActionKey { step: step.clone(), call: Some(call.call.clone()) },
         }
@@ -223,6 +244,7 @@ impl<'a> Deciding<'a> {
 
     fn go_on(mut self) -> Decision {
         let pipeline = self.given.pipeline;
+        self.note_budgets();
         for step in &pipeline.steps {
             self.step(step);
         }
@@ -302,6 +324,17 @@ fn dead_reason(error: &Failure) -> DeadReason {
 /// What came of an action.
 #[derive(Debug)]
 pub enum Performed {
+    /// The worst case is reserved; which levels of budgets were passed by it.
+    Reserved(Vec<Event>),
+    /// A call has to wait.
+    HeldBack {
+        /// Why.
+        why: HoldBack,
+        /// What happens to the step.
+        then: WhenSpent,
+        /// When the other side, or the turn of a window, lets it go on; nothing if somebody else must make room.
+        until: Option<Timestamp>,
+    },
     /// The tools were looked up; the head of a new conversation, if it is to start.
     Prepared(Result<Option<Event>, Failure>),
     /// The model answered, or not.
@@ -330,8 +363,18 @@ pub fn conclude(
 ) -> Vec<Event> {
     let retry = effect::Retry { run, pipeline, key: step, now, unit };
     match performed {
+        Performed::HeldBack { why, then, until } => {
+            vec![hold::held_back(run, step, hold::Refused { why, then, until }, now, unit)]
+        }
+        Performed::Model(Err(error)) if error.class == FailureClass::Billing => {
+            let of = run.step(step).and_then(|known| known.conversation.as_ref());
+            let of = of.map_or_else(String::new, |conversation| conversation.head.provider.clone());
+            let why = HoldBack::Breaker { of, class: FailureClass::Billing };
+            let refused = hold::Refused { why, then: WhenSpent::Park, until: None };
+            vec![hold::held_back(run, step, refused, now, unit)]
+        }
         Performed::Prepared(Ok(event)) => event.into_iter().collect(),
-        Performed::Child(Ok(events)) => events,
+        Performed::Child(Ok(events)) | Performed::Reserved(events) => events,
         Performed::Model(Ok(call)) => vec![Event::TurnFinished { step: step.clone(), call: Box::new(call) }],
         Performed::Prepared(Err(error)) | Performed::Child(Err(error)) | Performed::Model(Err(error)) => {
             retry.after(error)

@@ -10,7 +10,7 @@ use common::task::StateName;
 use eventsource_stream::Eventsource;
 use futures::StreamExt;
 use reqwest::Method;
-use scheduler::wire::{Cancel, JournalPage, Replay, Resolve, Signalled, StepState, Task, TaskPage, TaskSummary};
+use scheduler::wire::{Cancel, JournalPage, Raise, Replay, Resolve, Signalled, StepState, Task, TaskPage, TaskSummary};
 use serde_json::Value;
 
 use super::value::{Label, json_argument};
@@ -40,6 +40,17 @@ pub(crate) enum TasksCommand {
     Cancel(CancelArgs),
     /// Send a dead or cancelled task on its way again; what is done stays done
     Retry(RetryArgs),
+    /// Give a task more to spend: it and each of its steps
+    #[command(
+        after_help = "A task that waits for room in its own budget goes on with it; a dead one can be replayed then.
+
+Examples:
+  teamster tasks raise 0198c0de-… --usd 0.50
+  teamster tasks raise 0198c0de-… --tokens 100000"
+    )]
+    Raise(RaiseArgs),
+    /// End the waiting of a task now: it looks again whether it can go on
+    Wake(IdArgs),
     /// Say what happened to a call whose outcome is unknown
     #[command(after_help = "A call of effect class `once` was started and its worker was lost before the answer.
 Nobody but you can know whether it happened: look at the other side, then say so.
@@ -109,6 +120,23 @@ pub(crate) struct RetryArgs {
     by: Option<String>,
 }
 
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true, id = "more", args = ["usd", "tokens"])]
+pub(crate) struct RaiseArgs {
+    /// The task
+    #[arg(value_name = "ID")]
+    id: TaskId,
+    /// Dollars more
+    #[arg(long, value_name = "N")]
+    usd: Option<f64>,
+    /// Tokens more, in and out
+    #[arg(long, value_name = "N")]
+    tokens: Option<u64>,
+    /// Who asks [default: $USER]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Happened {
     /// It happened; --result is what it answered
@@ -152,6 +180,14 @@ pub(crate) async fn run(command: TasksCommand, context: &Context) -> Result<(), 
         TasksCommand::Retry(args) => {
             let body = Replay { by: by(args.by), ..Replay::default() };
             signalled(&client.post(&format!("/v1/tasks/{}/retry", args.id), &body).await?, "replayed", context.output)
+        }
+        TasksCommand::Raise(args) => {
+            let body = Raise { usd: args.usd, tokens: args.tokens, by: by(args.by) };
+            signalled(&client.post(&format!("/v1/tasks/{}/raise", args.id), &body).await?, "raised", context.output)
+        }
+        TasksCommand::Wake(args) => {
+            let request = client.request(Method::POST, &format!("/v1/tasks/{}/wake", args.id));
+            signalled(&client.json(request).await?, "woken", context.output)
         }
         TasksCommand::Resolve(args) => resolve(args, &client, context).await,
     }

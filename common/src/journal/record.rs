@@ -184,13 +184,21 @@ pub enum WhenSpent {
 pub enum HoldBack {
     /// A budget is spent, as far as calls under way may spend it.
     Budget {
-        /// Its name under `budgets:`, with the value of its label, or the task whose budget it is.
+        /// Its name under `budgets:`, with the value of its label, or the task whose budget it is; and the unit.
         budget: String,
+        /// How much is used or reserved: millionths of a dollar, or tokens.
+        used: u64,
+        /// How much may be.
+        limit: u64,
     },
     /// A rate limit is used up, or there is no place for one more at once.
     RateLimit {
-        /// Its name under `rate_limits:`, or `concurrency` with the key.
-        limit: String,
+        /// Its name under `rate_limits:` with the unit, or `concurrency` with the pipeline and key.
+        rate_limit: String,
+        /// How much is used or reserved.
+        used: u64,
+        /// How much may be.
+        limit: u64,
     },
     /// Calls to a provider or tool have failed again and again, or it asked for a pause.
     Breaker {

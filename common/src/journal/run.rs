@@ -298,7 +298,7 @@ impl Run {
             Event::CancelRequested { by, reason } => self.cancel = Some((by.clone(), reason.clone())),
             Event::Woken { .. } => self.retry_held(recorded.at),
             Event::HeldBack { step: None, why, until } => {
-                self.held = Some(Held::again(self.held.as_ref(), why, *until))
+                self.held = Some(Held::again(self.held.as_ref(), why, *until));
             }
             Event::BudgetNoted { budget, percent, .. } => {
                 let noted = self.noted.entry(budget.clone()).or_default();

@@ -185,9 +185,14 @@ pub struct AgentLimits {
     pub tokens: Option<u64>,
     /// Dollars. No bound by default.
     pub usd: Option<f64>,
-    /// The same tool with the same arguments: so often in a row is answered
+    /// The same tool with the same arguments, or two such calls in turns: so often in a row is answered
     /// with a nudge, once more stops the step. Default 3.
     pub repetition: u32,
+    /// Tool calls that fail: so many in a row are answered with a nudge, and the failure after that stops the step.
+    /// Default 8.
+    pub errors: u32,
+    /// Turns in a row without a tool call that do not end the agent's work; more stop the step. Default 10.
+    pub monologue: u32,
     /// The most tokens of one reply. Default 8,192.
     pub max_tokens: u32,
     /// How many levels of subagents there may be below the step's agent. Default 1: subagents call none.
@@ -196,7 +201,17 @@ pub struct AgentLimits {
 
 impl Default for AgentLimits {
     fn default() -> Self {
-        Self { turns: 40, tool_calls: 200, tokens: None, usd: None, repetition: 3, max_tokens: 8_192, depth: 1 }
+        Self {
+            turns: 40,
+            tool_calls: 200,
+            tokens: None,
+            usd: None,
+            repetition: 3,
+            errors: 8,
+            monologue: 10,
+            max_tokens: 8_192,
+            depth: 1,
+        }
     }
 }
 

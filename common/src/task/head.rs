@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::state::{State, StateName, WaitOn};
 use crate::clock::Timestamp;
 use crate::id::{ApprovalId, BatchId, CallId, Digest, IdempotencyKey, PipelineName, QueueName, StepKey, TaskId};
-use crate::journal::{Event, Recorded, Submitted, Usage};
+use crate::journal::{Event, Recorded, Submitted, Usage, WakeCause};
 
 /// The task and step that a child task belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,7 +242,8 @@ impl Head {
             }
 
             (
-                Event::StepStarted { .. }
+                Event::Woken { cause: WakeCause::Room }
+                | Event::StepStarted { .. }
                 | Event::Expanded { .. }
                 | Event::StepRetrying { .. }
                 | Event::StepFinished { .. }

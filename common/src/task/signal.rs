@@ -125,6 +125,8 @@ pub fn admit(head: &Head, kept: &[Signal], signal: &Signal) -> Result<Admission,
             State::Waiting { wait, .. } if wait.on.iter().any(WaitOn::is_for_room) => {
                 Event::Woken { cause: WakeCause::Room }
             }
+            // Something of it may wait while something else is under way.
+            State::Running { .. } => Event::Woken { cause: WakeCause::Room },
             _ => return refuse("it does not wait for room under a limit"),
         },
         Signal::Raise { .. } if matches!(head.state, State::Succeeded { .. } | State::Cancelled { .. }) => {
@@ -180,6 +182,9 @@ impl Signal {
     pub fn take_up(&self, head: &Head) -> Option<Event> {
         if let (Self::Cancel { by, reason }, State::Running { .. }) = (self, &head.state) {
             return Some(Event::CancelRequested { by: by.clone(), reason: reason.clone() });
+        }
+        if let (Self::Room, State::Running { .. }) = (self, &head.state) {
+            return Some(Event::Woken { cause: WakeCause::Room });
         }
         if let (Self::ChildFinished { child, outcome, result }, State::Running { .. }) = (self, &head.state) {
             return head.open_children.contains(child).then(|| Event::ChildFinished {

@@ -17,6 +17,9 @@ use crate::wire;
 use crate::wire::Complaint;
 use common::submission::{NewTask, input_complaints};
 
+/// The most dollars that a task is given at once: a slip of the pen must not cost a fortune.
+const MOST_RAISED: f64 = 10_000.0;
+
 /// Events that are read from the store at once.
 pub(crate) const PAGE: usize = 1_000;
 /// Who acts, where a request does not say.
@@ -118,10 +121,8 @@ pub(crate) async fn submit(
         priority: request.priority,
         run_at: request.run_at,
         labels: request.labels,
-        batch: None,
-        supersede: None,
-        parent: None,
         traceparent: traceparent(&headers),
+        ..NewTask::default()
     };
     let submission = app.submission(&pipeline, new).map_err(|complaints| {
         Problem::complaints(&format!("pipeline {} does not accept this task", request.pipeline), complaints)
@@ -217,6 +218,34 @@ pub(crate) async fn wake(
     Path(id): Path<String>,
 ) -> Result<(StatusCode, axum::Json<wire::Signalled>), Problem> {
     send(&app, task_id(&id)?, Signal::Wake).await
+}
+
+/// Gives a task more to spend: it and each of its steps. One that waits for that goes on; a dead one can be replayed.
+#[utoipa::path(
+    post, path = "/v1/tasks/{id}/raise", tag = "tasks", params(("id" = String, Path, description = "The task")),
+    request_body = wire::Raise,
+    responses(
+        (status = 200, description = "It has more to spend", body = wire::Signalled),
+        (status = 202, description = "Its worker takes it up", body = wire::Signalled),
+        (status = "default", description = "An error", body = wire::Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn raise(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Json(request): Json<wire::Raise>,
+) -> Result<(StatusCode, axum::Json<wire::Signalled>), Problem> {
+    let wire::Raise { usd, tokens, by: who } = request;
+    if usd.is_none() && tokens.is_none() {
+        return Err(Problem::at("/usd", "say how much more the task may spend: `usd`, `tokens` or both"));
+    }
+    if usd.is_some_and(|usd| !usd.is_finite() || usd <= 0.0 || usd > MOST_RAISED) {
+        return Err(Problem::at("/usd", format!("more than nothing, and at most {MOST_RAISED} dollars at once")));
+    }
+    if tokens == Some(0) {
+        return Err(Problem::at("/tokens", "more than nothing"));
+    }
+    send(&app, task_id(&id)?, Signal::Raise { by: by(who)?, usd, tokens }).await
 }
 
 /// Sends a dead or cancelled task on its way again.

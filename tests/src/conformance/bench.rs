@@ -276,6 +276,7 @@ pub fn submitted() -> Submitted {
         line: None,
         supersede: None,
         traceparent: None,
+        allowances: Vec::new(),
     }
 }
 

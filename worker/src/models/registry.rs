@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use common::clock::{Clock, SystemClock};
+use common::clock::{Clock, SystemClock, Timestamp};
 use common::config::{self, Config, Price, ProviderKind};
 use common::failure::{Failure, FailureClass};
+use common::journal::RequestHead;
 use common::secret::SecretRef;
 use serde_json::{Map, Value};
 
@@ -22,6 +23,9 @@ use super::wire;
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What the rehearsal costs.
+const FREE: Price = Price { input: 0.0, output: 0.0, cache_read: None, cache_write: None };
 
 /// A model as an agent step uses it.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,11 +89,19 @@ impl Models {
     pub fn resolve(&self, alias: Option<&str>) -> Result<ResolvedModel, Failure> {
         let (alias, config::Model { provider, model, options, .. }) = self.config.model(alias)?;
         let price = if self.kind(&provider)? == ProviderKind::Rehearsal {
-            Some(Price { input: 0.0, output: 0.0, cache_read: None, cache_write: None })
+            Some(FREE)
         } else {
             self.prices.of(alias, &model, self.clock.now())
         };
         Ok(ResolvedModel { alias: alias.to_owned(), provider, model, options, price })
+    }
+
+    /// What the model of a conversation costs at a time; `None`: nobody said.
+    pub fn price(&self, head: &RequestHead, at: Timestamp) -> Option<Price> {
+        match self.kind(&head.provider) {
+            Ok(ProviderKind::Rehearsal) => Some(FREE),
+            _ => self.prices.of(&head.alias, &head.model, at),
+        }
     }
 
     /// A provider by name, built at its first use.

@@ -160,7 +160,9 @@ impl<'a> Reader<'a> {
 
     fn agent_limits(&mut self, node: &Node) -> AgentLimits {
         let limits: AgentLimits = node.read(self.file, self.out).unwrap_or_default();
-        let zero = limits.turns == 0 || limits.repetition == 0 || limits.max_tokens == 0 || limits.tokens == Some(0);
+        let zero = [limits.turns, limits.repetition, limits.errors, limits.monologue].contains(&0)
+            || limits.max_tokens == 0
+            || limits.tokens == Some(0);
         if zero || limits.usd.is_some_and(|usd| !usd.is_finite() || usd <= 0.0) {
             self.error(node.at, "a limit of nothing lets the agent do nothing: use at least 1");
         }

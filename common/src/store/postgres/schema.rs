@@ -206,10 +206,10 @@ CREATE TABLE halts (
 );
 "#;
 
-const VERSION_4: &str = r#"
+const VERSION_4: &str = r"
 ALTER TABLE meters ADD COLUMN level smallint NOT NULL DEFAULT 0;    -- the highest level that was passed, in percent
 ALTER TABLE meters ADD COLUMN line text NOT NULL DEFAULT '{}';      -- who holds places and who waits for one: JSON
-"#;
+";
 
 /// Brings the schema to the version that this program knows, or refuses it.
 pub(super) async fn migrate(connection: &Connection, address: &Address) -> Result<(), Stop<StoreError>> {

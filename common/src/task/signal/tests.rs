@@ -33,7 +33,8 @@ fn what_is_admitted_can_be_applied_and_the_rest_is_refused() {
                 Signal::Wake => matches!(state, Scheduled | Waiting),
                 Signal::Replay { .. } => matches!(state, Dead | Cancelled),
                 // Of the samples, none waits for that.
-                Signal::Unhalt | Signal::Room => false,
+                Signal::Unhalt => false,
+                Signal::Room => state == Running,
                 Signal::Raise { .. } => !matches!(state, StateName::Succeeded | Cancelled),
                 // Questions are answered as long as they are open; a task that ends closes them.
                 Signal::Decide { .. } | Signal::Resolve { .. } if state.is_terminal() => continue,
