@@ -5,13 +5,18 @@
 //! stores deltas: a turn holds its own new messages, never the conversation so
 //! far; [`Conversation::messages`] rebuilds the whole, byte for byte.
 
+pub mod chain;
 mod conversation;
+mod erasure;
 mod event;
+mod note;
 mod record;
 mod reference;
 mod run;
+mod seal;
 mod slot;
 
+pub use chain::{Chained, EventHash, Fingerprint};
 pub use conversation::{Conversation, Prompted, ToolUse, Turn};
 pub use event::{Allowance, Event, Recorded, Submitted};
 pub use record::{
@@ -20,4 +25,5 @@ pub use record::{
 };
 pub use reference::Reference;
 pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Held, Raised, Run, StepRun, StepStatus, Subagent};
+pub use seal::{InvalidKey, KeyId, PublicKey, Seal, SealKey};
 pub use slot::{Slot, SlotMut};

@@ -164,6 +164,14 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         input: Option<Value>,
     },
+    /// Its data was erased: in the events before stand marks in the places of all values and of all words for people.
+    /// The last event of a journal.
+    Erased {
+        /// Who asked.
+        by: String,
+        /// How the task had ended.
+        outcome: Outcome,
+    },
 
     // ---- steps ----------------------------------------------------------------
     /// A step with effects or a model started its first try.
@@ -382,6 +390,7 @@ impl Event {
             Self::Succeeded { .. } => "succeeded",
             Self::Died { .. } => "died",
             Self::Replayed { .. } => "replayed",
+            Self::Erased { .. } => "erased",
             Self::StepStarted { .. } => "step_started",
             Self::Expanded { .. } => "expanded",
             Self::StepRetrying { .. } => "step_retrying",
@@ -422,6 +431,7 @@ impl Event {
                 | Self::Succeeded { .. }
                 | Self::Died { .. }
                 | Self::Replayed { .. }
+                | Self::Erased { .. }
         )
     }
 

@@ -85,6 +85,7 @@ macro_rules! visits {
                     Self::ChildFinished { result, .. } => visit($slot::Value(result)),
                     // What a task died of stands in its head too, which is read without its journal.
                     Self::Died { .. }
+                    | Self::Erased { .. }
                     | Self::Leased { .. }
                     | Self::Released { .. }
                     | Self::LeaseExpired { .. }

@@ -71,6 +71,9 @@ pub struct Head {
     /// Children that are not done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open_children: Vec<TaskId>,
+    /// When its data was erased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased_at: Option<Timestamp>,
     /// Where it is.
     pub state: State,
 }
@@ -116,6 +119,7 @@ impl Head {
             open_approvals: Vec::new(),
             unknown_outcomes: Vec::new(),
             open_children: Vec::new(),
+            erased_at: None,
             state,
         }
     }
@@ -182,6 +186,7 @@ impl Head {
         let at = recorded.at;
         let next = match (&recorded.event, &self.state) {
             (Event::Submitted(_), _) => return illegal("a task is submitted once"),
+            (_, _) if self.erased_at.is_some() => return illegal("its data was erased"),
 
             (Event::Leased { attempt, worker }, State::Ready { .. }) => {
                 if *attempt != self.attempts + 1 {
@@ -215,6 +220,8 @@ impl Head {
             (Event::Died { reason, error, step }, state) if !state.is_terminal() => {
                 Some(State::Dead { at, reason: *reason, error: error.clone(), step: step.clone() })
             }
+
+            (Event::Erased { .. }, state) if state.is_terminal() => Some(state.without_words()),
 
             (Event::ApprovalDecided { approval, .. }, state) if !state.is_terminal() => {
                 if !self.open_approvals.contains(approval) {
@@ -321,6 +328,7 @@ impl Head {
                 self.open_children.push(*child);
             }
             Event::ChildFinished { child, .. } => self.open_children.retain(|open| open != child),
+            Event::Erased { .. } => self.erased_at = Some(recorded.at),
             _ => {}
         }
         // Only what the holder itself writes is progress: a stranger's request must not hide a poison task.

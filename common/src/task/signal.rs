@@ -166,6 +166,9 @@ pub fn admit(head: &Head, kept: &[Signal], signal: &Signal) -> Result<Admission,
             }
             Event::ChildFinished { child: *child, outcome: *outcome, result: result.clone() }
         }
+        Signal::Replay { .. } if head.erased_at.is_some() => {
+            return refuse("its data was erased: nothing is left to go on with; submit it anew");
+        }
         Signal::Replay { by, reset, input } => match head.state {
             State::Dead { .. } | State::Cancelled { .. } => {
                 Event::Replayed { by: by.clone(), reset: reset.clone(), input: input.clone() }

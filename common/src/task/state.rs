@@ -138,6 +138,29 @@ impl State {
         }
     }
 
+    /// The same without what it says of people: how a task shows whose data was erased.
+    #[must_use]
+    pub fn without_words(&self) -> Self {
+        const ERASED: &str = "erased";
+        match self.clone() {
+            Self::Cancelled { at, .. } => Self::Cancelled { at, reason: ERASED.to_owned() },
+            Self::Dead { at, reason, error, step } => {
+                Self::Dead { at, reason, error: Failure::new(error.class, ERASED), step }
+            }
+            state => state,
+        }
+    }
+
+    /// How the task ended, if it did.
+    pub const fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Succeeded { .. } => Some(Outcome::Succeeded),
+            Self::Cancelled { .. } => Some(Outcome::Cancelled),
+            Self::Dead { .. } => Some(Outcome::Dead),
+            _ => None,
+        }
+    }
+
     /// Whether the task is done.
     pub const fn is_terminal(&self) -> bool {
         self.name().is_terminal()
