@@ -245,8 +245,16 @@ impl Moved {
         let mut journal: Vec<Chained> = events
             .map(|((r, event), hash)| Chained { seq: r.seq, at: r.at, event: event.clone(), hash: *hash })
             .collect();
-        let given = self.journal.iter().zip(self.hashes.iter().copied());
-        let mut hash = chain::head(self.id, None, Reading::of(&self.journal), given);
+        let reading = Reading::of(&self.journal);
+        let mut hash = chain::head(self.id, None, reading, self.journal.iter().zip(self.hashes.iter().copied()));
+        if self.hashes.iter().all(Option::is_none) {
+            for (chained, recorded) in journal.iter_mut().zip(&self.journal) {
+                let print = Fingerprint::read(recorded.event.clone(), reading);
+                let (print, _) = print.map_err(|error| refuse(&error))?;
+                hash = Some(EventHash::of(self.id, hash, chained.seq, chained.at, &print));
+                chained.hash = hash;
+            }
+        }
         let mut seal = self.seal;
         for Recorded { seq, at, event } in &added {
             let print = Fingerprint::of(event).map_err(|error| refuse(&error))?;

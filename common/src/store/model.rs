@@ -50,12 +50,20 @@ pub struct Transcript {
     pub id: TaskId,
     /// All of its events.
     pub journal: Vec<Recorded>,
-    /// The hash of each, as far as they have any; fewer, if the last have none.
+    /// The hash of each, as far as they have any; fewer, if the last have none. With none at all, the chain is made
+    /// where the task comes to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hashes: Vec<Option<EventHash>>,
     /// The newest seal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal: Option<Seal>,
+}
+
+impl Transcript {
+    /// A task of which no hashes are known.
+    pub const fn bare(id: TaskId, journal: Vec<Recorded>) -> Self {
+        Self { id, journal, hashes: Vec::new(), seal: None }
+    }
 }
 
 /// A task to be accepted.

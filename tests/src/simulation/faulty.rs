@@ -9,11 +9,12 @@ use bytes::Bytes;
 
 use common::clock::Timestamp;
 use common::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
-use common::journal::Recorded;
+use common::journal::{Chained, Recorded, Seal};
 use common::store::{
-    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due, Filter,
-    Finding, Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal,
-    Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError, Submission, Take, Transcript,
+    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due,
+    Erasure, Filter, Finding, Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow,
+    Renew, Renewal, Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError, Submission, Take,
+    Transcript,
 };
 use common::task::{Head, Signal};
 
@@ -239,6 +240,19 @@ impl Store for Faulty {
 
     async fn journal(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Recorded>, StoreError> {
         self.call(move |truth| truth.ask("journal", async |store| store.journal(task, after, limit).await)).await
+    }
+
+    async fn chain(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Chained>, StoreError> {
+        self.call(move |truth| truth.ask("chain", async |store| store.chain(task, after, limit).await)).await
+    }
+
+    async fn seal(&self, task: TaskId) -> Result<Option<Seal>, StoreError> {
+        self.call(move |truth| truth.ask("seal", async |store| store.seal(task).await)).await
+    }
+
+    async fn erase(&self, task: TaskId, by: &str) -> Result<Erasure, SignalError> {
+        let by = by.to_owned();
+        self.call(move |truth| truth.ask("erase", async |store| store.erase(task, &by).await)).await
     }
 
     async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
