@@ -112,7 +112,7 @@ pub(crate) enum Command {
     Submit(commands::submit::SubmitArgs),
     /// Submit a CSV or JSONL file, one task a row
     Batch(commands::batch::BatchArgs),
-    /// List, show, watch, cancel, retry and resolve tasks
+    /// List, show, watch, cancel, retry, resolve and erase tasks
     #[command(subcommand)]
     Tasks(commands::tasks::TasksCommand),
     /// List, show, replay and drop dead letters
@@ -121,6 +121,9 @@ pub(crate) enum Command {
     /// List what waits for a person, and decide it
     #[command(subcommand)]
     Approvals(commands::approvals::ApprovalsCommand),
+    /// Verify that journals are what was written, and print who did what when
+    #[command(subcommand)]
+    Audit(commands::audit::AuditCommand),
     /// List, pause and resume queues
     #[command(subcommand)]
     Queues(commands::queues::QueuesCommand),

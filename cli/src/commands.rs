@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod approvals;
+pub(crate) mod audit;
 pub(crate) mod batch;
 pub(crate) mod bench;
 pub(crate) mod check;

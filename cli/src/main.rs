@@ -96,6 +96,7 @@ async fn run(line: CommandLine) -> Result<(), CommandError> {
         Command::Tasks(command) => commands::tasks::run(command, &context).await,
         Command::Dlq(command) => commands::dlq::run(command, &context).await,
         Command::Approvals(command) => commands::approvals::run(command, &context).await,
+        Command::Audit(command) => commands::audit::run(command, &context).await,
         Command::Queues(command) => commands::queues::run(command, &context).await,
         Command::Halt(args) => commands::halt::halt(args, &context).await,
         Command::Limits(args) => commands::limits::run(args, &context).await,

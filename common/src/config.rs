@@ -2,6 +2,7 @@
 //! references (`env:NAME`, `file:/path`), resolved when they are used.
 
 mod answers;
+mod audit;
 mod mcp;
 mod permissions;
 mod read;
@@ -20,6 +21,7 @@ use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+pub use self::audit::{Audit, AuditKeyError};
 pub use self::mcp::{
     ClientAuthentication, ClientCredentials, McpAuth, McpEndpoint, McpIdentity, McpProgram, McpServer, McpTransport,
     McpVersion,
@@ -74,6 +76,8 @@ pub struct Config {
     pub worker: Worker,
     /// How the programs that workers start are confined.
     pub sandbox: Sandbox,
+    /// How journals are signed.
+    pub audit: Audit,
     /// The HTTP API.
     pub api: Api,
 }

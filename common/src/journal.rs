@@ -18,6 +18,7 @@ mod slot;
 
 pub use chain::{Chained, EventHash, Fingerprint};
 pub use conversation::{Conversation, Prompted, ToolUse, Turn};
+pub use erasure::{combined_digest, value_digest};
 pub use event::{Allowance, Event, Recorded, Submitted};
 pub use record::{
     ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, HoldBack, ModelCall, RequestHead, StepOutcome,

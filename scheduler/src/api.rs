@@ -54,6 +54,7 @@ fn routes(app: &App) -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(tasks::raise))
         .routes(routes!(tasks::retry))
         .routes(routes!(tasks::resolve))
+        .routes(routes!(tasks::erase))
         .routes(routes!(journal::page))
         .routes(routes!(journal::events))
         .routes(routes!(batches::show))

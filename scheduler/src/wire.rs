@@ -22,7 +22,7 @@ pub use pipeline::{
     Applied, AppliedPipeline, Apply, NamedDefinition, PipelineList, PipelineSummary, Queue, QueueList, QueuePaused,
 };
 pub use problem::{Complaint, Problem};
-pub use signal::{Cancel, Raise, RefusedReplay, Replay, ReplayMany, ReplayedMany, Resolve, Signalled};
+pub use signal::{Cancel, Erased, Raise, RefusedReplay, Replay, ReplayMany, ReplayedMany, Resolve, Signalled};
 pub use task::{
     DeadLetterPage, JournalPage, Step, StepState, SubmitTask, Submitted, Task, TaskPage, TaskSummary, UnknownOutcome,
 };

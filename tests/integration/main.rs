@@ -6,6 +6,7 @@
 mod agents;
 mod api;
 mod approvals;
+mod audit;
 mod bad_input;
 mod batches;
 mod blobs;

@@ -6,11 +6,12 @@ use serde::de::DeserializeOwned;
 
 use super::mcp::check_server;
 use super::{
-    Config, HttpTool, Model, Permissions, Provider, ProviderKind, RateLimit, Sandbox, SandboxRules, SharedBudget, Size,
-    Webhook,
+    Audit, Config, HttpTool, Model, Permissions, Provider, ProviderKind, RateLimit, Sandbox, SandboxRules,
+    SharedBudget, Size, Webhook,
 };
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table, closest};
+use crate::journal::PublicKey;
 use crate::store::BlobPlace;
 
 /// Who can send webhooks.
@@ -56,6 +57,7 @@ impl Config {
             retention: table.read("retention", out).unwrap_or_default(),
             worker: table.get("worker").map(|node| worker(node, file, out)).unwrap_or_default(),
             sandbox: table.get("sandbox").map(|node| sandbox(node, file, out)).unwrap_or_default(),
+            audit: table.get("audit").map(|node| audit(node, file, out)).unwrap_or_default(),
             api: table.read("api", out).unwrap_or_default(),
         };
         table.finish("teamster.yaml", out);
@@ -273,6 +275,16 @@ fn blobs(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> super::Blobs 
         }
     }
     blobs
+}
+
+fn audit(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Audit {
+    let audit: Audit = node.read(file, out).unwrap_or_default();
+    for key in &audit.public_keys {
+        if let Err(error) = key.parse::<PublicKey>() {
+            out.push(file.error(field(node, "public_keys").unwrap_or(node.at), format!("`public_keys`: {error}")));
+        }
+    }
+    audit
 }
 
 fn sandbox(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Sandbox {

@@ -6,6 +6,7 @@
 
 use serde_json::Value;
 
+use super::chain::Reading;
 use super::event::Event;
 use super::reference::Reference;
 use super::slot::{Slot, SlotMut};
@@ -36,6 +37,20 @@ pub(super) fn erased_digest(slot: &Slot<'_>) -> Option<Digest> {
         Slot::Text(text) => text.strip_prefix(PREFIX)?,
     };
     digest.parse().ok()
+}
+
+/// The digest of a value, whichever way it stands in its slot; nothing for a mark that is none.
+pub fn value_digest(slot: &Slot<'_>, reading: Reading) -> Option<Digest> {
+    match reading {
+        Reading::Whole => digest_of(slot).ok(),
+        Reading::Erased => erased_digest(slot),
+    }
+}
+
+/// The digest of the digests of some values; nothing if one of them has none.
+pub fn combined_digest<'v>(slots: impl Iterator<Item = Slot<'v>>, reading: Reading) -> Option<Digest> {
+    let digests = slots.map(|slot| value_digest(&slot, reading).map(String::from)).collect::<Option<Vec<_>>>()?;
+    Some(Digest::of(digests.concat().as_bytes()))
 }
 
 impl Event {

@@ -31,7 +31,9 @@ macro_rules! notes {
                         visit($slot::Text(reason));
                     }
                     // A place is asked for under a key that may be made of the input.
-                    Self::HeldBack { why: HoldBack::RateLimit { limit }, .. } => visit($slot::Text(limit)),
+                    Self::HeldBack { why: HoldBack::RateLimit { rate_limit, .. }, .. } => {
+                        visit($slot::Text(rate_limit));
+                    }
                     Self::ApprovalRequested { title, .. } => visit($slot::Text(title)),
                     Self::ApprovalDecided { decision, .. } => {
                         if let Some(comment) = &$($mut)? decision.comment {

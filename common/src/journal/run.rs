@@ -11,6 +11,7 @@ use serde_json::Value;
 
 pub use self::family::Subagent;
 pub use self::held::{Held, Raised};
+use super::chain::Reading;
 use super::conversation::Conversation;
 use super::conversation::Prompted;
 use super::event::{Event, Recorded, Submitted};
@@ -202,8 +203,16 @@ impl Run {
             raised: Raised::default(),
             replays: 0,
         };
+        // Without its data a journal does not say any more who asked for what: what was appended was checked then.
+        let erased = Reading::of(journal) == Reading::Erased;
         for recorded in &journal[1..] {
-            run.apply(recorded)?;
+            if erased {
+                run.head.apply(recorded)?;
+                run.apply_task(recorded);
+                run.apply_step(recorded);
+            } else {
+                run.apply(recorded)?;
+            }
         }
         Ok(run)
     }

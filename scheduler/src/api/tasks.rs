@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, StatusCode};
 use common::id::{StepId, StepKey, TaskId};
 use common::journal::{Recorded, Run};
 use common::pipeline::replay::reset;
-use common::store::{Filter, Signalled as Sent};
+use common::store::{Erasure, Filter, Signalled as Sent};
 use common::task::{Head, Signal, StateName};
 
 use super::body::{Json, OptionalJson};
@@ -319,6 +319,32 @@ pub(crate) async fn resolve(
         return Err(Problem::at("/step", format!("several steps have a call {call} in question; name the step")));
     }
     send(&app, id, Signal::Resolve { step, call, by: by(request.by)?, happened }).await
+}
+
+/// Erases the data of a task that is done: of all values and words for people, only digests stay. Its journal still
+/// verifies. Labels, names and keys stay, and so do its children, each a task of its own.
+#[utoipa::path(
+    delete, path = "/v1/tasks/{id}/data", tag = "tasks",
+    params(
+        ("id" = String, Path, description = "The task"),
+        ("by" = Option<String>, Query, description = "Who asks, as they call themselves"),
+    ),
+    responses(
+        (status = 200, description = "It is erased, now or before", body = wire::Erased),
+        (status = 409, description = "It is not done", body = wire::Problem, content_type = "application/problem+json"),
+        (status = "default", description = "An error", body = wire::Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn erase(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    mut query: Query,
+) -> Result<axum::Json<wire::Erased>, Problem> {
+    let id = task_id(&id)?;
+    let by = by(query.one("by")?)?;
+    query.end()?;
+    let now = app.store().erase(id, &by).await? == Erasure::Erased;
+    Ok(axum::Json(wire::Erased { id, now }))
 }
 
 /// Why the outcome of a call is not in question: it is known, or there is no such call.

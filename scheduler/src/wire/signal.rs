@@ -134,3 +134,13 @@ pub struct RefusedReplay {
     /// Why not.
     pub reason: String,
 }
+
+/// What became of `DELETE /v1/tasks/{id}/data`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Erased {
+    /// The task.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: TaskId,
+    /// Whether it was erased by this request, and not before.
+    pub now: bool,
+}

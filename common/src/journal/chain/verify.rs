@@ -326,16 +326,8 @@ impl Walk<'_> {
                             before_last = started;
                             continue;
                         }
-                        if let Some(found) = aside.iter().rev().take(WINDOW).position(|at| self.is_next(*at)) {
-                            let from = aside.remove(aside.len() - 1 - found);
-                            if let Some(Chained { seq, hash: Some(hash), .. }) = self.journal.get(from) {
-                                self.faults.push(Fault::Moved { seq: self.number, place: *seq });
-                                self.head = Head::At(*hash);
-                                if self.number == sealed {
-                                    sealed_hash = Some(*hash);
-                                }
-                            }
-                            self.number += 1;
+                        if let Some(hash) = self.take_up(&mut aside) {
+                            sealed_hash = sealed_hash.or((self.number == sealed + 1).then_some(hash));
                             continue;
                         }
                         self.explain(place, hash, started, bare, witness.version);
@@ -352,10 +344,24 @@ impl Walk<'_> {
             self.number += 1;
             place += 1;
         }
+        while let Some(hash) = self.take_up(&mut aside) {
+            sealed_hash = sealed_hash.or((self.number == sealed + 1).then_some(hash));
+        }
         for at in aside {
             self.faults.extend(self.journal.get(at).map(|chained| Fault::Inserted { place: chained.seq }));
         }
         sealed_hash
+    }
+
+    /// Takes up the next event, if it is one that was passed over: its hash.
+    fn take_up(&mut self, aside: &mut Vec<usize>) -> Option<EventHash> {
+        let found = aside.iter().rev().take(WINDOW).position(|at| self.is_next(*at))?;
+        let chained = self.journal.get(aside.remove(aside.len() - 1 - found))?;
+        let hash = chained.hash?;
+        self.faults.push(Fault::Moved { seq: self.number, place: chained.seq });
+        self.head = Head::At(hash);
+        self.number += 1;
+        Some(hash)
     }
 
     /// The event at a place does not follow, and no other does. What is behind it tells what was done.
