@@ -184,8 +184,9 @@ impl Told {
             Event::Succeeded { output } | Event::StepFinished { outcome: StepOutcome::Succeeded { output }, .. } => {
                 record.output_hash = value(output);
             }
-            Event::AgentStarted { prompt, .. } => record.input_hash = text(prompt),
-            Event::Prompted { text: prompt, .. } => record.input_hash = text(prompt),
+            Event::AgentStarted { prompt, .. } | Event::Prompted { text: prompt, .. } => {
+                record.input_hash = text(prompt);
+            }
             Event::SubagentCalled { step, call, agent, prompt, .. } => {
                 record.input_hash = text(prompt);
                 record.call = Some(call.clone());

@@ -79,8 +79,9 @@ pub struct PublicKey([u8; 32]);
 impl PublicKey {
     /// Its name, for people and to tell keys apart.
     pub fn id(&self) -> KeyId {
-        let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(&self.0).as_bytes();
-        KeyId([a, b, c, d, e, f, g, h])
+        let mut id = [0; 8];
+        id.copy_from_slice(&blake3::hash(&self.0).as_bytes()[..8]);
+        KeyId(id)
     }
 
     /// Whether a seal was made with the key of this one for this journal.

@@ -222,7 +222,7 @@ fn verified(
 
 /// A task that comes from another store, as it is to be here.
 #[derive(Debug, Clone)]
-pub struct Settled {
+pub struct Arrival {
     /// The task.
     pub entry: Entry,
     /// Its whole journal, with what its coming added.
@@ -236,7 +236,7 @@ impl Moved {
     ///
     /// # Errors
     /// [`StoreError::Refused`], if what was given is no journal.
-    pub fn settle(&self, now: Timestamp, key: Option<&SealKey>) -> Result<Settled, StoreError> {
+    pub fn settle(&self, now: Timestamp, key: Option<&SealKey>) -> Result<Arrival, StoreError> {
         let refuse = |why: &dyn std::fmt::Display| {
             StoreError::Refused(format!("what was given for task {} is no journal: {why}", self.id))
         };
@@ -268,7 +268,7 @@ impl Moved {
         if !added.is_empty() {
             seal = key.and_then(|key| entry.sealed(key)).or(seal);
         }
-        Ok(Settled { entry, journal, seal })
+        Ok(Arrival { entry, journal, seal })
     }
 }
 

@@ -31,7 +31,7 @@ fn events(count: usize, salt: u64) -> Vec<Event> {
         let mut event = kinds[(n * 7 + usize::try_from(salt % 1_000).unwrap()) % kinds.len()].clone();
         event.slots_mut(&mut |slot| {
             if let SlotMut::Value(value) = slot {
-                *value = json!({"n": n, "salt": salt, "f": 0.1 + n as f64 / 3.0});
+                *value = json!({"n": n, "salt": salt, "f": 0.1 + f64::from(u32::try_from(n).unwrap()) / 3.0});
             }
         });
         event

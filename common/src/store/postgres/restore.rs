@@ -13,7 +13,7 @@ use super::transaction::{Rings, Transaction};
 use super::value::{integer, natural};
 use super::write::Created;
 use crate::id::{BatchId, IdempotencyKey, PipelineName, QueueName, TaskId};
-use crate::store::intake::{Moved, Settled};
+use crate::store::intake::{Arrival, Moved};
 use crate::store::{StoreError, StoreOptions};
 use crate::task::StateName;
 
@@ -116,7 +116,7 @@ impl Here {
 }
 
 fn created(tx: &Transaction<'_>, moved: &Moved, batch: Option<&BatchId>) -> Result<Created, Stop<StoreError>> {
-    let Settled { entry, journal, seal } = moved.settle(tx.now, tx.options.seal.as_deref()).map_err(Stop::Refused)?;
+    let Arrival { entry, journal, seal } = moved.settle(tx.now, tx.options.seal.as_deref()).map_err(Stop::Refused)?;
     Ok(Created {
         entry,
         events: journal,

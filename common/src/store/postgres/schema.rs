@@ -211,14 +211,14 @@ ALTER TABLE meters ADD COLUMN level smallint NOT NULL DEFAULT 0;    -- the highe
 ALTER TABLE meters ADD COLUMN line text NOT NULL DEFAULT '{}';      -- who holds places and who waits for one: JSON
 ";
 
-const VERSION_5: &str = r#"
+const VERSION_5: &str = r"
 -- The chain of a journal: what came before has none.
 ALTER TABLE journal ADD COLUMN hash bytea;
 ALTER TABLE journal ALTER COLUMN hash SET STORAGE PLAIN;
 ALTER TABLE tasks ADD COLUMN chain bytea;    -- the hash of the event with the number chain_at
 ALTER TABLE tasks ADD COLUMN chain_at bigint;
 ALTER TABLE tasks ADD COLUMN seal bytea;     -- the newest signature: the event's number, the key, the signature
-"#;
+";
 
 /// Brings the schema to the version that this program knows, or refuses it.
 pub(super) async fn migrate(connection: &Connection, address: &Address) -> Result<(), Stop<StoreError>> {

@@ -11,7 +11,7 @@ use super::record::Extra;
 use super::unit::{Outcome, Unit, element};
 use crate::id::{BatchId, BlobName, TaskId};
 use crate::store::book::Entry;
-use crate::store::intake::{self, Moved, Settled};
+use crate::store::intake::{self, Arrival, Moved};
 use crate::store::{Hint, StoreError, Transcript};
 use crate::task::StateName;
 
@@ -138,7 +138,7 @@ impl RedisStore {
         let refuse = |why: &dyn std::fmt::Display| {
             StoreError::Refused(format!("what was given for task {} is no journal: {why}", moved.id))
         };
-        let Settled { entry, journal, seal } = moved.settle(self.clock.now(), self.options.seal.as_deref())?;
+        let Arrival { entry, journal, seal } = moved.settle(self.clock.now(), self.options.seal.as_deref())?;
         let task = moved.submitted().ok_or_else(|| refuse(&"it does not begin with what was submitted"))?;
         let extra = Extra {
             key: task.key.as_ref().map(|key| key_digest(&task.pipeline, key)),

@@ -7,20 +7,20 @@ use super::connection::Stop;
 use super::submit::{check_depth, find_key, note_row};
 use super::transaction::{NewTask, Transaction};
 use crate::id::TaskId;
-use crate::store::intake::{Moved, Settled};
+use crate::store::intake::{Arrival, Moved};
 use crate::store::{Receipt, StoreError};
 use crate::task::StateName;
 
 /// A task that is not here yet.
 struct New<'a> {
     moved: &'a Moved,
-    settled: Settled,
+    settled: Arrival,
 }
 
 /// Writes those that are not here yet, all or none; says which these are.
 pub(super) fn restore(tx: &mut Transaction<'_>, moved: &[Moved]) -> Result<Vec<bool>, Stop<StoreError>> {
     let (new, answers) = judge(tx, moved)?;
-    for New { moved, settled: Settled { entry, journal, seal } } in new {
+    for New { moved, settled: Arrival { entry, journal, seal } } in new {
         let Some(submitted) = moved.submitted() else { continue };
         let row = match (submitted.line, &submitted.batch) {
             (Some(line), Some(batch)) if tx.batch_exists(batch)? => Some((line, batch)),
