@@ -224,7 +224,6 @@ async fn a_request_that_is_refused_for_good_is_not_repeated() {
     for (status, kind, class) in [
         (400, "invalid_request_error", FailureClass::InvalidRequest),
         (401, "authentication_error", FailureClass::Authentication),
-        (402, "billing_error", FailureClass::Billing),
     ] {
         let fake = FakeModel::scripted([Reply::error(status, kind, "no")]).await.unwrap();
         let ended = run(&fake, "").await;
