@@ -3,6 +3,7 @@
 
 mod answers;
 mod audit;
+pub(crate) mod hooks;
 mod mcp;
 mod permissions;
 mod read;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 pub use self::audit::{Audit, AuditKeyError};
+pub use self::hooks::{Hook, HookGroup, HookHandler, Hooks, InvalidMatcher, Matcher};
 pub use self::mcp::{
     ClientAuthentication, ClientCredentials, McpAuth, McpEndpoint, McpIdentity, McpProgram, McpServer, McpTransport,
     McpVersion,
@@ -66,6 +68,8 @@ pub struct Config {
     pub budgets: BTreeMap<String, SharedBudget>,
     /// How many calls there may be in a time and at once, by name.
     pub rate_limits: BTreeMap<String, RateLimit>,
+    /// Who is asked before and after what agents do.
+    pub hooks: Hooks,
     /// What is refused.
     pub limits: Limits,
     /// Where large values go.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 
+use super::hooks::{self, Author};
 use super::mcp::check_server;
 use super::{
     Audit, Config, HttpTool, Model, Permissions, Provider, ProviderKind, RateLimit, Sandbox, SandboxRules,
@@ -52,6 +53,7 @@ impl Config {
             permissions: table.get("permissions").map(|node| permissions(node, file, out)).unwrap_or_default(),
             budgets: entries(table.get("budgets"), "budgets", file, out, check_budget),
             rate_limits: entries(rate_limits, "rate_limits", file, out, check_rate_limit),
+            hooks: table.get("hooks").map(|node| hooks::read(node, Author::Operator, file, out)).unwrap_or_default(),
             limits: table.read("limits", out).unwrap_or_default(),
             blobs: table.get("blobs").map(|node| blobs(node, file, out)).unwrap_or_default(),
             retention: table.read("retention", out).unwrap_or_default(),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 pub use super::schema::{Schema, SchemaIssue};
 use super::template::{Expression, Template};
-use crate::config::PermissionMode;
+use crate::config::{Hooks, PermissionMode};
 use crate::id::{Digest, PipelineName, QueueName, StepId};
 use crate::journal::{Effect, WhenSpent};
 use crate::retry::RetryPolicy;
@@ -379,6 +379,8 @@ pub struct Agent {
     pub permission_mode: Option<PermissionMode>,
     /// Whether, called by another agent, it works while that one goes on.
     pub background: bool,
+    /// Who is asked before and after what it does, beside those of the installation.
+    pub hooks: Hooks,
     /// The system prompt.
     pub system: String,
     /// Fields of the file that are known but not honoured by this version.
