@@ -24,6 +24,8 @@ mod decide;
 mod differential;
 mod faults;
 mod halt;
+mod hooks;
+mod hooks_crash;
 mod limits;
 mod models;
 mod models_openai;

@@ -3,6 +3,7 @@
 //! This is a thin shell over [`crate::decide`]: it owns the journal of the task
 //! and the actions that are in flight, and decides nothing itself.
 
+mod asking;
 mod child;
 mod grant;
 mod journal;
@@ -55,6 +56,8 @@ pub struct Executor {
     pub(crate) entropy: Arc<dyn Entropy>,
     /// Where the working directories of tasks are.
     pub(crate) workspaces: PathBuf,
+    /// The directory of `teamster.yaml`.
+    pub(crate) project: PathBuf,
     pub(crate) fault: Arc<Fault>,
     pub(crate) halts: Arc<Halts>,
     pub(crate) quotas: Quotas,
@@ -143,7 +146,7 @@ impl Executor {
         self.leave_place(execution.journal.run(), &pipeline).await;
         let head = &execution.journal.run().head;
         let over = matches!(head.state.name(), StateName::Succeeded | StateName::Cancelled);
-        if over && workspace::may_be_used(&pipeline) {
+        if over && workspace::may_be_used(&pipeline, &self.config.hooks) {
             self.remove_workspace(head.id).await;
         }
         Ok(head.state.name())
@@ -233,6 +236,7 @@ impl Execution<'_> {
             env: &self.executor.env,
             limits: &self.executor.config.limits,
             permissions: self.executor.outside.tools.permissions(),
+            hooks: &self.executor.config.hooks,
             policy: self.executor.outside.tools.policy(),
             workspace: &self.workspace,
             tools: &self.tools,

@@ -95,7 +95,8 @@ impl Hook {
         let name = match &self.handler {
             HookHandler::Command(command) => {
                 let plain = |word: &&str| {
-                    word.chars().all(|c| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '$' | '"' | '{' | '}'))
+                    word.chars()
+                        .all(|c| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '$' | '"' | '{' | '}'))
                         && !word.starts_with('-')
                 };
                 let mut words = command.split_whitespace().skip_while(|word| word.contains('='));
@@ -160,7 +161,9 @@ impl TryFrom<Value> for Timeout {
             _ => None,
         };
         let fits = span.filter(|span| *span <= LONGEST);
-        fits.map(Self).ok_or_else(|| format!("{value} is no timeout; write seconds, or a text such as 500ms or 2m, up to {LONGEST}"))
+        fits.map(Self).ok_or_else(|| {
+            format!("{value} is no timeout; write seconds, or a text such as 500ms or 2m, up to {LONGEST}")
+        })
     }
 }
 
@@ -176,7 +179,9 @@ impl TryFrom<Written> for Hook {
                 }
                 HookHandler::Command(command)
             }
-            (Kind::Command, ..) => return Err("a hook of type command has a `command`, and no `url` or `headers`".to_owned()),
+            (Kind::Command, ..) => {
+                return Err("a hook of type command has a `command`, and no `url` or `headers`".to_owned());
+            }
             (Kind::Http, None, Some(url)) => {
                 if !url.starts_with("https://") && !url.starts_with("http://") {
                     return Err("`url` must start with https:// or http://".to_owned());

@@ -71,7 +71,13 @@ impl Conversation {
     /// Adds a reply.
     pub fn answered(&mut self, reply: ModelCall) {
         let tool_uses = reply.content.iter().filter_map(tool_use).collect();
-        self.turns.push(Arc::new(Turn { reply, tool_uses, results: BTreeMap::new(), remarks: BTreeMap::new(), prompted: None }));
+        self.turns.push(Arc::new(Turn {
+            reply,
+            tool_uses,
+            results: BTreeMap::new(),
+            remarks: BTreeMap::new(),
+            prompted: None,
+        }));
     }
 
     /// The tool calls of the last turn that have no result yet, in order.

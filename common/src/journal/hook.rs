@@ -24,8 +24,7 @@ pub enum HookEvent {
 
 impl HookEvent {
     /// Every event.
-    pub const ALL: [Self; 5] =
-        [Self::PreToolUse, Self::PostToolUse, Self::Stop, Self::SubagentStop, Self::PreCompact];
+    pub const ALL: [Self; 5] = [Self::PreToolUse, Self::PostToolUse, Self::Stop, Self::SubagentStop, Self::PreCompact];
 
     /// The name as users write it.
     pub const fn as_str(self) -> &'static str {

@@ -73,9 +73,12 @@ impl TryFrom<String> for Matcher {
                     return Err(invalid("has an empty name in it".to_owned()));
                 }
                 // It would fit nothing, and nobody would notice that nobody is asked.
-                let server = names.iter().find(|name| name.strip_prefix("mcp__").is_some_and(|rest| !rest.contains("__")));
+                let server =
+                    names.iter().find(|name| name.strip_prefix("mcp__").is_some_and(|rest| !rest.contains("__")));
                 if let Some(server) = server {
-                    return Err(invalid(format!("names a server and no tool; write {server}__.* for all of its tools")));
+                    return Err(invalid(format!(
+                        "names a server and no tool; write {server}__.* for all of its tools"
+                    )));
                 }
                 Fits::Names(names)
             }

@@ -32,7 +32,8 @@ pub(crate) fn read(node: &Node, author: Author, file: &SourceFile, out: &mut Dia
     for (key, groups) in events {
         let Some(event) = HookEvent::ALL.into_iter().find(|event| event.as_str() == key.text) else {
             let names = HookEvent::ALL.map(HookEvent::as_str);
-            let message = format!("hooks of the event `{}` are never asked", key.text.chars().take(60).collect::<String>());
+            let message =
+                format!("hooks of the event `{}` are never asked", key.text.chars().take(60).collect::<String>());
             let problem = match author {
                 Author::Operator => file.error(key.at, message),
                 Author::Agent => file.warning(key.at, message),
@@ -60,7 +61,8 @@ pub(crate) fn read(node: &Node, author: Author, file: &SourceFile, out: &mut Dia
 
 fn check(event: HookEvent, group: &HookGroup, author: Author, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
     if event == HookEvent::Stop && !group.matcher.is_about_all() {
-        let warning = file.warning(node.at, "`Stop` has no matcher: these hooks are asked whenever an agent wants to end");
+        let warning =
+            file.warning(node.at, "`Stop` has no matcher: these hooks are asked whenever an agent wants to end");
         out.push(warning.with_help("hooks of one agent stand in its own file"));
     }
     if group.hooks.is_empty() {

@@ -99,7 +99,8 @@ fn what_would_not_be_asked_is_an_error_in_its_place() {
 
 #[test]
 fn an_agent_of_another_program_works_without_the_events_that_never_come() {
-    let (hooks, out) = parse("SessionStart:\n  - hooks: []\nStop:\n  - hooks: [{ type: command, command: x }]", Author::Agent);
+    let (hooks, out) =
+        parse("SessionStart:\n  - hooks: []\nStop:\n  - hooks: [{ type: command, command: x }]", Author::Agent);
     assert_eq!((out.errors(), out.warnings()), (0, 1), "{out}");
     assert_eq!(hooks.about(HookEvent::Stop, "").count(), 1);
 }
@@ -116,7 +117,10 @@ fn a_hook_of_an_agent_gets_no_secrets_of_the_installation() {
 fn the_name_of_a_hook_says_which_it_is_and_no_secret() {
     let table = [
         ("check.sh", "check.sh"),
-        ("python3 \"$CLAUDE_PROJECT_DIR\"/hooks/check.py --token hunter2", "python3 \"$CLAUDE_PROJECT_DIR\"/hooks/check.py"),
+        (
+            "python3 \"$CLAUDE_PROJECT_DIR\"/hooks/check.py --token hunter2",
+            "python3 \"$CLAUDE_PROJECT_DIR\"/hooks/check.py",
+        ),
         ("TOKEN=hunter2 ./check hunter2", "./check"),
         ("curl -H 'Authorization: hunter2'", "curl"),
         ("(echo hunter2)", "command"),

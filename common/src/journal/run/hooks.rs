@@ -22,9 +22,8 @@ impl StepRun {
 
     /// For a replay: hooks are asked anew about what has not happened, and about what ended the agent.
     pub(super) fn forget_rulings(&mut self) {
-        self.rulings.retain(|point, ruling| {
-            point.event == HookEvent::PostToolUse && ruling.decision != HookDecision::End
-        });
+        self.rulings
+            .retain(|point, ruling| point.event == HookEvent::PostToolUse && ruling.decision != HookDecision::End);
     }
 
     pub(super) fn rule(&mut self, event: HookEvent, call: Option<&CallId>, ruling: &HookRuling) {

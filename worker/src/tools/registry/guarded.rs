@@ -64,7 +64,7 @@ impl Guarded {
         arguments[argument] = Value::String(show(&resolved));
         match (verdict(&arguments), written) {
             (Verdict::Refused(why), _) => Some(why),
-            (Verdict::Asks(why), Verdict::Allowed) => {
+            (Verdict::Asks(why) | Verdict::Unruled(why), Verdict::Allowed) => {
                 Some(format!("the path leads through a link to one that is to be named itself: {why}"))
             }
             _ => None,
@@ -85,6 +85,10 @@ impl Tool for Guarded {
 
     fn verdict(&self, arguments: &Value, workspace: Option<&Path>) -> Verdict {
         self.judge.policy().verdict(Subject { tool: &self.spec().name, arguments, workspace })
+    }
+
+    fn asks(&self, why: String) -> Verdict {
+        self.judge.policy().asks(why)
     }
 
     async fn call(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {

@@ -87,11 +87,15 @@ impl Policy<'_> {
             Some(_) if reads || self.rules.allow.iter().any(|rule| rule.fits(subject, Reading::Grants)) => {
                 Verdict::Allowed
             }
-            Some(_) => self.asks("no rule allows it".to_owned()),
+            Some(_) => match self.asks("no rule allows it".to_owned()) {
+                Verdict::Asks(why) => Verdict::Unruled(why),
+                refused => refused,
+            },
         }
     }
 
-    fn asks(&self, why: String) -> Verdict {
+    /// What becomes of a call that a person is to be asked about.
+    pub fn asks(&self, why: String) -> Verdict {
         if self.mode == Some(PermissionMode::DontAsk) {
             return Verdict::Refused(format!("a person would have to be asked ({why}), and nobody is in this mode"));
         }
@@ -118,7 +122,7 @@ mod tests {
         let rules = Rules::parse(&config::Permissions { allow, ask, deny, ..config::Permissions::default() }).unwrap();
         match (Policy { own: &own, rules: &rules, mode }).verdict(Subject { tool, arguments, workspace: None }) {
             Verdict::Allowed => '+',
-            Verdict::Asks(_) => '?',
+            Verdict::Asks(_) | Verdict::Unruled(_) => '?',
             Verdict::Refused(_) => '-',
         }
     }
