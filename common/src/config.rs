@@ -6,6 +6,7 @@ mod audit;
 pub(crate) mod hooks;
 mod mcp;
 mod permissions;
+pub mod policy;
 mod read;
 mod retention;
 mod sandbox;
@@ -84,6 +85,10 @@ pub struct Config {
     pub audit: Audit,
     /// The HTTP API.
     pub api: Api,
+    /// What the organisation and the project say of policy. All other fields have what holds of it already, but for
+    /// the rules of the organisation, by which calls are judged besides.
+    #[serde(skip)]
+    pub policy: Vec<policy::Layer>,
 }
 
 /// A source of webhooks.

@@ -32,6 +32,7 @@ mod models_openai;
 mod offload;
 mod permissions;
 mod pipelines;
+mod policy;
 mod postgres;
 mod rabbitmq;
 mod rabbitmq_fleet;

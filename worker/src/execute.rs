@@ -17,10 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::clock::Clock;
-use common::config::Config;
+use common::config::policy::Layer;
+use common::config::{Config, Permissions};
 use common::entropy::Entropy;
 use common::failure::{Failure, FailureClass};
-use common::id::StepKey;
+use common::id::{Digest, StepKey};
 use common::journal::{Event, Run};
 use common::pipeline::model::Pipeline;
 use common::shutdown::Shutdown;
@@ -81,6 +82,10 @@ struct Execution<'a> {
     /// The working directory.
     workspace: PathBuf,
     pipeline: &'a Pipeline,
+    /// What people are asked, and who.
+    permissions: Permissions,
+    /// The digest of all policy that holds.
+    policy: Digest,
     journal: HeldJournal,
     tools: BTreeMap<StepKey, ToolSet>,
     in_flight: BTreeSet<ActionKey>,
@@ -134,6 +139,8 @@ impl Executor {
             executor: self,
             workspace: self.workspace(journal.run().head.id),
             pipeline: &pipeline,
+            permissions: self.permissions(&pipeline),
+            policy: self.policy(&pipeline),
             journal,
             tools: BTreeMap::new(),
             in_flight: BTreeSet::new(),
@@ -150,6 +157,18 @@ impl Executor {
             self.remove_workspace(head.id).await;
         }
         Ok(head.state.name())
+    }
+}
+
+impl Executor {
+    /// The digest of all policy that holds for a pipeline: what approvals are bound to.
+    fn policy(&self, pipeline: &Pipeline) -> Digest {
+        let above = self.outside.tools.policy();
+        if pipeline.policy.is_empty() {
+            return above.clone();
+        }
+        let own: Vec<Permissions> = pipeline.policy.iter().map(Layer::permissions).collect();
+        Digest::of(serde_json::json!([above, own]).to_string().as_bytes())
     }
 }
 
@@ -235,9 +254,9 @@ impl Execution<'_> {
             pipeline: self.pipeline,
             env: &self.executor.env,
             limits: &self.executor.config.limits,
-            permissions: self.executor.outside.tools.permissions(),
+            permissions: &self.permissions,
             hooks: &self.executor.config.hooks,
-            policy: self.executor.outside.tools.policy(),
+            policy: &self.policy,
             workspace: &self.workspace,
             tools: &self.tools,
             in_flight: &self.in_flight,

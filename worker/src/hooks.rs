@@ -36,8 +36,11 @@ pub struct Asking {
     pub call: Option<CallId>,
     /// What they are told, an object.
     pub input: Value,
-    /// The hooks, in the order in which they are asked.
+    /// The hooks of the installation, in the order in which they are asked.
     pub hooks: Vec<Arc<Hook>>,
+    /// Those of the team and of the agent, which are asked after them. They can refuse, and allow nothing that a mode
+    /// of the installation asks about.
+    pub own: Vec<Arc<Hook>>,
 }
 
 /// What hooks are asked in.
@@ -74,11 +77,13 @@ impl HookRunner {
     /// Why a hook could not be asked, or not be understood, where there is nothing that could be refused instead: the
     /// agent wants to end, or its conversation is to be compacted.
     pub async fn ask(&self, asking: Asking, context: &HookContext) -> Result<HookRuling, Failure> {
-        let Asking { event, mut input, hooks, .. } = asking;
+        let Asking { event, mut input, hooks, own, .. } = asking;
         let mut gathering = Gathering::new(event);
-        for hook in hooks {
+        let of_installation = hooks.len();
+        for (number, hook) in hooks.into_iter().chain(own).enumerate() {
             let started = Instant::now();
             let answer = self.ask_one(event, &hook, &input, context).await;
+            let answer = answer.map(|answer| if number < of_installation { answer } else { answer.of_lower() });
             let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             if let Err(failure) = &answer {
                 tracing::warn!(task = %context.task, hook = hook.name(), %event, %failure, "a hook did not judge");

@@ -73,6 +73,15 @@ impl Hooks {
         groups.filter(move |group| group.matcher.fits(subject)).flat_map(|group| &group.hooks)
     }
 
+    /// These, and before them those of who is above.
+    #[must_use]
+    pub fn under(mut self, mut above: Self) -> Self {
+        for (event, groups) in std::mem::take(&mut self.0) {
+            above.0.entry(event).or_default().extend(groups);
+        }
+        above
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.values().flatten().all(|group| group.hooks.is_empty())

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 pub use super::schema::{Schema, SchemaIssue};
 use super::template::{Expression, Template};
+use crate::config::policy::Layer;
 use crate::config::{Hooks, PermissionMode};
 use crate::id::{Digest, PipelineName, QueueName, StepId};
 use crate::journal::{Effect, WhenSpent};
@@ -46,6 +47,24 @@ pub struct Pipeline {
     pub output: Option<Template>,
     /// The agents that its steps name.
     pub agents: BTreeMap<String, Agent>,
+    /// What its team and it itself say of policy, under what the installation says.
+    pub policy: Vec<Layer>,
+    /// The hooks of its team.
+    pub hooks: Hooks,
+}
+
+impl Budget {
+    /// This one under that of a team.
+    pub(crate) fn under(self, team: &Layer) -> Self {
+        let most = |key: &str| team.settings().iter().find(|setting| setting.key == key).map(|setting| &setting.value);
+        let usd = most("budget.usd").and_then(Value::as_f64);
+        let tokens = most("budget.tokens").and_then(Value::as_u64);
+        Self {
+            usd: self.usd.into_iter().chain(usd).reduce(f64::min),
+            tokens: self.tokens.into_iter().chain(tokens).min(),
+            ..self
+        }
+    }
 }
 
 /// What a task may spend on model calls. No bound where nothing is given.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use common::config::Hook;
+use common::config::{Hook, Hooks};
 use common::failure::{Failure, FailureClass};
 use common::id::{CallId, StepKey};
 use common::journal::{
@@ -64,28 +64,31 @@ impl Deciding<'_> {
         if let Some(ruling) = known.ruling(point.event, point.call) {
             return Hooked::Ruled(ruling);
         }
-        let hooks = self.hooks(point);
-        if hooks.is_empty() {
+        let (hooks, own) = self.hooks(point);
+        if hooks.is_empty() && own.is_empty() {
             return Hooked::Silent;
         }
         let action = ActionKey { step: key.clone(), call: point.call.cloned() };
         if !self.given.in_flight.contains(&action) {
-            let asking = Asking { event: point.event, call: point.call.cloned(), input: input(), hooks };
+            let asking = Asking { event: point.event, call: point.call.cloned(), input: input(), hooks, own };
             self.act(Action::AskHooks { step: key.clone(), asking: Box::new(asking) });
         }
         Hooked::Pending
     }
 
-    fn hooks(&self, point: &Point<'_>) -> Vec<Arc<Hook>> {
-        let mut hooks: Vec<Arc<Hook>> = self.given.hooks.about(point.event, point.subject).cloned().collect();
-        if let Some(agent) = point.agent.and_then(|name| self.given.pipeline.agents.get(name)) {
-            hooks.extend(agent.hooks.about(point.event, point.subject).cloned());
+    /// The hooks of the installation, and those of the team and the agent.
+    fn hooks(&self, point: &Point<'_>) -> (Vec<Arc<Hook>>, Vec<Arc<Hook>>) {
+        let about = |hooks: &Hooks, event| hooks.about(event, point.subject).cloned().collect::<Vec<_>>();
+        let pipeline = self.given.pipeline;
+        let mut own = about(&pipeline.hooks, point.event);
+        if let Some(agent) = point.agent.and_then(|name| pipeline.agents.get(name)) {
+            own.extend(about(&agent.hooks, point.event));
             // As in Claude Code: for a subagent, what its own file says of its end is meant.
             if point.event == HookEvent::SubagentStop {
-                hooks.extend(agent.hooks.about(HookEvent::Stop, point.subject).cloned());
+                own.extend(about(&agent.hooks, HookEvent::Stop));
             }
         }
-        hooks
+        (about(self.given.hooks, point.event), own)
     }
 
     /// What hooks say about a call that is to be made.

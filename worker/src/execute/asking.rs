@@ -57,7 +57,8 @@ impl Executor {
     }
 
     async fn ask_in_workspace(&self, asking: Asking, context: &HookContext) -> Result<HookRuling, Failure> {
-        let programs = asking.hooks.iter().any(|hook| matches!(hook.handler, HookHandler::Command(_)));
+        let programs =
+            asking.hooks.iter().chain(&asking.own).any(|hook| matches!(hook.handler, HookHandler::Command(_)));
         if programs {
             // Without it a program does not start, and has not agreed: what is wrong is said there.
             if let Err(ToolError::Failed(failure) | ToolError::Lost(failure)) = make_workspace(&context.workspace).await

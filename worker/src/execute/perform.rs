@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::clock::Timestamp;
-use common::config::PermissionMode;
+use common::config::{PermissionMode, Permissions};
 use common::failure::{Failure, FailureClass};
 use common::id::{StepKey, TaskId};
 use common::journal::{CallRecord, Conversation, Event, RequestHead, Run};
@@ -29,7 +29,7 @@ use crate::http::HttpRequest;
 use crate::models::ModelRequest;
 use crate::process::{self, Ended, Program};
 use crate::quota::Grant;
-use crate::tools::registry::ToolFilter;
+use crate::tools::registry::{ToolFilter, tiers};
 use crate::tools::{self, CallContext, ToolAnswer, ToolCall, ToolError, ToolSet};
 
 /// How long a call may take where nothing says otherwise.
@@ -95,9 +95,21 @@ impl Executor {
     /// Which tools a step or one of its agents may use.
     fn filter(&self, pipeline: &Pipeline, run: &Run, key: &StepKey) -> Result<ToolFilter, Failure> {
         if let Some(StepKind::Tool(tool)) = pipeline.step(&key.step).map(|step| &step.kind) {
-            return ToolFilter::one(&tool.tool);
+            return Ok(ToolFilter::one(&tool.tool)?.under(tiers(&pipeline.policy)?));
         }
-        ToolFilter::of_agent(Role::of(pipeline, run, key)?.agent, self.mode(pipeline, run, key))
+        let mode = self.mode(pipeline, run, key);
+        if mode == Some(PermissionMode::BypassPermissions) && !self.permissions(pipeline).allow_bypass {
+            let message = "permissions: an agent has the mode bypassPermissions, and `allow_bypass` is not true";
+            return Err(Failure::new(FailureClass::Configuration, message));
+        }
+        let filter = ToolFilter::of_agent(Role::of(pipeline, run, key)?.agent, mode)?;
+        Ok(filter.under(tiers(&pipeline.policy)?))
+    }
+
+    /// What holds for the calls of a pipeline: who is asked, and until when.
+    pub(super) fn permissions(&self, pipeline: &Pipeline) -> Permissions {
+        let above = self.outside.tools.permissions().clone();
+        pipeline.policy.iter().fold(above, |above, layer| layer.tighten(&above))
     }
 
     /// The mode in which the calls of an agent are judged.

@@ -17,7 +17,7 @@ pub(super) fn is_used_by(tool: &str) -> bool {
 /// Whether a task of this pipeline may have a working directory.
 pub(super) fn may_be_used(pipeline: &Pipeline, hooks: &Hooks) -> bool {
     let of_agents = || pipeline.agents.values().any(|agent| agent.hooks.start_programs());
-    if hooks.start_programs() || of_agents() {
+    if hooks.start_programs() || pipeline.hooks.start_programs() || of_agents() {
         return true;
     }
     let by_agent = |agent: &Agent| {

@@ -154,6 +154,14 @@ impl HookAnswer {
         Ok(())
     }
 
+    /// The answer of a hook of those who can tighten and not lift.
+    pub(super) fn of_lower(self) -> Self {
+        match self.decision {
+            HookDecision::Allow => Self { decision: HookDecision::Pass, ..self },
+            _ => self,
+        }
+    }
+
     /// The answer of a hook that says no in the simplest way.
     pub(super) fn denied(reason: &str) -> Self {
         let reason = Some(reason.trim()).filter(|reason| !reason.is_empty());
