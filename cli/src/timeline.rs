@@ -4,7 +4,9 @@
 use common::clock::Timestamp;
 use common::failure::Failure;
 use common::id::StepKey;
-use common::journal::{CallResult, Effect, Event, HoldBack, ModelCall, Recorded, StepOutcome, WakeCause};
+use common::journal::{
+    CallResult, Effect, Event, HoldBack, HookDecision, HookEvent, HookRuling, ModelCall, Recorded, StepOutcome, WakeCause,
+};
 use common::task::{Outcome, StateName, Wait, WaitOn};
 use scheduler::wire::TaskSummary;
 use serde_json::Value;
@@ -122,6 +124,7 @@ fn describe(event: &Event) -> (Tone, String) {
         }
         Event::TurnFinished { call, .. } => (Tone::Plain, turn(call)),
         Event::Prompted { text, reason, .. } => (Tone::Warn, format!("told the model ({reason}): {}", cut(text, TEXT))),
+        Event::HookDecided { event, ruling, .. } => hooks(*event, ruling),
         Event::CallIntended { call, .. } => {
             let effect = match call.effect {
                 Effect::Read => "read",
@@ -182,6 +185,18 @@ fn describe(event: &Event) -> (Tone, String) {
             (tone, format!("child task {child} {word}"))
         }
     }
+}
+
+fn hooks(event: HookEvent, ruling: &HookRuling) -> (Tone, String) {
+    let tone = match ruling.decision {
+        HookDecision::Pass => Tone::Dim,
+        HookDecision::Allow => Tone::Plain,
+        HookDecision::Ask | HookDecision::Deny | HookDecision::End => Tone::Warn,
+    };
+    let ran: Vec<String> = ruling.ran.iter().map(|run| cut(&run.hook, 80)).collect();
+    let changed = if ruling.updated.is_some() { ", with changes" } else { "" };
+    let reason = ruling.reason.as_deref().map(|text| format!(": {}", cut(text, TEXT))).unwrap_or_default();
+    (tone, format!("{event} hooks say {}{changed} ({}){reason}", ruling.decision.as_str(), ran.join(", ")))
 }
 
 fn turn(call: &ModelCall) -> String {

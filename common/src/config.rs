@@ -3,8 +3,10 @@
 
 mod answers;
 mod audit;
+pub(crate) mod hooks;
 mod mcp;
 mod permissions;
+pub mod policy;
 mod read;
 mod retention;
 mod sandbox;
@@ -22,6 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 pub use self::audit::{Audit, AuditKeyError};
+pub use self::hooks::{Hook, HookGroup, HookHandler, Hooks, InvalidMatcher, Matcher};
 pub use self::mcp::{
     ClientAuthentication, ClientCredentials, McpAuth, McpEndpoint, McpIdentity, McpProgram, McpServer, McpTransport,
     McpVersion,
@@ -66,6 +69,8 @@ pub struct Config {
     pub budgets: BTreeMap<String, SharedBudget>,
     /// How many calls there may be in a time and at once, by name.
     pub rate_limits: BTreeMap<String, RateLimit>,
+    /// Who is asked before and after what agents do.
+    pub hooks: Hooks,
     /// What is refused.
     pub limits: Limits,
     /// Where large values go.
@@ -80,6 +85,10 @@ pub struct Config {
     pub audit: Audit,
     /// The HTTP API.
     pub api: Api,
+    /// What the organisation and the project say of policy. All other fields have what holds of it already, but for
+    /// the rules of the organisation, by which calls are judged besides.
+    #[serde(skip)]
+    pub policy: Vec<policy::Layer>,
 }
 
 /// A source of webhooks.

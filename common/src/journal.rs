@@ -10,6 +10,7 @@ mod conversation;
 mod erasure;
 mod event;
 mod note;
+mod hook;
 mod record;
 mod reference;
 mod run;
@@ -20,6 +21,7 @@ pub use chain::{Chained, EventHash, Fingerprint};
 pub use conversation::{Conversation, Prompted, ToolUse, Turn};
 pub use erasure::{combined_digest, value_digest};
 pub use event::{Allowance, Event, Recorded, Submitted};
+pub use hook::{HookDecision, HookEvent, HookPoint, HookRuling, HookRun};
 pub use record::{
     ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, HoldBack, ModelCall, RequestHead, StepOutcome,
     Usage, WakeCause, WhenSpent,

@@ -30,10 +30,16 @@ pub struct Project {
 }
 
 impl Project {
-    /// Reads and checks a directory, offline. All problems are found at once.
+    /// Reads and checks a directory, offline, under the policy of the organisation that this machine belongs to. All
+    /// problems are found at once.
     pub fn load(dir: &Path) -> Result<Self, Diagnostics> {
+        Self::load_under(dir, &files::policies())
+    }
+
+    /// The same, under the policy of these files.
+    pub fn load_under(dir: &Path, policies: &[PathBuf]) -> Result<Self, Diagnostics> {
         let mut out = Diagnostics::new();
-        let config = files::config(dir, &mut out);
+        let config = files::config(dir, policies, &mut out);
         let files = files::read(dir, &mut out);
         let mut readings = Vec::new();
         let mut definitions = Vec::new();
@@ -53,6 +59,7 @@ impl Project {
         check::names(&readings, &mut out);
         check::links(&readings, config.as_ref(), files.pipelines.len(), &mut out);
         check::agents(&files, &readings, &mut out);
+        check::policies(&files, &readings, config.as_ref(), &mut out);
         let out = out.sorted();
         match config {
             Some(config) if !out.has_errors() => {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 
 use common::clock::Timestamp;
-use common::config::{Config, Limits, Permissions};
+use common::config::{Config, Hooks, Limits, Permissions};
 use common::id::{CallId, Digest, StepId, StepKey, TaskId, WorkerId};
 use common::journal::{CallResult, Event, ModelCall, Recorded, RequestHead, Run, Submitted, Usage};
 use common::pipeline::model::Pipeline;
@@ -99,12 +99,13 @@ fn benches(criterion: &mut Criterion) {
     let in_flight = BTreeSet::new();
     let (models, grants) = (Models::from_config(&Config::default()).unwrap(), BTreeMap::new());
     let now = journal[0].at;
-    let (permissions, policy) = (Permissions::default(), Digest::of(b""));
+    let (permissions, hooks, policy) = (Permissions::default(), Hooks::default(), Digest::of(b""));
     let given = || Given {
         pipeline: &pipeline,
         env: &env,
         limits: &limits,
         permissions: &permissions,
+        hooks: &hooks,
         policy: &policy,
         workspace: std::path::Path::new("."),
         tools: &tools,

@@ -3,16 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use common::config::Config;
+use common::config::{Config, Hooks};
 use common::failure::{Failure, FailureClass};
 use common::id::StepKey;
-use common::journal::{Event, ModelCall, RequestHead, Run, StepOutcome, Usage};
+use common::journal::{Event, HookDecision, HookEvent, HookRuling, ModelCall, RequestHead, Run, StepOutcome, Usage};
 use common::pipeline::model::Pipeline;
 use common::task::{DeadReason, State};
 use serde_json::{Value, json};
 use suite::drive::{Drive, World};
 use suite::project::pipeline;
 use worker::decide::{Action, Performed};
+use worker::hooks::Asking;
 use worker::tools::registry::{ToolFilter, Tools};
 use worker::tools::{ToolAnswer, ToolError, ToolSet};
 
@@ -24,6 +25,7 @@ struct Script {
     replies: fn(&Run, &StepKey) -> Vec<Value>,
     answers: fn(&str, u32) -> Result<Value, ToolError>,
     happened: Option<Value>,
+    ruling: fn(&Asking, u32) -> HookRuling,
 }
 
 impl Script {
@@ -38,6 +40,7 @@ impl Script {
             replies: |_, _| vec![json!({"type": "text", "text": "done"})],
             answers: |_, _| Ok(json!("ok")),
             happened: None,
+            ruling: |_, _| HookRuling::default(),
         }
     }
 
@@ -77,6 +80,12 @@ impl World for Script {
                 Performed::Call { call: call.clone(), answer, duration_ms: 3 }
             }
             Action::Reserve { .. } => Performed::Reserved(Vec::new()),
+            Action::AskHooks { step, asking } => {
+                let call = asking.call.as_ref().map_or("end", |call| call.as_str());
+                let times = self.count(format!("{step} {} {call}", asking.event));
+                let ruling = Ok((self.ruling)(asking, times));
+                Performed::Hooks { event: asking.event, call: asking.call.clone(), ruling }
+            }
             Action::SubmitChild { .. } => {
                 Performed::Child(Err(Failure::new(FailureClass::Configuration, "no children here")))
             }
@@ -214,10 +223,56 @@ fn answered(journal: &[common::journal::Recorded]) -> Vec<String> {
                 *turn += 1;
             }
             Event::CallFinished { step, call, .. } => done.push(format!("{step} {call}")),
+            Event::HookDecided { step, event, call, .. } => {
+                let call = call.as_ref().map_or("end", common::id::CallId::as_str);
+                done.push(format!("{step} {event} {call}"));
+            }
             _ => {}
         }
     }
     done
+}
+
+/// Denies the first look, changes the command, and adds a word to every result.
+fn ruling(asking: &Asking, _: u32) -> HookRuling {
+    let changed = || Some(json!({"command": "echo changed"}));
+    let (decision, updated, context) = match (asking.event, asking.call.as_ref().map(common::id::CallId::as_str)) {
+        (HookEvent::PreToolUse, Some("a")) => (HookDecision::Deny, None, None),
+        (HookEvent::PreToolUse, Some("c")) => (HookDecision::Allow, changed(), Some("changed")),
+        (HookEvent::PostToolUse, _) => (HookDecision::Pass, None, Some("seen")),
+        _ => (HookDecision::Pass, None, None),
+    };
+    let context = context.map(str::to_owned).into_iter().collect();
+    HookRuling { decision, updated, context, ..HookRuling::default() }
+}
+
+#[tokio::test]
+async fn a_journal_cut_off_at_any_event_asks_no_hook_again_and_makes_the_same_request() {
+    let pipeline = mixed();
+    let hooks = json!([{"hooks": [{"type": "command", "command": "check"}]}]);
+    let hooks = json!({"PreToolUse": hooks, "PostToolUse": hooks, "Stop": hooks});
+    let hooks: Hooks = serde_json::from_value(hooks).unwrap();
+    let mut world = Script { ruling, ..mixed_world().await };
+    let mut whole = Drive::submit(&pipeline, input()).unwrap();
+    whole.hooks = hooks.clone();
+    whole.finish(&mut world).unwrap();
+    let asked = |done: &BTreeMap<String, u32>| done.keys().filter(|what| what.contains("Use ")).count();
+    assert_eq!((asked(&world.done), world.done.get("think Stop end")), (5, Some(&1)), "{:?}", world.done);
+    let think = StepKey::of("think".parse().unwrap());
+    let messages = |run: &Run| run.step(&think).unwrap().conversation.as_ref().unwrap().messages();
+    for end in 1..whole.journal.len() {
+        let prefix = whole.journal[..end].to_vec();
+        let before = answered(&prefix);
+        let mut world = Script { ruling, ..mixed_world().await };
+        let mut drive = Drive::resume(&pipeline, prefix).unwrap();
+        drive.hooks = hooks.clone();
+        let state = drive.finish(&mut world).unwrap();
+        assert!(matches!(state, State::Succeeded { .. }), "cut off after event {end}: {state:?}");
+        assert_eq!(messages(&drive.run), messages(&whole.run), "cut off after event {end}");
+        for what in world.done.keys() {
+            assert!(!before.contains(what), "cut off after event {end}: {what} was done already");
+        }
+    }
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ const WORKER: &[&[&str]] = &[
     &["execute"],
     &["decide", "definitions", "fault", "halt", "intake", "lease", "outside"],
     &["quota"],
-    &["tools"],
+    &["hooks", "tools"],
     &["models", "http", "process"],
     &["answer", "sse"],
 ];

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use common::clock::Timestamp;
-use common::config::{Config, Limits, Permissions};
+use common::config::{Config, Hooks, Limits, Permissions};
 use common::id::{Digest, StepKey, TaskId, WorkerId};
 use common::journal::{ApprovalDecision, Event, Recorded, Run};
 use common::pipeline::model::Pipeline;
@@ -55,6 +55,8 @@ pub struct Drive<'a> {
     env: BTreeMap<String, String>,
     limits: Limits,
     permissions: Permissions,
+    /// The hooks of the installation.
+    pub hooks: Hooks,
     policy: Digest,
     tools: BTreeMap<StepKey, ToolSet>,
     models: Models,
@@ -88,6 +90,7 @@ impl<'a> Drive<'a> {
             env: BTreeMap::new(),
             limits: Limits::default(),
             permissions: Permissions::default(),
+            hooks: Hooks::default(),
             policy: Digest::of(b""),
             tools: BTreeMap::new(),
             models: Models::from_config(&Config::default())?,
@@ -206,6 +209,7 @@ impl<'a> Drive<'a> {
             env: &self.env,
             limits: &self.limits,
             permissions: &self.permissions,
+            hooks: &self.hooks,
             policy: &self.policy,
             workspace: std::path::Path::new("."),
             tools: &self.tools,

@@ -3,6 +3,7 @@
 //! There are no fakes of our own traits.
 
 pub mod calls;
+pub mod hooks;
 pub mod mcp;
 pub mod mcp_http;
 pub mod model;

@@ -12,6 +12,7 @@ mod budget;
 mod effect;
 mod foreach;
 pub(crate) mod hold;
+mod hook;
 mod permission;
 mod progress;
 mod step;
@@ -21,16 +22,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use common::clock::Timestamp;
-use common::config::{Limits, Permissions};
+use common::config::{Hooks, Limits, Permissions};
 use common::failure::{Failure, FailureClass};
 use common::id::{CallId, Digest, StepKey};
-use common::journal::{CallRecord, Effect, Event, HoldBack, ModelCall, Run, StepOutcome, StepRun, WhenSpent};
+use common::journal::{
+    CallRecord, Effect, Event, HoldBack, HookEvent, HookRuling, ModelCall, Run, StepOutcome, StepRun, WhenSpent,
+};
 use common::pipeline::model::{OnError, Pipeline};
 use common::pipeline::template::Scope;
 use common::store::Next;
 use common::task::{DeadReason, Wait, WaitOn};
 use serde_json::Value;
 
+use crate::hooks::Asking;
 use crate::models::Models;
 use crate::quota::Grant;
 use crate::tools::ToolSet;
@@ -48,6 +52,8 @@ pub struct Given<'a> {
     pub limits: &'a Limits,
     /// What people are asked, and who.
     pub permissions: &'a Permissions,
+    /// The hooks of the installation.
+    pub hooks: &'a Hooks,
     /// The digest of the permissions in force.
     pub policy: &'a Digest,
     /// The working directory of the task, against which rules take paths.
@@ -105,6 +111,13 @@ pub enum Action {
         /// The call. Unless it is `read`, its intent is in the journal.
         call: CallRecord,
     },
+    /// Ask hooks about something, before it is done.
+    AskHooks {
+        /// The step.
+        step: StepKey,
+        /// Who is asked, and about what.
+        asking: Box<Asking>,
+    },
     /// Submit the child task of a `pipeline` step.
     SubmitChild {
         /// The step.
@@ -124,6 +137,7 @@ impl Action {
             Self::Reserve { step, call } => {
                 ActionKey { step: step.clone(), call: call.as_ref().map(|call| call.call.clone()) }
             }
+            Self::AskHooks { step, asking } => ActionKey { step: step.clone(), call: asking.call.clone() },
             Self::Call { step, call } => ActionKey { step: step.clone(), call: Some(call.call.clone()) },
         }
     }
@@ -348,6 +362,15 @@ pub enum Performed {
         /// How long it took, in milliseconds.
         duration_ms: u64,
     },
+    /// The hooks answered, or could not judge what there is no refusing of.
+    Hooks {
+        /// Why they were asked.
+        event: HookEvent,
+        /// The call that they were asked about.
+        call: Option<CallId>,
+        /// What they said.
+        ruling: Result<HookRuling, Failure>,
+    },
     /// The child was submitted, or not; its end, if it is done already.
     Child(Result<Vec<Event>, Failure>),
 }
@@ -376,9 +399,13 @@ pub fn conclude(
         Performed::Prepared(Ok(event)) => event.into_iter().collect(),
         Performed::Child(Ok(events)) | Performed::Reserved(events) => events,
         Performed::Model(Ok(call)) => vec![Event::TurnFinished { step: step.clone(), call: Box::new(call) }],
-        Performed::Prepared(Err(error)) | Performed::Child(Err(error)) | Performed::Model(Err(error)) => {
-            retry.after(error)
+        Performed::Hooks { event, call, ruling: Ok(ruling) } => {
+            vec![Event::HookDecided { step: step.clone(), event, call, ruling: Box::new(ruling) }]
         }
+        Performed::Prepared(Err(error))
+        | Performed::Child(Err(error))
+        | Performed::Model(Err(error))
+        | Performed::Hooks { ruling: Err(error), .. } => retry.after(error),
         Performed::Call { call, answer, duration_ms } => retry.conclude_call(&call, answer, duration_ms),
     }
 }

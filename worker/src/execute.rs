@@ -3,6 +3,7 @@
 //! This is a thin shell over [`crate::decide`]: it owns the journal of the task
 //! and the actions that are in flight, and decides nothing itself.
 
+mod asking;
 mod child;
 mod grant;
 mod journal;
@@ -16,10 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::clock::Clock;
-use common::config::Config;
+use common::config::policy::Layer;
+use common::config::{Config, Permissions};
 use common::entropy::Entropy;
 use common::failure::{Failure, FailureClass};
-use common::id::StepKey;
+use common::id::{Digest, StepKey};
 use common::journal::{Event, Run};
 use common::pipeline::model::Pipeline;
 use common::shutdown::Shutdown;
@@ -55,6 +57,8 @@ pub struct Executor {
     pub(crate) entropy: Arc<dyn Entropy>,
     /// Where the working directories of tasks are.
     pub(crate) workspaces: PathBuf,
+    /// The directory of `teamster.yaml`.
+    pub(crate) project: PathBuf,
     pub(crate) fault: Arc<Fault>,
     pub(crate) halts: Arc<Halts>,
     pub(crate) quotas: Quotas,
@@ -78,6 +82,10 @@ struct Execution<'a> {
     /// The working directory.
     workspace: PathBuf,
     pipeline: &'a Pipeline,
+    /// What people are asked, and who.
+    permissions: Permissions,
+    /// The digest of all policy that holds.
+    policy: Digest,
     journal: HeldJournal,
     tools: BTreeMap<StepKey, ToolSet>,
     in_flight: BTreeSet<ActionKey>,
@@ -131,6 +139,8 @@ impl Executor {
             executor: self,
             workspace: self.workspace(journal.run().head.id),
             pipeline: &pipeline,
+            permissions: self.permissions(&pipeline),
+            policy: self.policy(&pipeline),
             journal,
             tools: BTreeMap::new(),
             in_flight: BTreeSet::new(),
@@ -143,10 +153,22 @@ impl Executor {
         self.leave_place(execution.journal.run(), &pipeline).await;
         let head = &execution.journal.run().head;
         let over = matches!(head.state.name(), StateName::Succeeded | StateName::Cancelled);
-        if over && workspace::may_be_used(&pipeline) {
+        if over && workspace::may_be_used(&pipeline, &self.config.hooks) {
             self.remove_workspace(head.id).await;
         }
         Ok(head.state.name())
+    }
+}
+
+impl Executor {
+    /// The digest of all policy that holds for a pipeline: what approvals are bound to.
+    fn policy(&self, pipeline: &Pipeline) -> Digest {
+        let above = self.outside.tools.policy();
+        if pipeline.policy.is_empty() {
+            return above.clone();
+        }
+        let own: Vec<Permissions> = pipeline.policy.iter().map(Layer::permissions).collect();
+        Digest::of(serde_json::json!([above, own]).to_string().as_bytes())
     }
 }
 
@@ -232,8 +254,9 @@ impl Execution<'_> {
             pipeline: self.pipeline,
             env: &self.executor.env,
             limits: &self.executor.config.limits,
-            permissions: self.executor.outside.tools.permissions(),
-            policy: self.executor.outside.tools.policy(),
+            permissions: &self.permissions,
+            hooks: &self.executor.config.hooks,
+            policy: &self.policy,
             workspace: &self.workspace,
             tools: &self.tools,
             in_flight: &self.in_flight,

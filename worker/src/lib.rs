@@ -11,6 +11,7 @@ pub mod execute;
 pub mod fault;
 pub mod halt;
 pub mod health;
+pub mod hooks;
 pub mod http;
 pub mod intake;
 pub mod lease;

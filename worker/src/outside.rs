@@ -5,6 +5,7 @@ use common::config::{Config, SandboxMode};
 use common::failure::Failure;
 use sandbox::{Abilities, Sandbox};
 
+use crate::hooks::HookRunner;
 use crate::http::HttpClient;
 use crate::models::registry::Models;
 use crate::tools::registry::{Tools, confined};
@@ -20,6 +21,8 @@ pub struct Outside {
     pub http: HttpClient,
     /// For the programs of `run` steps.
     pub programs: Sandbox,
+    /// Who is asked before and after what agents do.
+    pub hooks: HookRunner,
 }
 
 impl Outside {
@@ -30,10 +33,12 @@ impl Outside {
     /// `configuration`, with the key of `teamster.yaml` that is wrong, or that requires what cannot be had here.
     pub fn from_config(config: &Config) -> Result<Self, Failure> {
         let programs = confined("sandbox.run", config.sandbox.run())?;
+        let http = HttpClient::new()?;
         let outside = Self {
             models: Models::from_config(config)?,
             tools: Tools::new(config)?,
-            http: HttpClient::new()?,
+            hooks: HookRunner::new(http.clone(), programs.clone()),
+            http,
             programs,
         };
         let abilities = Abilities::here();

@@ -141,6 +141,7 @@ impl Worker {
             clock,
             entropy,
             workspaces,
+            project: std::path::absolute(&dir).unwrap_or(dir),
             fault: Arc::new(Fault::from_env()?),
             halts: Arc::new(Halts::default()),
             quotas,

@@ -123,6 +123,11 @@ pub trait Tool: Send + Sync + std::fmt::Debug {
         Verdict::Allowed
     }
 
+    /// What becomes of a call that somebody else than rules wants a person asked about: in some modes nobody is asked.
+    fn asks(&self, why: String) -> Verdict {
+        Verdict::Asks(why)
+    }
+
     /// Makes the call. Dropping the future stops it, with everything that it started.
     async fn call(&self, call: ToolCall) -> Result<ToolAnswer, ToolError>;
 }

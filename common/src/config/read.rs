@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 
+use super::hooks::{self, Author};
 use super::mcp::check_server;
+use super::policy::{self, Layer};
 use super::{
-    Audit, Config, HttpTool, Model, Permissions, Provider, ProviderKind, RateLimit, Sandbox, SandboxRules,
+    Audit, Config, Hooks, HttpTool, Model, Permissions, Provider, ProviderKind, RateLimit, Sandbox, SandboxRules,
     SharedBudget, Size, Webhook,
 };
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
@@ -24,9 +26,9 @@ const ENTRY_LIMIT: usize = 1_000;
 impl Config {
     /// Reads `teamster.yaml`. Every problem goes to `out`; with an error among
     /// them there is no configuration.
-    pub(crate) fn parse(file: &SourceFile, out: &mut Diagnostics) -> Option<Self> {
-        let node = match Node::parse(file) {
-            Ok(node) if node.kind == Kind::Null => return Some(Self::default()),
+    pub(crate) fn parse(file: &SourceFile, organisation: Vec<(Layer, Hooks)>, out: &mut Diagnostics) -> Option<Self> {
+        let mut node = match Node::parse(file) {
+            Ok(Node { kind: Kind::Null, at }) => Node { kind: Kind::Map(Vec::new()), at },
             Ok(node) => node,
             Err(error) => {
                 out.extend(error);
@@ -34,6 +36,17 @@ impl Config {
             }
         };
         let before = out.errors();
+        let (mut policy, above): (Vec<Layer>, Vec<Hooks>) = organisation.into_iter().unzip();
+        let above = above.into_iter().fold(Hooks::default(), |above, own| own.under(above));
+        let bounded = !policy.is_empty();
+        policy.extend(Some(policy::project(&node, file)).filter(|own| !own.settings().is_empty()));
+        if bounded {
+            let merged = policy::merge(&policy.iter().collect::<Vec<_>>(), &policy::defaults());
+            for lift in &merged.lifts {
+                out.push(lift.problem(file));
+            }
+            policy::patch(&mut node, &merged);
+        }
         let mut table = Table::of(&node, file, "teamster.yaml", out)?;
         let models = table.get("models");
         let default_model = table.get("default_model");
@@ -52,6 +65,11 @@ impl Config {
             permissions: table.get("permissions").map(|node| permissions(node, file, out)).unwrap_or_default(),
             budgets: entries(table.get("budgets"), "budgets", file, out, check_budget),
             rate_limits: entries(rate_limits, "rate_limits", file, out, check_rate_limit),
+            hooks: table
+                .get("hooks")
+                .map(|node| hooks::read(node, Author::Operator, file, out))
+                .unwrap_or_default()
+                .under(above),
             limits: table.read("limits", out).unwrap_or_default(),
             blobs: table.get("blobs").map(|node| blobs(node, file, out)).unwrap_or_default(),
             retention: table.read("retention", out).unwrap_or_default(),
@@ -59,6 +77,7 @@ impl Config {
             sandbox: table.get("sandbox").map(|node| sandbox(node, file, out)).unwrap_or_default(),
             audit: table.get("audit").map(|node| audit(node, file, out)).unwrap_or_default(),
             api: table.read("api", out).unwrap_or_default(),
+            policy,
         };
         table.finish("teamster.yaml", out);
         config.check_models(models, default_model, file, out);

@@ -5,7 +5,7 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{McpProgram, Size};
 use crate::span::Span;
@@ -62,7 +62,7 @@ pub struct SandboxRules {
 }
 
 /// A place in the file system as an operator names it: absolute, or below `~`, the home of the worker's user.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Location(PathBuf);
 

@@ -10,7 +10,7 @@ use crate::diagnostic::{Diagnostics, SourceFile};
 
 fn parse(text: &str) -> Result<Config, Diagnostics> {
     let mut out = Diagnostics::new();
-    Config::parse(&SourceFile::new("teamster.yaml", text), &mut out).ok_or(out)
+    Config::parse(&SourceFile::new("teamster.yaml", text), Vec::new(), &mut out).ok_or(out)
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn an_mcp_server_elsewhere_says_who_we_are_what_it_is_and_which_tools_there_are(
 fn a_secret_that_would_go_out_in_clear_is_warned_of() {
     let warned = |text: &str| {
         let mut out = Diagnostics::new();
-        Config::parse(&SourceFile::new("teamster.yaml", text), &mut out).unwrap();
+        Config::parse(&SourceFile::new("teamster.yaml", text), Vec::new(), &mut out).unwrap();
         out.warnings() > 0
     };
     let server =

@@ -32,6 +32,8 @@ pub struct Turn {
     pub tool_uses: Vec<ToolUse>,
     /// The results so far.
     pub results: BTreeMap<CallId, CallResult>,
+    /// What hooks added behind the results, by the call that it is about.
+    pub remarks: BTreeMap<CallId, Vec<String>>,
     /// What the loop itself added behind the results.
     pub prompted: Option<Prompted>,
 }
@@ -69,7 +71,13 @@ impl Conversation {
     /// Adds a reply.
     pub fn answered(&mut self, reply: ModelCall) {
         let tool_uses = reply.content.iter().filter_map(tool_use).collect();
-        self.turns.push(Arc::new(Turn { reply, tool_uses, results: BTreeMap::new(), prompted: None }));
+        self.turns.push(Arc::new(Turn {
+            reply,
+            tool_uses,
+            results: BTreeMap::new(),
+            remarks: BTreeMap::new(),
+            prompted: None,
+        }));
     }
 
     /// The tool calls of the last turn that have no result yet, in order.
@@ -105,6 +113,8 @@ impl Conversation {
                 .iter()
                 .filter_map(|call| turn.results.get(&call.id).map(|result| result_block(&call.id, result)))
                 .collect();
+            let remarks = turn.tool_uses.iter().filter_map(|call| turn.remarks.get(&call.id)).flatten();
+            content.extend(remarks.map(|text| json!({"type": "text", "text": text})));
             if let Some(prompted) = &turn.prompted {
                 content.push(json!({"type": "text", "text": prompted.text}));
             }

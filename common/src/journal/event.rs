@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::hook::{HookEvent, HookRuling};
 use super::record::{
     ApprovalDecision, ApprovalTerms, CallRecord, CallResult, HoldBack, ModelCall, RequestHead, StepOutcome, WakeCause,
     WhenSpent,
@@ -247,11 +248,23 @@ pub enum Event {
         step: StepKey,
         /// The text, as a user message or behind the tool results.
         text: String,
-        /// Why: `repair`, `continue`, `subagents`.
+        /// Why: `repair`, `continue`, `subagents`, `hook`.
         reason: String,
         /// The subagents of whose end the text tells.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         subagents: Vec<StepKey>,
+    },
+    /// Hooks were asked, and this is what came of it. They are not asked about the same thing again.
+    HookDecided {
+        /// The step.
+        step: StepKey,
+        /// When they were asked.
+        event: HookEvent,
+        /// The call that they were asked about.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        call: Option<CallId>,
+        /// What they said.
+        ruling: Box<HookRuling>,
     },
     /// A call that is not `read` is about to start (invariant I5).
     CallIntended {
@@ -400,6 +413,7 @@ impl Event {
             Self::SubagentCalled { .. } => "subagent_called",
             Self::TurnFinished { .. } => "turn_finished",
             Self::Prompted { .. } => "prompted",
+            Self::HookDecided { .. } => "hook_decided",
             Self::CallIntended { .. } => "call_intended",
             Self::CallFinished { .. } => "call_finished",
             Self::OutcomeUnknown { .. } => "outcome_unknown",
@@ -447,6 +461,7 @@ impl Event {
             | Self::SubagentCalled { step, .. }
             | Self::TurnFinished { step, .. }
             | Self::Prompted { step, .. }
+            | Self::HookDecided { step, .. }
             | Self::CallIntended { step, .. }
             | Self::CallFinished { step, .. }
             | Self::OutcomeUnknown { step, .. }

@@ -3,6 +3,7 @@
 
 mod family;
 mod held;
+mod hooks;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::chain::Reading;
 use super::conversation::Conversation;
 use super::conversation::Prompted;
 use super::event::{Event, Recorded, Submitted};
+use super::hook::{HookEvent, HookPoint, HookRuling};
 use super::record::{ApprovalDecision, ApprovalTerms, CallRecord, CallResult, StepOutcome};
 use crate::clock::Timestamp;
 use crate::failure::Failure;
@@ -78,6 +80,8 @@ pub struct StepRun {
     pub approval: Option<Approval>,
     /// The approvals that it asks for before it makes calls.
     pub permissions: BTreeMap<CallId, Arc<Approval>>,
+    /// What hooks said since its last turn, and about its calls.
+    pub rulings: BTreeMap<HookPoint, Arc<HookRuling>>,
     /// The child task of a `pipeline` step.
     pub child: Option<Child>,
     /// What stands in the way of its next call.
@@ -258,6 +262,10 @@ impl Run {
             Event::Prompted { .. } if conversation.is_none_or(|c| c.turns.is_empty()) => {
                 Err("there is no turn to answer")
             }
+            Event::HookDecided { event, call, .. } => match step {
+                Some(step) if step.ruling(*event, call.as_ref()).is_some() => Err("the hooks were asked before"),
+                _ => Ok(()),
+            },
             Event::Expanded { .. } if step.is_some_and(|s| s.items.is_some()) => Err("the step has its items"),
             Event::CallIntended { call, .. } => match step.and_then(|s| s.calls.get(&call.call)).map(Arc::as_ref) {
                 None | Some(Call { state: CallState::Cleared | CallState::Intended { .. }, .. }) => Ok(()),
@@ -415,6 +423,8 @@ impl Run {
                 step.busy_ms += call.duration_ms;
                 // What was answered is behind it: tries count for the request that is next.
                 step.failed_tries = 0;
+                // What was said about the turn before is done with.
+                step.rulings.clear();
                 if let Some(conversation) = &mut step.conversation {
                     conversation.answered((**call).clone());
                 }
@@ -433,6 +443,7 @@ impl Run {
                     Arc::make_mut(turn).prompted = Some(Prompted { text: text.clone(), reason: reason.clone() });
                 }
             }
+            Event::HookDecided { event, call, ruling, .. } => step.rule(*event, call.as_ref(), ruling),
             Event::CallIntended { call, .. } => {
                 let state = CallState::Intended { attempt };
                 step.calls.insert(call.call.clone(), Arc::new(Call { record: Some(call.clone()), state }));
@@ -490,6 +501,7 @@ impl StepRun {
         self.approval = None;
         self.permissions.clear();
         self.held = None;
+        self.forget_rulings();
         if self.child.take().is_some() {
             self.generation += 1;
         }

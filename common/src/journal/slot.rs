@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use super::event::Event;
+use super::hook::HookRuling;
 use super::record::{ApprovalDecision, CallResult, ModelCall, RequestHead, StepOutcome};
 use crate::failure::Failure;
 use crate::task::Signal;
@@ -73,6 +74,15 @@ macro_rules! visits {
                         }
                     }
                     Self::Prompted { text, .. } | Self::SubagentCalled { prompt: text, .. } => visit($slot::Text(text)),
+                    Self::HookDecided { ruling, .. } => {
+                        let HookRuling { updated, context, .. } = &$($mut)? **ruling;
+                        if let Some(updated) = updated {
+                            visit($slot::Value(updated));
+                        }
+                        for text in context.$iter() {
+                            visit($slot::Text(text));
+                        }
+                    }
                     Self::CallIntended { call, .. } => visit($slot::Value(&$($mut)? call.arguments)),
                     Self::CallFinished { result, .. } => result.$visit(visit),
                     Self::OutcomeResolved { happened, .. } => {

@@ -1,14 +1,14 @@
 //! Agents: Markdown files in the format of Claude Code subagents: YAML front
 //! matter between `---` lines, then the system prompt.
 
+use crate::config::hooks::{self, Author};
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table};
 use crate::pipeline::model::{Agent, Callees};
 
 /// Fields that Claude Code knows and this version does not honour, with the reason.
-const UNSUPPORTED: [(&str, &str); 8] = [
+const UNSUPPORTED: [(&str, &str); 7] = [
     ("color", "there is nothing to colour"),
-    ("hooks", "put what a hook would do into a step of the pipeline"),
     ("skills", "write what the agent must know into its prompt"),
     ("memory", "give it an MCP server that remembers"),
     ("isolation", "every task has a working directory of its own"),
@@ -66,6 +66,7 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
     let effort = table.read("effort", out);
     let permission_mode = table.read("permissionMode", out);
     let background = table.read_or("background", false, out);
+    let hooks = table.get("hooks").map(|node| hooks::read(node, Author::Agent, file, out)).unwrap_or_default();
     let calls = callees(tools.as_deref().unwrap_or_default(), &disallowed_tools);
     let mut unsupported = Vec::new();
     for (field, reason) in UNSUPPORTED {
@@ -99,6 +100,7 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
         calls,
         permission_mode,
         background,
+        hooks,
         system: system.trim().to_owned(),
         unsupported,
     };

@@ -33,6 +33,8 @@ struct Body {
     pipeline: FileText,
     agents: BTreeMap<String, FileText>,
     schemas: BTreeMap<String, FileText>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    teams: BTreeMap<String, FileText>,
 }
 
 /// What every body has, in whatever format.
@@ -49,6 +51,7 @@ impl Bundle {
             pipeline: FileText { file: file.name.to_string(), text: file.text.to_string() },
             agents: Files::texts(&used.agents),
             schemas: Files::texts(&used.schemas),
+            teams: Files::texts(&used.teams),
         };
         let body = serde_json::to_string(&body).map_err(|error| {
             Diagnostics::from(file.error(None, format!("the definition cannot be written: {error}")))
@@ -88,7 +91,11 @@ pub fn compile(definition: &Definition) -> Result<Pipeline, Diagnostics> {
     let body: Body =
         serde_json::from_str(&definition.body).map_err(|error| broken(format!("the body cannot be read: {error}")))?;
     let file = SourceFile::new(&body.pipeline.file, &body.pipeline.text);
-    let files = Files { agents: Files::of_texts(body.agents), schemas: Files::of_texts(body.schemas) };
+    let files = Files {
+        agents: Files::of_texts(body.agents),
+        schemas: Files::of_texts(body.schemas),
+        teams: Files::of_texts(body.teams),
+    };
     let mut out = Diagnostics::new();
     match source::read(&file, &files, &definition.digest, &mut out) {
         Some(Reading { pipeline, .. }) if pipeline.name == definition.name => Ok(pipeline),

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 pub use super::schema::{Schema, SchemaIssue};
 use super::template::{Expression, Template};
-use crate::config::PermissionMode;
+use crate::config::policy::Layer;
+use crate::config::{Hooks, PermissionMode};
 use crate::id::{Digest, PipelineName, QueueName, StepId};
 use crate::journal::{Effect, WhenSpent};
 use crate::retry::RetryPolicy;
@@ -46,6 +47,24 @@ pub struct Pipeline {
     pub output: Option<Template>,
     /// The agents that its steps name.
     pub agents: BTreeMap<String, Agent>,
+    /// What its team and it itself say of policy, under what the installation says.
+    pub policy: Vec<Layer>,
+    /// The hooks of its team.
+    pub hooks: Hooks,
+}
+
+impl Budget {
+    /// This one under that of a team.
+    pub(crate) fn under(self, team: &Layer) -> Self {
+        let most = |key: &str| team.settings().iter().find(|setting| setting.key == key).map(|setting| &setting.value);
+        let usd = most("budget.usd").and_then(Value::as_f64);
+        let tokens = most("budget.tokens").and_then(Value::as_u64);
+        Self {
+            usd: self.usd.into_iter().chain(usd).reduce(f64::min),
+            tokens: self.tokens.into_iter().chain(tokens).min(),
+            ..self
+        }
+    }
 }
 
 /// What a task may spend on model calls. No bound where nothing is given.
@@ -379,6 +398,8 @@ pub struct Agent {
     pub permission_mode: Option<PermissionMode>,
     /// Whether, called by another agent, it works while that one goes on.
     pub background: bool,
+    /// Who is asked before and after what it does, beside those of the installation.
+    pub hooks: Hooks,
     /// The system prompt.
     pub system: String,
     /// Fields of the file that are known but not honoured by this version.

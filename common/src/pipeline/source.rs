@@ -19,6 +19,8 @@ use self::text::Mention;
 use super::agent;
 use super::model::{Agent, Budget, Callees, Concurrency, Pipeline, Schema};
 use super::template::Template;
+use crate::config::policy::{self, Layer};
+use crate::config::{Hooks, Permissions};
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Node, Table, place_within};
 use crate::id::{Digest, PipelineName, QueueName};
@@ -39,6 +41,8 @@ pub(crate) struct Files {
     pub(crate) agents: BTreeMap<String, SourceFile>,
     /// Schemas by the path that pipelines write.
     pub(crate) schemas: BTreeMap<String, SourceFile>,
+    /// Teams by the name of their file, without the ending.
+    pub(crate) teams: BTreeMap<String, SourceFile>,
 }
 
 /// A pipeline's file, read.
@@ -102,6 +106,7 @@ pub(crate) fn read(file: &SourceFile, files: &Files, digest: &Digest, out: &mut 
         }
     };
     let before = out.errors();
+    let own = policy::task(&node, file);
     let table = Table::of(&node, file, "a pipeline", out)?;
     let mut reader = Reader {
         file,
@@ -114,7 +119,10 @@ pub(crate) fn read(file: &SourceFile, files: &Files, digest: &Digest, out: &mut 
     };
     let pipeline = reader.pipeline(table, digest);
     let Reader { out, used, links, .. } = reader;
-    let pipeline = pipeline.filter(|_| out.errors() == before)?;
+    let mut pipeline = pipeline.filter(|_| out.errors() == before)?;
+    if !own.settings().is_empty() {
+        pipeline.policy.push(own);
+    }
     Some(Reading { pipeline, used, links })
 }
 
@@ -129,6 +137,8 @@ impl<'a> Reader<'a> {
         let retry = table.get("retry").and_then(|node| self.retry(node)).unwrap_or_default();
         let timeout = table.read_or("timeout", TIMEOUT, self.out);
         let budget = table.get("budget").and_then(|node| self.budget(node)).unwrap_or_default();
+        let team = table.get("team").and_then(|node| self.team(node));
+        let _: Option<Permissions> = table.read("permissions", self.out);
         let concurrency = table.get("concurrency").and_then(|node| self.concurrency(node));
         let labels = table.get("labels").map(|node| self.labels(node)).unwrap_or_default();
         let steps = match table.need("steps", "a pipeline", self.out) {
@@ -139,6 +149,9 @@ impl<'a> Reader<'a> {
         table.finish("a pipeline", self.out);
         self.check_graph(&steps);
         self.check_mentions(&steps, input.as_ref());
+        let (team, hooks) = team.unzip();
+        let policy: Vec<Layer> = team.into_iter().collect();
+        let budget = policy.iter().fold(budget, Budget::under);
         let name: PipelineName = name?;
         for link in self.links.iter().filter(|link| link.to == LinkTo::Pipeline && link.name == name.as_str()) {
             let error = self.file.error(link.at, format!("the pipeline {name} runs itself"));
@@ -160,6 +173,8 @@ impl<'a> Reader<'a> {
             steps: steps.into_iter().map(|placed| placed.step).collect(),
             output,
             agents: std::mem::take(&mut self.agents),
+            policy,
+            hooks: hooks.unwrap_or_default(),
         })
     }
 
@@ -202,6 +217,22 @@ impl<'a> Reader<'a> {
             return None;
         }
         Some(budget)
+    }
+
+    /// The team whose policy holds for the pipeline.
+    fn team(&mut self, node: &Node) -> Option<(Layer, Hooks)> {
+        let name: String = node.read(self.file, self.out)?;
+        let Some(file) = self.files.teams.get(&name) else {
+            let known: Vec<&str> = self.files.teams.keys().map(String::as_str).collect();
+            let error = self.file.error(node.at, format!("there is no team {name}"));
+            self.out.push(match crate::document::closest(&name, &known) {
+                Some(name) => error.with_help(format!("did you mean `{name}`?")),
+                None => error.with_help(format!("write teams/{name}.yaml")),
+            });
+            return None;
+        };
+        self.used.teams.insert(name, file.clone());
+        policy::team(file, self.out)
     }
 
     fn concurrency(&mut self, node: &'a Node) -> Option<Concurrency> {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::files::ProjectFiles;
 use crate::config::Config;
-use crate::diagnostic::{Diagnostics, Place, SourceFile};
+use crate::config::policy::{self, Layer, Level};
+use crate::diagnostic::{Diagnostic, Diagnostics, Place, Severity, SourceFile};
 use crate::document::closest;
 use crate::pipeline::agent;
 use crate::pipeline::source::{Link, LinkTo, Reading};
@@ -95,5 +96,42 @@ pub(super) fn agents(files: &ProjectFiles, readings: &[Read<'_>], out: &mut Diag
     let used: BTreeSet<&String> = readings.iter().flat_map(|(_, reading)| reading.used.agents.keys()).collect();
     for (name, file) in files.referred.agents.iter().filter(|(name, _)| !used.contains(name)) {
         agent::read(file, name, out);
+    }
+}
+
+/// Teams and pipelines lift nothing that is said above them. Teams that no pipeline names are checked too.
+pub(super) fn policies(files: &ProjectFiles, readings: &[Read<'_>], config: Option<&Config>, out: &mut Diagnostics) {
+    let used: BTreeSet<&String> = readings.iter().flat_map(|(_, reading)| reading.used.teams.keys()).collect();
+    for (_, file) in files.referred.teams.iter().filter(|(name, _)| !used.contains(name)) {
+        policy::team(file, out);
+    }
+    let Some(config) = config else { return };
+    let mut told = BTreeSet::new();
+    for (pipeline, reading) in readings {
+        let layers: Vec<&Layer> = config.policy.iter().chain(&reading.pipeline.policy).collect();
+        let merged = policy::merge(&layers, &[]);
+        if let Some(setting) = merged.too_few_people().filter(|setting| setting.layer > Level::Project)
+            && told.insert((setting.place(), setting.key.clone()))
+        {
+            let message = "fewer people may approve a call than must; nobody could (permissions.votes, approvers)";
+            let place =
+                Diagnostic { line: setting.line, ..Diagnostic::of_file(Severity::Error, &setting.file, message) };
+            out.push(place);
+        }
+        for lift in merged.lifts {
+            let file = match lift.lower.layer {
+                Level::Task => pipeline,
+                Level::Team => match reading.used.teams.values().next() {
+                    Some(file) => file,
+                    None => continue,
+                },
+                // Said with the project itself.
+                _ => continue,
+            };
+            // Several pipelines may be of one team.
+            if told.insert((lift.lower.place(), lift.lower.key.clone())) {
+                out.push(lift.problem(file));
+            }
+        }
     }
 }

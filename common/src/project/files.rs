@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::config::{Config, policy};
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity, SourceFile};
 use crate::pipeline::source::Files;
 
@@ -21,11 +21,41 @@ pub(super) struct ProjectFiles {
     pub(super) referred: Files,
 }
 
-/// `teamster.yaml`, or the defaults where there is none; nothing where it has errors.
-pub(super) fn config(dir: &Path, out: &mut Diagnostics) -> Option<Config> {
+/// Where the policy of an organisation is on every machine of it.
+const POLICY: &str = "/etc/teamster/policy.yaml";
+/// The environment variable that names a file of policy.
+const POLICY_VARIABLE: &str = "TEAMSTER_POLICY";
+
+/// The files of the organisation: that of the machine, and that which the environment names.
+pub(super) fn policies() -> Vec<PathBuf> {
+    let machine = Some(PathBuf::from(POLICY)).filter(|path| path.exists());
+    let named = std::env::var_os(POLICY_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    machine.into_iter().chain(named).collect()
+}
+
+/// `teamster.yaml` under what the organisation says, or the defaults where there is none; nothing where there are errors.
+pub(super) fn config(dir: &Path, policies: &[PathBuf], out: &mut Diagnostics) -> Option<Config> {
+    let mut organisation = Vec::with_capacity(policies.len());
+    for path in policies {
+        let name = path.display().to_string();
+        match read_file(path, &name) {
+            Ok(Some(file)) => organisation.push(policy::organisation(&file, out)),
+            Ok(None) => {
+                let error = Diagnostic::of_file(Severity::Error, &name, "there is no such policy");
+                out.push(error.with_help(format!("{POLICY_VARIABLE} names it")));
+                organisation.push(None);
+            }
+            Err(error) => {
+                out.extend(error);
+                organisation.push(None);
+            }
+        }
+    }
+    // Without what holds above it, nothing can be said of the rest.
+    let organisation: Option<Vec<_>> = organisation.into_iter().collect();
     match read_file(&dir.join("teamster.yaml"), "teamster.yaml") {
-        Ok(Some(file)) => Config::parse(&file, out),
-        Ok(None) => Some(Config::default()),
+        Ok(Some(file)) => Config::parse(&file, organisation?, out),
+        Ok(None) => Config::parse(&SourceFile::new("teamster.yaml", ""), organisation?, out),
         Err(error) => {
             out.extend(error);
             None
@@ -47,7 +77,8 @@ pub(super) fn read(dir: &Path, out: &mut Diagnostics) -> ProjectFiles {
     let schemas = read_folder(dir, "schemas", &["json"], out);
     let schemas = schemas.into_iter().map(|file| (file.name.to_string(), file)).collect();
     let pipelines = read_folder(dir, "pipelines", &["yaml", "yml"], out);
-    ProjectFiles { pipelines, referred: Files { agents, schemas } }
+    let teams = stems(read_folder(dir, "teams", &["yaml", "yml"], out));
+    ProjectFiles { pipelines, referred: Files { agents, schemas, teams } }
 }
 
 fn stems(files: Vec<SourceFile>) -> BTreeMap<String, SourceFile> {

@@ -259,6 +259,7 @@ impl Head {
                 | Event::SubagentCalled { .. }
                 | Event::TurnFinished { .. }
                 | Event::Prompted { .. }
+                | Event::HookDecided { .. }
                 | Event::CallIntended { .. }
                 | Event::CallFinished { .. }
                 | Event::OutcomeUnknown { .. }

@@ -9,8 +9,8 @@ use crate::clock::Timestamp;
 use crate::failure::{Failure, FailureClass};
 use crate::id::{ApprovalId, CallId, Digest, PipelineName, QueueName, StepId, StepKey, TaskId, WorkerId};
 use crate::journal::{
-    ApprovalDecision, CallRecord, CallResult, Effect, Event, ModelCall, Recorded, RequestHead, StepOutcome, Submitted,
-    Usage, WakeCause,
+    ApprovalDecision, CallRecord, CallResult, Effect, Event, HookDecision, HookEvent, HookRuling, HookRun, ModelCall,
+    Recorded, RequestHead, StepOutcome, Submitted, Usage, WakeCause,
 };
 use crate::task::{DeadReason, Head, Outcome, State, StateName, Wait, WaitOn};
 
@@ -183,6 +183,23 @@ pub(crate) fn events() -> Vec<Event> {
             agent: "helper".to_owned(),
             prompt: "go".to_owned(),
             background: false,
+        },
+        Event::HookDecided {
+            step: step(),
+            event: HookEvent::PreToolUse,
+            call: Some(call()),
+            ruling: Box::new(HookRuling {
+                decision: HookDecision::Allow,
+                reason: Some("fine".to_owned()),
+                updated: Some(json!({})),
+                context: vec!["note".to_owned()],
+                ran: vec![HookRun {
+                    hook: "check".to_owned(),
+                    decision: HookDecision::Allow,
+                    failure: None,
+                    duration_ms: 1,
+                }],
+            }),
         },
         intended(),
         answered(),

@@ -3,17 +3,17 @@
 //! a limit is reached.
 
 use common::failure::{Failure, FailureClass};
-use common::id::StepKey;
-use common::journal::{
-    CallRecord, CallResult, CallState, Conversation, Event, StepOutcome, StepRun, ToolUse, Turn, Usage,
-};
+use common::id::{CallId, StepKey};
+use common::journal::{CallRecord, CallResult, CallState, Conversation, Event, StepRun, ToolUse, Turn, Usage};
 use common::pipeline::model::{AgentLimits, AgentStep, Step};
 use serde_json::{Value, json};
 
 use super::admission::{Verdict, admit, calls, offered, tool_uses, verdict};
 use super::effect::idempotency_key;
+use super::hook::{Review, ended_by};
 use super::permission::{Permit, Wanted};
 use super::{Action, ActionKey, Deciding};
+use crate::tools::Tool;
 use crate::tools::agent::AGENT;
 
 /// How often a reply that was cut off is asked to go on.
@@ -45,8 +45,15 @@ impl Deciding<'_> {
         }
         let Some(turn) = conversation.turns.last() else { return self.ask(step, key, conversation, agent) };
         let open = conversation.open_calls();
+        if let Some((event, ruling)) = known.ended_by_hook() {
+            return self.wind_up(key, known, &open, ended_by(event, ruling));
+        }
+        let review = self.review(key, known, turn, agent);
         if !open.is_empty() {
             return self.tool_calls(key, known, conversation, &open, agent);
+        }
+        if review == Review::Pending {
+            return;
         }
         if turn.prompted.is_none() && !self.is_in_flight(key) && self.report(key) {
             return;
@@ -139,8 +146,12 @@ impl Deciding<'_> {
             if call.name == AGENT
                 && let Some(offered) = offered(conversation, call)
             {
-                match self.call_agent(key, call, admit(conversation, call, made, &limits, offered)) {
-                    Ok(started) => flying += started,
+                let who = self.run.agent(key).unwrap_or(&agent.agent);
+                let schema = &offered["input_schema"];
+                let (name, arguments) = (AGENT, &call.input);
+                let wanted = Wanted { id: &call.id, name, tool: None, arguments, schema, who, agent: Some(who) };
+                match self.call_agent(key, known, wanted, admit(conversation, call, made, &limits, offered)) {
+                    Ok(started) => flying += started + self.decision.actions.len() - before,
                     Err(_) if flying > 0 || before > 0 => {}
                     Err(error) => return self.stop(key, error),
                 }
@@ -153,10 +164,11 @@ impl Deciding<'_> {
                 _ => match verdict(conversation, call, made, &limits, tools) {
                     Verdict::Call(tool, schema) => {
                         let who = self.run.agent(key).unwrap_or(&agent.agent);
-                        let wanted = Wanted { id: &call.id, tool, arguments: &call.input, schema, who };
-                        self.call_permitted(key, known, call, wanted);
+                        let (name, arguments, agent) = (call.name.as_str(), &call.input, Some(who));
+                        let wanted = Wanted { id: &call.id, name, tool: Some(tool), arguments, schema, who, agent };
+                        self.call_permitted(key, known, call, tool, wanted);
                     }
-                    Verdict::Refuse(error) => self.answer_call(key, call, CallResult::Failed { error }),
+                    Verdict::Refuse(error) => self.answer_call(key, &call.id, &call.name, CallResult::Failed { error }),
                     // What was begun in this turn comes to its end first.
                     Verdict::Stop(_) if flying > 0 || before > 0 => {}
                     Verdict::Stop(error) => return self.stop(key, error),
@@ -167,34 +179,37 @@ impl Deciding<'_> {
     }
 
     /// Makes a call if rules and people let it, or says why not.
-    fn call_permitted(&mut self, key: &StepKey, known: &StepRun, call: &ToolUse, wanted: Wanted<'_>) {
+    fn call_permitted(&mut self, key: &StepKey, known: &StepRun, call: &ToolUse, tool: &dyn Tool, wanted: Wanted<'_>) {
         match self.permit(key, known, wanted) {
             Permit::Granted(arguments) => {
                 let record = CallRecord {
                     call: call.id.clone(),
                     tool: call.name.clone(),
-                    effect: wanted.tool.effect(&arguments),
+                    effect: tool.effect(&arguments),
                     arguments,
                     key: idempotency_key(self.run.head.id, key, known.generation, Some(&call.id)),
                 };
                 self.begin(key, record);
             }
             Permit::Pending => {}
-            Permit::Declined(why) => {
-                let content = Value::String(format!("{} was not called: {why}", call.name));
-                self.answer_call(key, call, CallResult::Done { content, is_error: true });
-            }
+            Permit::Declined(why) => self.decline_call(key, &call.id, &call.name, &why),
         }
     }
 
+    /// Tells the model why a call is not made.
+    pub(super) fn decline_call(&mut self, key: &StepKey, call: &CallId, tool: &str, why: &str) {
+        let content = Value::String(format!("{tool} was not called: {why}"));
+        self.answer_call(key, call, tool, CallResult::Done { content, is_error: true });
+    }
+
     /// Answers a call without making one.
-    pub(super) fn answer_call(&mut self, key: &StepKey, call: &ToolUse, result: CallResult) {
-        let (step, call, tool) = (key.clone(), call.id.clone(), call.name.clone());
+    pub(super) fn answer_call(&mut self, key: &StepKey, call: &CallId, tool: &str, result: CallResult) {
+        let (step, call, tool) = (key.clone(), call.clone(), tool.to_owned());
         self.decision.record(Event::CallFinished { step, call, tool, result, duration_ms: 0 });
     }
 
     /// Fails an agent instead of what was to become of its calls.
-    fn stop(&mut self, key: &StepKey, error: Failure) {
+    pub(super) fn stop(&mut self, key: &StepKey, error: Failure) {
         let concerns = |step: &StepKey| step == key || step.caller().as_ref() == Some(key);
         self.decision.events.retain(|event| !event.step().is_some_and(concerns));
         self.decision.fail_step(key, error);
@@ -243,12 +258,9 @@ impl Deciding<'_> {
             }
             // Subagents in the background: there is news to come.
             _ if self.at_work(key) > 0 => {}
-            _ if key.is_subagent() => {
-                let output = Value::String(full_text(conversation));
-                self.decision.finish_step(key, StepOutcome::Succeeded { output });
-            }
+            _ if key.is_subagent() => self.end(key, conversation, agent, Value::String(full_text(conversation))),
             _ => match answer(step, conversation) {
-                Ok(output) => self.decision.finish_step(key, StepOutcome::Succeeded { output }),
+                Ok(output) => self.end(key, conversation, agent, output),
                 Err(error) if prompts(conversation, REPAIR) < REPAIRS => {
                     let text = format!("{}\nAnswer again, with the corrected JSON and nothing else.", error.message);
                     self.decision.record(prompt(text, REPAIR));
@@ -260,7 +272,7 @@ impl Deciding<'_> {
 }
 
 /// How often the loop itself has spoken for this reason.
-fn prompts(conversation: &Conversation, reason: &str) -> usize {
+pub(super) fn prompts(conversation: &Conversation, reason: &str) -> usize {
     let counted = conversation.turns.iter().skip(conversation.counted_from);
     counted.filter(|turn| turn.prompted.as_ref().is_some_and(|prompted| prompted.reason == reason)).count()
 }
@@ -281,7 +293,7 @@ fn answer(step: &Step, conversation: &Conversation) -> Result<Value, Failure> {
 }
 
 /// The text of the last reply, with those that were cut off before it.
-fn full_text(conversation: &Conversation) -> String {
+pub(super) fn full_text(conversation: &Conversation) -> String {
     let turns = &conversation.turns;
     let cut_off = turns
         .iter()

@@ -63,10 +63,12 @@ impl Deciding<'_> {
         let who = format!("step {key}");
         let wanted = Wanted {
             id: &call.call,
-            tool: tool.as_ref(),
+            name: &call.tool,
+            tool: Some(tool.as_ref()),
             arguments: &call.arguments,
             schema: &tool.spec().input_schema,
             who: &who,
+            agent: None,
         };
         match self.permit(key, known, wanted) {
             Permit::Granted(arguments) => self.begin(key, CallRecord { arguments, ..call }),

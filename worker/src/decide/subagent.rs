@@ -3,7 +3,7 @@
 
 use common::failure::{Failure, FailureClass};
 use common::id::StepKey;
-use common::journal::{CallResult, Event, StepOutcome, StepStatus, Subagent, ToolUse};
+use common::journal::{CallResult, Event, StepOutcome, StepRun, StepStatus, Subagent};
 use common::pipeline::model::{AgentStep, Step};
 use common::task::WaitOn;
 use serde_json::{Value, json};
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::Deciding;
 use super::admission::Refusal;
 use super::agent::PARALLEL_CALLS;
-use crate::tools::agent::AgentCall;
+use super::permission::{Permit, Wanted};
+use crate::tools::agent::{AGENT, AgentCall};
 
 /// Why the caller of agents in the background is told something.
 const NEWS: &str = "subagents";
@@ -39,26 +40,35 @@ impl Deciding<'_> {
     pub(super) fn call_agent(
         &mut self,
         caller: &StepKey,
-        call: &ToolUse,
+        known: &StepRun,
+        call: Wanted<'_>,
         admitted: Result<(), Refusal>,
     ) -> Result<usize, Failure> {
         let run = self.run;
-        let called = run.subagents(caller).find(|(_, _, subagent)| subagent.call == call.id);
-        if let Some((key, known, subagent)) = called {
-            if let Some(outcome) = known.outcome() {
-                self.answer_call(caller, call, answer(key, subagent, outcome));
+        let called = run.subagents(caller).find(|(_, _, subagent)| subagent.call == *call.id);
+        if let Some((key, of_subagent, subagent)) = called {
+            if let Some(outcome) = of_subagent.outcome() {
+                self.answer_call(caller, call.id, AGENT, answer(key, subagent, outcome));
             }
             return Ok(0);
         }
         match admitted {
             Ok(()) => {}
             Err(Refusal::Told(error)) => {
-                self.answer_call(caller, call, CallResult::Failed { error });
+                self.answer_call(caller, call.id, AGENT, CallResult::Failed { error });
                 return Ok(0);
             }
             Err(Refusal::Final(error)) => return Err(error),
         }
-        let wanted = AgentCall::read(&call.input);
+        let arguments = match self.permit(caller, known, call) {
+            Permit::Granted(arguments) => arguments,
+            Permit::Pending => return Ok(0),
+            Permit::Declined(why) => {
+                self.decline_call(caller, call.id, AGENT, &why);
+                return Ok(0);
+            }
+        };
+        let wanted = AgentCall::read(&arguments);
         let calls_now = |event: &&Event| matches!(event, Event::SubagentCalled { step, .. } if step.caller().as_ref() == Some(caller));
         let being_called = self.decision.events.iter().filter(calls_now).count();
         let subagent = match wanted.resume {
@@ -73,7 +83,7 @@ impl Deciding<'_> {
         let (step, agent) = match subagent {
             Ok(subagent) => subagent,
             Err(error) => {
-                self.answer_call(caller, call, CallResult::Failed { error });
+                self.answer_call(caller, call.id, AGENT, CallResult::Failed { error });
                 return Ok(0);
             }
         };
@@ -88,7 +98,12 @@ impl Deciding<'_> {
         });
         if background {
             let text = format!("Agent {step} works in the background. You are told when it is done.");
-            self.answer_call(caller, call, CallResult::Done { content: Value::String(text), is_error: false });
+            self.answer_call(
+                caller,
+                call.id,
+                AGENT,
+                CallResult::Done { content: Value::String(text), is_error: false },
+            );
         }
         Ok(1)
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::clock::Timestamp;
+use common::config::{PermissionMode, Permissions};
 use common::failure::{Failure, FailureClass};
 use common::id::{StepKey, TaskId};
 use common::journal::{CallRecord, Conversation, Event, RequestHead, Run};
@@ -28,7 +29,7 @@ use crate::http::HttpRequest;
 use crate::models::ModelRequest;
 use crate::process::{self, Ended, Program};
 use crate::quota::Grant;
-use crate::tools::registry::ToolFilter;
+use crate::tools::registry::{ToolFilter, tiers};
 use crate::tools::{self, CallContext, ToolAnswer, ToolCall, ToolError, ToolSet};
 
 /// How long a call may take where nothing says otherwise.
@@ -65,6 +66,7 @@ impl Executor {
             Action::Prepare { step, start } => self.prepare(step, start, run, pipeline),
             Action::CallModel { step } => self.call_model(&step, run, pipeline),
             Action::Call { step, call } => self.call(&step, call, run, pipeline, tools),
+            Action::AskHooks { step, asking } => self.ask_hooks(&step, *asking, run, pipeline),
             Action::SubmitChild { step, input } => {
                 let child = Child::of(run, pipeline, &step, input);
                 async move { Done::of(Performed::Child(self.submit_child(child).await)) }.boxed()
@@ -93,13 +95,29 @@ impl Executor {
     /// Which tools a step or one of its agents may use.
     fn filter(&self, pipeline: &Pipeline, run: &Run, key: &StepKey) -> Result<ToolFilter, Failure> {
         if let Some(StepKind::Tool(tool)) = pipeline.step(&key.step).map(|step| &step.kind) {
-            return ToolFilter::one(&tool.tool);
+            return Ok(ToolFilter::one(&tool.tool)?.under(tiers(&pipeline.policy)?));
         }
+        let mode = self.mode(pipeline, run, key);
+        if mode == Some(PermissionMode::BypassPermissions) && !self.permissions(pipeline).allow_bypass {
+            let message = "permissions: an agent has the mode bypassPermissions, and `allow_bypass` is not true";
+            return Err(Failure::new(FailureClass::Configuration, message));
+        }
+        let filter = ToolFilter::of_agent(Role::of(pipeline, run, key)?.agent, mode)?;
+        Ok(filter.under(tiers(&pipeline.policy)?))
+    }
+
+    /// What holds for the calls of a pipeline: who is asked, and until when.
+    pub(super) fn permissions(&self, pipeline: &Pipeline) -> Permissions {
+        let above = self.outside.tools.permissions().clone();
+        pipeline.policy.iter().fold(above, |above, layer| layer.tighten(&above))
+    }
+
+    /// The mode in which the calls of an agent are judged.
+    pub(super) fn mode(&self, pipeline: &Pipeline, run: &Run, key: &StepKey) -> Option<PermissionMode> {
         // The nearest that says how it is to be judged, up the line of callers.
         let mut line = std::iter::successors(Some(key.clone()), StepKey::caller);
         let own = line.find_map(|key| Role::of(pipeline, run, &key).ok()?.agent.permission_mode);
-        let mode = own.or(self.outside.tools.permissions().mode);
-        ToolFilter::of_agent(Role::of(pipeline, run, key)?.agent, mode)
+        own.or(self.outside.tools.permissions().mode)
     }
 
     /// Who begins to talk, and what it is told.
@@ -276,7 +294,7 @@ impl Executor {
     }
 }
 
-async fn make_workspace(path: &std::path::Path) -> Result<(), ToolError> {
+pub(super) async fn make_workspace(path: &std::path::Path) -> Result<(), ToolError> {
     tokio::fs::create_dir_all(path).await.map_err(|error| {
         let message = format!("the working directory {} cannot be made: {error} (worker.workspaces)", path.display());
         ToolError::Failed(Failure::new(FailureClass::Configuration, message))

@@ -1,6 +1,7 @@
 //! Which calls work in a task's working directory: for the others none is made
 //! or looked for, so that a task without files costs no call to the file system.
 
+use common::config::Hooks;
 use common::pipeline::model::{Agent, Pipeline, Step, StepKind};
 
 use crate::tools::registry::ToolFilter;
@@ -14,7 +15,11 @@ pub(super) fn is_used_by(tool: &str) -> bool {
 }
 
 /// Whether a task of this pipeline may have a working directory.
-pub(super) fn may_be_used(pipeline: &Pipeline) -> bool {
+pub(super) fn may_be_used(pipeline: &Pipeline, hooks: &Hooks) -> bool {
+    let of_agents = || pipeline.agents.values().any(|agent| agent.hooks.start_programs());
+    if hooks.start_programs() || pipeline.hooks.start_programs() || of_agents() {
+        return true;
+    }
     let by_agent = |agent: &Agent| {
         ToolFilter::of_agent(agent, None).map_or(true, |filter| TOOLS.iter().any(|tool| filter.offers(tool)))
     };

@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use common::clock::{Clock, SystemClock};
+use common::config::policy::{Layer, Level};
 use common::config::{self, Config, PermissionMode, SandboxPolicy};
 use common::failure::{Failure, FailureClass};
 use common::id::Digest;
 use common::pipeline::model::Agent;
 use sandbox::{Abilities, Sandbox};
+use serde_json::json;
 
 use super::agent::AGENT;
 use super::bash::Bash;
@@ -22,7 +24,7 @@ use super::grep::Grep;
 use super::http::HttpTool;
 use super::mcp::{McpOptions, McpServers};
 use super::read::Read;
-use super::rule::{Effects, InvalidRule, Permissions, Rule, Rules};
+use super::rule::{Effects, InvalidRule, Permissions, Rule, Rules, Tier};
 use super::search;
 use super::web::WebFetch;
 use super::write::Write;
@@ -44,7 +46,9 @@ pub struct Tools {
     effects: Arc<Effects>,
     rules: Arc<Rules>,
     permissions: config::Permissions,
-    /// Of `permissions`: what approvals are bound to.
+    /// What the organisation says.
+    above: Vec<Arc<Tier>>,
+    /// Of `permissions` and all above: what approvals are bound to.
     policy: Digest,
     /// Tools of MCP servers that an agent is told of one by one.
     listed: usize,
@@ -55,6 +59,8 @@ pub struct Tools {
 pub struct ToolFilter {
     permissions: Permissions,
     mode: Option<PermissionMode>,
+    /// What the team and the pipeline say.
+    tiers: Vec<Arc<Tier>>,
     /// MCP servers whose tools are looked at; others are not even started.
     servers: BTreeSet<String>,
 }
@@ -78,7 +84,12 @@ impl ToolFilter {
             }
         }
         let servers = agent.mcp_servers.as_ref().map(|servers| servers.iter().cloned().collect());
-        Ok(Self { servers: servers.unwrap_or_else(|| servers_named_by(&permissions)), permissions, mode })
+        Ok(Self {
+            servers: servers.unwrap_or_else(|| servers_named_by(&permissions)),
+            permissions,
+            mode,
+            tiers: Vec::new(),
+        })
     }
 
     /// What these rules allow.
@@ -89,7 +100,14 @@ impl ToolFilter {
         let rules: Vec<String> = rules.iter().map(|rule| (*rule).to_owned()).collect();
         let permissions = Permissions::parse(Some(&rules), &[])
             .map_err(|error| Failure::new(FailureClass::Configuration, error.to_string()))?;
-        Ok(Self { servers: servers_named_by(&permissions), permissions, mode: None })
+        Ok(Self { servers: servers_named_by(&permissions), permissions, mode: None, tiers: Vec::new() })
+    }
+
+    /// The same under what a team and a pipeline say.
+    #[must_use]
+    pub fn under(mut self, tiers: Vec<Arc<Tier>>) -> Self {
+        self.tiers.extend(tiers);
+        self
     }
 
     /// Whether a tool of this name is among what is wanted.
@@ -164,7 +182,11 @@ impl Tools {
         }
         let (effects, rules) = rules(config)?;
         let permissions = config.permissions.clone();
-        let policy = Digest::of(serde_json::json!(permissions).to_string().as_bytes());
+        let above = || config.policy.iter().filter(|layer| layer.level() == Level::Organisation);
+        let said: Vec<config::Permissions> = above().map(Layer::permissions).collect();
+        let all = if said.is_empty() { json!(permissions) } else { json!([permissions, said]) };
+        let policy = Digest::of(all.to_string().as_bytes());
+        let above = tiers(above())?;
         let answer = config.limits.tool_output.bytes().saturating_mul(4).max(LEAST_ANSWER);
         let mcp = McpOptions {
             directory: options.directory.clone(),
@@ -175,7 +197,7 @@ impl Tools {
         };
         let mcp = McpServers::new(&config.mcp_servers, &mcp)?;
         let (effects, rules, listed) = (Arc::new(effects), Arc::new(rules), config.limits.mcp_tools);
-        Ok(Self { fixed, mcp, effects, rules, permissions, policy, listed })
+        Ok(Self { fixed, mcp, effects, rules, permissions, above, policy, listed })
     }
 
     /// Adds a tool that this program brings along, beside those that ship.
@@ -212,6 +234,7 @@ impl Tools {
             own: wanted.permissions.clone(),
             rules: Arc::clone(&self.rules),
             mode,
+            tiers: self.above.iter().chain(&wanted.tiers).map(Arc::clone).collect(),
             effects: Arc::clone(&self.effects),
         });
         let mut set: ToolSet = all
@@ -280,6 +303,19 @@ pub fn rules(config: &Config) -> Result<(Effects, Rules), Failure> {
     let effects = Effects::parse(&config.effects).map_err(|error| wrong(&format!("effects: {error}")))?;
     let rules = Rules::parse(&config.permissions).map_err(|error| wrong(&format!("permissions: {error}")))?;
     Ok((effects, rules))
+}
+
+/// The rules of layers of policy, as workers read them.
+///
+/// # Errors
+/// `configuration` for the first that cannot be read, with its file.
+pub fn tiers<'a>(layers: impl IntoIterator<Item = &'a Layer>) -> Result<Vec<Arc<Tier>>, Failure> {
+    let tier = |layer: &Layer| {
+        Tier::parse(&layer.permissions()).map(Arc::new).map_err(|error| {
+            Failure::new(FailureClass::Configuration, format!("{}: permissions: {error}", layer.file()))
+        })
+    };
+    layers.into_iter().map(tier).collect()
 }
 
 fn is_of_server(tool: &str) -> bool {

@@ -18,7 +18,7 @@ use globset::GlobMatcher;
 use serde_json::Value;
 
 pub use list::{Effects, Permissions, Verdict};
-pub use policy::{Policy, Rules};
+pub use policy::{Policy, Rules, Tier};
 
 /// Tools whose rules have patterns of paths, with the argument that holds the path.
 pub(super) const PATH_TOOLS: [(&str, &str); 5] =

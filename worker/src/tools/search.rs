@@ -156,6 +156,14 @@ impl Tool for CallTool {
         self.target(arguments).map_or(Verdict::Allowed, |target| target.tool.verdict(&target.arguments, workspace))
     }
 
+    /// All tools of a set are judged alike.
+    fn asks(&self, why: String) -> Verdict {
+        match self.tools.values().next() {
+            Some(tool) => tool.asks(why),
+            None => Verdict::Asks(why),
+        }
+    }
+
     async fn call(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
         let Some(Target { tool, arguments }) = self.target(&call.arguments) else {
             let name = call.arguments.get("name").and_then(Value::as_str).unwrap_or_default();

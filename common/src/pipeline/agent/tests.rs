@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::journal::HookEvent;
 
 fn parse(text: &str) -> (Option<AgentFile>, Diagnostics) {
     let mut out = Diagnostics::new();
@@ -26,6 +27,8 @@ color: purple
 hooks:
   PreToolUse:
     - matcher: Bash
+      hooks: [{ type: command, command: "./check.sh", timeout: 5 }]
+skills: [review]
 ---
 
 You review code.
@@ -45,15 +48,16 @@ fn an_agent_of_claude_code_works_as_it_is() {
     assert_eq!(agent.disallowed_tools, ["Write", "Edit"]);
     assert_eq!((agent.model, agent.max_turns, agent.effort.as_deref()), (None, Some(12), Some("high")));
     assert_eq!(agent.mcp_servers.unwrap(), ["memory"]);
+    assert_eq!(agent.hooks.about(HookEvent::PreToolUse, "Bash").count(), 1);
     assert!(agent.system.starts_with("You review code.") && agent.system.ends_with("end the prompt."));
 }
 
 #[test]
 fn what_is_not_honoured_is_reported_in_its_place() {
     let (file, out) = parse(REVIEWER);
-    assert_eq!(file.unwrap().agent.unsupported, ["color", "hooks"]);
+    assert_eq!(file.unwrap().agent.unsupported, ["color", "skills"]);
     let lines: Vec<_> = out.iter().map(|warning| warning.line.unwrap()).collect();
-    assert_eq!((out.errors(), lines), (0, vec![13, 14]), "{out}");
+    assert_eq!((out.errors(), lines), (0, vec![13, 18]), "{out}");
     let (file, out) = parse("---\nname: a\ncolour: red\n---\nx\n");
     assert!(file.is_some());
     assert_eq!((out.errors(), out.warnings(), out.iter().next().unwrap().line), (0, 1, Some(3)), "{out}");

@@ -18,6 +18,10 @@ fn files() -> Files {
             ("schemas/wrong.json".to_owned(), file("schemas/wrong.json", "{\n  \"type\": \"objekt\"\n}")),
             ("schemas/text.json".to_owned(), file("schemas/text.json", "{\n  \"type\": \n}")),
         ]),
+        teams: BTreeMap::from([(
+            "sales".to_owned(),
+            file("teams/sales.yaml", "permissions: { deny: [Bash], votes: 2 }\nbudget: { usd: 0.5 }\n"),
+        )]),
     }
 }
 

@@ -9,7 +9,7 @@ use common::config::PermissionMode;
 use common::journal::Effect;
 use serde_json::Value;
 
-use crate::tools::rule::{Effects, PATH_TOOLS, Permissions, Policy, Rules, Subject, Verdict};
+use crate::tools::rule::{Effects, PATH_TOOLS, Permissions, Policy, Rules, Subject, Tier, Verdict};
 use crate::tools::workspace::{Workspace, show};
 use crate::tools::{Tool, ToolAnswer, ToolCall, ToolError, ToolSpec};
 
@@ -19,12 +19,13 @@ pub(super) struct Judge {
     pub(super) own: Permissions,
     pub(super) rules: Arc<Rules>,
     pub(super) mode: Option<PermissionMode>,
+    pub(super) tiers: Vec<Arc<Tier>>,
     pub(super) effects: Arc<Effects>,
 }
 
 impl Judge {
     pub(super) fn policy(&self) -> Policy<'_> {
-        Policy { own: &self.own, rules: &self.rules, mode: self.mode }
+        Policy { own: &self.own, rules: &self.rules, mode: self.mode, tiers: &self.tiers }
     }
 }
 
@@ -64,7 +65,7 @@ impl Guarded {
         arguments[argument] = Value::String(show(&resolved));
         match (verdict(&arguments), written) {
             (Verdict::Refused(why), _) => Some(why),
-            (Verdict::Asks(why), Verdict::Allowed) => {
+            (Verdict::Asks(why) | Verdict::Unruled(why), Verdict::Allowed) => {
                 Some(format!("the path leads through a link to one that is to be named itself: {why}"))
             }
             _ => None,
@@ -85,6 +86,10 @@ impl Tool for Guarded {
 
     fn verdict(&self, arguments: &Value, workspace: Option<&Path>) -> Verdict {
         self.judge.policy().verdict(Subject { tool: &self.spec().name, arguments, workspace })
+    }
+
+    fn asks(&self, why: String) -> Verdict {
+        self.judge.policy().asks(why)
     }
 
     async fn call(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {

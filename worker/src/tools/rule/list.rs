@@ -21,6 +21,8 @@ pub enum Verdict {
     Allowed,
     /// A person is asked first, for a reason that they are told.
     Asks(String),
+    /// The same, only because nothing allows it: a hook may.
+    Unruled(String),
     /// It is refused, for a reason that the model is told.
     Refused(String),
 }

@@ -1,5 +1,8 @@
 //! What becomes of a call: the agent's own lists, the rules of the
-//! installation and the mode, in one place. Deny beats ask beats allow.
+//! installation and the mode, in one place. Deny beats ask beats allow, and of
+//! several layers of policy the strictest holds.
+
+use std::sync::Arc;
 
 use common::config::{self, PermissionMode};
 
@@ -38,6 +41,33 @@ impl Rules {
     }
 }
 
+/// What one layer of policy says of all agents under it, whatever is said below.
+#[derive(Debug, Clone)]
+pub struct Tier {
+    rules: Rules,
+    mode: Option<PermissionMode>,
+    all: Permissions,
+}
+
+impl Tier {
+    /// From `permissions:` of a layer.
+    ///
+    /// # Errors
+    /// As [`Rules::parse`].
+    pub fn parse(permissions: &config::Permissions) -> Result<Self, InvalidRule> {
+        Ok(Self { rules: Rules::parse(permissions)?, mode: permissions.mode, all: Permissions::default() })
+    }
+
+    fn verdict(&self, subject: Subject<'_>) -> Verdict {
+        let alone = Policy { own: &self.all, rules: &self.rules, mode: self.mode, tiers: &[] };
+        match alone.verdict(subject) {
+            // What a hook below allows lifts nothing here.
+            Verdict::Unruled(why) => Verdict::Asks(why),
+            verdict => verdict,
+        }
+    }
+}
+
 /// What one agent may do in an installation.
 #[derive(Debug, Clone)]
 pub struct Policy<'a> {
@@ -47,24 +77,39 @@ pub struct Policy<'a> {
     pub rules: &'a Rules,
     /// How everything else is judged; `None`: what its own file allows is allowed.
     pub mode: Option<PermissionMode>,
+    /// Other layers of policy: each judges for itself, and the strictest verdict holds.
+    pub tiers: &'a [Arc<Tier>],
 }
 
 impl Policy<'_> {
     /// Whether an agent is told of a tool: some of its calls may be made.
     pub fn offers(&self, tool: &str) -> bool {
-        let denied = self.rules.deny.iter().any(|rule| rule.names(tool) && rule.is_about_all_calls());
-        !denied && self.own.offers(tool)
+        let mut deny = self.all_rules().flat_map(|rules| &rules.deny);
+        !deny.any(|rule| rule.names(tool) && rule.is_about_all_calls()) && self.own.offers(tool)
     }
 
     /// Whether rules tell calls of the tool apart by their arguments.
     pub fn is_about_calls_of(&self, tool: &str) -> bool {
-        let Rules { allow, ask, deny } = self.rules;
-        let about = |rule: &Rule| rule.names(tool) && !rule.is_about_all_calls();
-        self.own.is_about_calls_of(tool) || allow.iter().chain(ask).chain(deny).any(about)
+        let mut rules = self.all_rules().flat_map(|Rules { allow, ask, deny }| allow.iter().chain(ask).chain(deny));
+        self.own.is_about_calls_of(tool) || rules.any(|rule| rule.names(tool) && !rule.is_about_all_calls())
+    }
+
+    fn all_rules(&self) -> impl Iterator<Item = &Rules> {
+        std::iter::once(self.rules).chain(self.tiers.iter().map(|tier| &tier.rules))
     }
 
     /// What becomes of a call.
     pub fn verdict(&self, subject: Subject<'_>) -> Verdict {
+        let of_tiers = self.tiers.iter().map(|tier| tier.verdict(subject));
+        let strictest = |a: Verdict, b: Verdict| if strictness(&b) > strictness(&a) { b } else { a };
+        match of_tiers.fold(self.own_verdict(subject), strictest) {
+            Verdict::Asks(why) => self.asks(why),
+            verdict => verdict,
+        }
+    }
+
+    /// As the agent's own lists, the rules of the installation and the mode say.
+    fn own_verdict(&self, subject: Subject<'_>) -> Verdict {
         let taken = |rule: &&Rule| rule.fits(subject, Reading::Takes);
         if let Some(rule) = self.rules.deny.iter().find(taken).map(Rule::text) {
             return Verdict::Refused(format!("the rule {rule} of this installation forbids this call"));
@@ -87,15 +132,30 @@ impl Policy<'_> {
             Some(_) if reads || self.rules.allow.iter().any(|rule| rule.fits(subject, Reading::Grants)) => {
                 Verdict::Allowed
             }
-            Some(_) => self.asks("no rule allows it".to_owned()),
+            Some(_) => match self.asks("no rule allows it".to_owned()) {
+                Verdict::Asks(why) => Verdict::Unruled(why),
+                refused => refused,
+            },
         }
     }
 
-    fn asks(&self, why: String) -> Verdict {
-        if self.mode == Some(PermissionMode::DontAsk) {
+    /// What becomes of a call that a person is to be asked about.
+    pub fn asks(&self, why: String) -> Verdict {
+        let nobody = Some(PermissionMode::DontAsk);
+        if self.mode == nobody || self.tiers.iter().any(|tier| tier.mode == nobody) {
             return Verdict::Refused(format!("a person would have to be asked ({why}), and nobody is in this mode"));
         }
         Verdict::Asks(why)
+    }
+}
+
+/// How little a verdict lets happen.
+const fn strictness(verdict: &Verdict) -> u8 {
+    match verdict {
+        Verdict::Allowed => 0,
+        Verdict::Unruled(_) => 1,
+        Verdict::Asks(_) => 2,
+        Verdict::Refused(_) => 3,
     }
 }
 
@@ -103,6 +163,7 @@ impl Policy<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -116,9 +177,13 @@ mod tests {
         let [allow, ask, deny, tools, disallowed] = lists.try_into().unwrap();
         let own = Permissions::parse((!tools.is_empty()).then_some(&tools[..]), &disallowed).unwrap();
         let rules = Rules::parse(&config::Permissions { allow, ask, deny, ..config::Permissions::default() }).unwrap();
-        match (Policy { own: &own, rules: &rules, mode }).verdict(Subject { tool, arguments, workspace: None }) {
+        match (Policy { own: &own, rules: &rules, mode, tiers: &[] }).verdict(Subject {
+            tool,
+            arguments,
+            workspace: None,
+        }) {
             Verdict::Allowed => '+',
-            Verdict::Asks(_) => '?',
+            Verdict::Asks(_) | Verdict::Unruled(_) => '?',
             Verdict::Refused(_) => '-',
         }
     }
@@ -215,6 +280,52 @@ mod tests {
         for (lists, (tool, arguments), expected) in table {
             let found: String = modes.iter().map(|mode| verdict(lists, *mode, tool, &arguments)).collect();
             assert_eq!(found, expected, "{lists}  {tool} {arguments}");
+        }
+    }
+
+    fn lists() -> impl Strategy<Value = config::Permissions> {
+        use PermissionMode::{AcceptEdits, BypassPermissions, Default, DontAsk, Plan};
+        let rules = ["Bash", "Bash(git:*)", "Bash(git push:*)", "Read", "Read(a/**)", "Write", "mcp__crm__*"];
+        let list = || prop::collection::vec(prop::sample::select(rules.map(str::to_owned).to_vec()), 0..3);
+        let modes = vec![None, Some(Default), Some(AcceptEdits), Some(Plan), Some(DontAsk), Some(BypassPermissions)];
+        (list(), list(), list(), prop::sample::select(modes)).prop_map(|(allow, ask, deny, mode)| config::Permissions {
+            allow,
+            ask,
+            deny,
+            mode,
+            ..config::Permissions::default()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_merge_of_any_layers_allows_what_one_of_them_asks_about_or_refuses(
+            layers in prop::collection::vec(lists(), 1..5),
+            (tool, arguments) in prop::sample::select(vec![
+                ("Bash", json!({"command": "git push"})),
+                ("Bash", json!({"command": "git diff"})),
+                ("Bash", json!({"command": "ls; git push"})),
+                ("Read", json!({"file_path": "a/b"})),
+                ("Write", json!({"file_path": "x", "content": ""})),
+                ("mcp__crm__write", json!({})),
+            ]),
+        ) {
+            let subject = Subject { tool, arguments: &arguments, workspace: None };
+            let own = Permissions::default();
+            let [lowest, above @ ..] = &layers[..] else { unreachable!() };
+            let rules = Rules::parse(lowest).unwrap();
+            let tiers: Vec<Arc<Tier>> = above.iter().map(|layer| Arc::new(Tier::parse(layer).unwrap())).collect();
+            let policy = Policy { own: &own, rules: &rules, mode: lowest.mode, tiers: &tiers };
+            let verdict = policy.verdict(subject);
+            for layer in &layers {
+                let rules = Rules::parse(layer).unwrap();
+                let alone = Policy { own: &own, rules: &rules, mode: layer.mode, tiers: &[] };
+                prop_assert!(strictness(&verdict) >= strictness(&alone.verdict(subject)), "{layer:?} {verdict:?}");
+            }
+            // What a hook may allow is asked about by the lowest layer alone.
+            if let Verdict::Unruled(_) = verdict {
+                prop_assert!(tiers.iter().all(|tier| tier.verdict(subject) == Verdict::Allowed));
+            }
         }
     }
 }

@@ -1,0 +1,175 @@
+//! Policy in layers, through the real program and real workers: what is above
+//! holds, and `teamster check` says what holds and who said it.
+
+use common::journal::{CallResult, Event};
+use common::project::Project;
+use serde_json::{Value, json};
+use suite::binary;
+use suite::fakes::model::{FakeModel, Message, Request};
+use suite::fixtures::scheduler::RunningScheduler;
+use suite::project::ProjectDir;
+
+const AGENT: &str = "---\nname: clerk\ntools: Bash\nmodel: m\n---\nWork.\n";
+
+fn pipeline(more: &str) -> String {
+    format!("name: p\n{more}steps:\n  - {{ id: work, agent: clerk, prompt: Go. }}\n")
+}
+
+fn check(dir: &ProjectDir, policy: &std::path::Path, more: &[&str]) -> (i32, Value) {
+    let place = dir.path().display().to_string();
+    let mut arguments = vec!["check", &place, "--json"];
+    arguments.extend(more);
+    let output = binary::command(&arguments).unwrap().env("TEAMSTER_POLICY", policy).output().unwrap();
+    let said = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output.status.code().unwrap(), said)
+}
+
+#[test]
+fn check_says_what_holds_and_who_said_it_and_what_would_lift_a_ceiling() {
+    let config = "models:\n  m: { provider: rehearsal, model: r }\nlimits: { input: 10KiB }\n";
+    let own = pipeline("team: sales\npermissions: { expires: 30m }\n");
+    let team = "permissions:\n  deny: [Write]\n  votes: 2\n";
+    let files = [
+        ("teamster.yaml", config),
+        ("pipelines/p.yaml", own.as_str()),
+        ("agents/clerk.md", AGENT),
+        ("teams/sales.yaml", team),
+        ("policy.yaml", "permissions: { deny: ['Bash(rm:*)'] }\nlimits: { journal: 1MiB }\n"),
+    ];
+    let dir = ProjectDir::new(&files);
+    let policy = dir.path().join("policy.yaml");
+    let (code, said) = check(&dir, &policy, &["--policy=p"]);
+    assert_eq!(code, 0, "{said}");
+    let holds = |key: &str| -> Vec<(Value, Value, Value)> {
+        let all = said["policy"].as_array().unwrap().iter().filter(|setting| setting["key"] == key);
+        all.map(|setting| (setting["value"].clone(), setting["layer"].clone(), setting["line"].clone())).collect()
+    };
+    let rows = |rows: &[(&str, &str, u32)]| -> Vec<(Value, Value, Value)> {
+        rows.iter().map(|(value, layer, line)| (json!(value), json!(layer), json!(line))).collect()
+    };
+    assert_eq!(holds("permissions.deny"), rows(&[("Bash(rm:*)", "organisation", 1), ("Write", "team", 3)]));
+    assert_eq!(holds("permissions.votes"), [(json!(2), json!("team"), json!(4))]);
+    assert_eq!(holds("permissions.expires"), rows(&[("30m", "task", 3)]));
+    assert_eq!(holds("limits.input"), rows(&[("10KiB", "project", 3)]));
+    assert_eq!(holds("limits.journal"), rows(&[("1MiB", "organisation", 2)]));
+    assert_eq!(holds("limits.json_depth"), [(json!(64), json!("default"), Value::Null)]);
+    let (code, _) = check(&dir, &policy, &["--policy=other"]);
+    assert_ne!(code, 0);
+
+    // What is above is made tighter, and what is below would lift it.
+    std::fs::write(&policy, "permissions: { votes: 3, expires: 10m }\nlimits: { input: 1KiB }\n").unwrap();
+    let (code, said) = check(&dir, &policy, &[]);
+    let problems: Vec<&str> =
+        said["diagnostics"].as_array().unwrap().iter().map(|problem| problem["message"].as_str().unwrap()).collect();
+    assert_eq!((code, problems.len()), (4, 1), "{problems:?}");
+    assert!(
+        problems[0].contains("`limits.input: \"10KiB\"` lifts what the organisation says: \"1KiB\""),
+        "{problems:?}"
+    );
+    std::fs::write(&policy, "permissions: { votes: 3, expires: 10m }\n").unwrap();
+    let (code, said) = check(&dir, &policy, &[]);
+    let places: Vec<String> = said["diagnostics"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|problem| format!("{}:{}", problem["file"].as_str().unwrap(), problem["line"]))
+        .collect();
+    assert_eq!((code, places), (4, vec!["pipelines/p.yaml:3".to_owned(), "teams/sales.yaml:4".to_owned()]), "{said}");
+
+    // Without what is above, nothing is said to be in order.
+    let (code, _) = check(&dir, &dir.path().join("none.yaml"), &[]);
+    assert_eq!(code, 4);
+    std::fs::write(&policy, "permissions: { deny: ['Bash('] }\n").unwrap();
+    let (code, said) = check(&dir, &policy, &[]);
+    assert!(code == 4 && said.to_string().contains("Bash("), "{said}");
+}
+
+fn one_call(request: &Request) -> suite::fakes::model::Reply {
+    match request.turn() {
+        0 => Message::new().tool_use("a", "Bash", &json!({"command": "echo one"})),
+        _ => Message::of_text("Done."),
+    }
+    .into()
+}
+
+/// What an agent was told of its one call, by a worker under this policy; and what a person was asked before.
+async fn told(organisation: &str, team: &str, project: &str, own: &str) -> (String, Option<Value>) {
+    let model = FakeModel::answering(one_call).await.unwrap();
+    let config = format!(
+        "models:\n  m: {{ provider: fake, model: claude-sonnet-4-6 }}\n\
+         providers:\n  fake: {{ kind: anthropic, base_url: '{}', key: 'env:PATH' }}\n{project}\n",
+        model.base_url()
+    );
+    let own = pipeline(&format!("team: sales\n{own}"));
+    let files = [
+        ("teamster.yaml", config.as_str()),
+        ("pipelines/p.yaml", own.as_str()),
+        ("agents/clerk.md", AGENT),
+        ("teams/sales.yaml", team),
+        ("policy.yaml", organisation),
+    ];
+    let api = RunningScheduler::start(&files).await;
+    let loaded = Project::load_under(api.project.path(), &[api.project.path().join("policy.yaml")]).unwrap();
+    let id = api.submit(&json!({"pipeline": "p", "input": {}})).await;
+    let worker = api.tuned_worker(|config| *config = loaded.config);
+    let seen = api.watch(&id, None, "parked").await;
+    let mut asked = None;
+    if seen.last().is_some_and(|(_, kind)| kind == "parked") {
+        asked = Some(api.get("/v1/approvals").await.json()["approvals"][0].clone());
+        let path = format!("/v1/approvals/{}", asked.as_ref().unwrap()["id"].as_str().unwrap());
+        let by = json!({"decision": "reject", "by": "ann"});
+        assert_eq!(api.post(&path, &by).await.status, 200);
+        api.watch(&id, None, "end").await;
+    }
+    worker.drain().await;
+    let journal = api.store.journal(id.parse().unwrap(), 0, 1_000).await.unwrap();
+    let result = journal.iter().find_map(|recorded| match &recorded.event {
+        Event::CallFinished { result: CallResult::Done { content, .. }, .. } => Some(content.to_string()),
+        _ => None,
+    });
+    (result.unwrap(), asked)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_layer_judges_a_call_and_the_strictest_verdict_holds() {
+    let open = "permissions: { allow: [Bash] }";
+    let hook = |reason: &str| {
+        let command = format!("echo {reason} >&2; exit 2");
+        format!("hooks: {}", json!({"PreToolUse": [{"hooks": [{"type": "command", "command": command}]}]}))
+    };
+    let allows = json!({"hookSpecificOutput": {"hookEventName": "PreToolUse", "permissionDecision": "allow"}});
+    let allows = json!({"PreToolUse": [{"hooks": [{"type": "command", "command": format!("printf %s '{allows}'")}]}]});
+    let allows = format!("hooks: {allows}");
+    // Organisation, team, project, pipeline; what the model is told, and whether a person was asked before.
+    let table = [
+        ("{}", "{}", open, "", "one", false),
+        ("permissions: { deny: ['Bash(echo:*)'] }", "{}", open, "", "forbids this call", false),
+        ("{}", "permissions: { deny: ['Bash(echo:*)'] }", open, "", "forbids this call", false),
+        ("{}", "{}", open, "permissions: { deny: ['Bash(echo:*)'] }\n", "forbids this call", false),
+        ("permissions: { mode: plan }", "{}", open, "", "in plan mode", false),
+        ("{}", "permissions: { mode: plan }", open, "", "in plan mode", false),
+        // What is allowed below is asked about all the same, also if a hook allows it.
+        ("permissions: { mode: default }", "{}", open, "", "a person refused it", true),
+        ("permissions: { mode: default }", "{}", &allows, "", "a person refused it", true),
+        ("{}", &allows, "permissions: { mode: default }", "", "a person refused it", true),
+        ("{}", "{}", &format!("permissions: {{ mode: default }}\n{allows}"), "", "one", false),
+        ("permissions: { mode: default, allow: [Bash] }", "{}", open, "", "one", false),
+        ("permissions: { ask: [Bash] }", "{}", open, "", "a person refused it", true),
+        (&hook("above"), "{}", open, "", "a hook refused it: above", false),
+        ("{}", &hook("team"), open, "", "a hook refused it: team", false),
+    ];
+    for (organisation, team, project, own, expected, asks) in table {
+        let (told, asked) = told(organisation, team, project, own).await;
+        assert!(told.contains(expected), "{organisation} {team} {project} {own}: {told}");
+        assert_eq!(asked.is_some(), asks, "{organisation} {team} {project} {own}");
+    }
+    // Who is asked, and until when, is what all layers leave.
+    let (_, asked) = told(
+        "permissions: { ask: [Bash], approvers: [ann, bob, cem] }",
+        "permissions: { approvers: [cem, ann] }",
+        "",
+        "permissions: { expires: 1m }\n",
+    )
+    .await;
+    assert_eq!(asked.unwrap()["approvers"], json!(["cem", "ann"]));
+}
