@@ -4,6 +4,7 @@
 //! digest, and erasing a task's data takes them away.
 
 use super::event::Event;
+use super::hook::HookRuling;
 use super::record::{CallResult, HoldBack, StepOutcome};
 use super::slot::{Slot, SlotMut};
 
@@ -33,6 +34,17 @@ macro_rules! notes {
                     // A place is asked for under a key that may be made of the input.
                     Self::HeldBack { why: HoldBack::RateLimit { rate_limit, .. }, .. } => {
                         visit($slot::Text(rate_limit));
+                    }
+                    Self::HookDecided { ruling, .. } => {
+                        let HookRuling { reason, ran, .. } = &$($mut)? **ruling;
+                        if let Some(reason) = reason {
+                            visit($slot::Text(reason));
+                        }
+                        for run in ran {
+                            if let Some(failure) = &$($mut)? run.failure {
+                                visit($slot::Text(failure));
+                            }
+                        }
                     }
                     Self::ApprovalRequested { title, .. } => visit($slot::Text(title)),
                     Self::ApprovalDecided { decision, .. } => {
