@@ -5,7 +5,8 @@ use common::clock::Timestamp;
 use common::failure::Failure;
 use common::id::StepKey;
 use common::journal::{
-    CallResult, Effect, Event, HoldBack, HookDecision, HookEvent, HookRuling, ModelCall, Recorded, StepOutcome, WakeCause,
+    CallResult, Effect, Event, HoldBack, HookDecision, HookEvent, HookRuling, ModelCall, Recorded, StepOutcome,
+    WakeCause,
 };
 use common::task::{Outcome, StateName, Wait, WaitOn};
 use scheduler::wire::TaskSummary;

@@ -3,7 +3,6 @@
 use clap::Args;
 use common::config::policy::{self, Layer, Merged, Setting};
 use common::diagnostic::{Diagnostic, Severity};
-use common::id::PipelineName;
 use common::project::Project;
 use serde_json::{Value, json};
 use worker::tools::registry::{rules, tiers};
@@ -34,8 +33,8 @@ pub(crate) struct CheckArgs {
     #[arg(long)]
     deny_warnings: bool,
     /// Show what holds of the policy of organisation and project, or of a pipeline with its team, and where each value is from
-    #[arg(long, value_name = "PIPELINE", num_args = 0..=1, require_equals = true)]
-    policy: Option<Option<PipelineName>>,
+    #[arg(long, value_name = "PIPELINE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    policy: Option<String>,
 }
 
 pub(crate) fn run(args: &CheckArgs, context: &Context) -> Result<(), CommandError> {
@@ -48,7 +47,7 @@ pub(crate) fn run(args: &CheckArgs, context: &Context) -> Result<(), CommandErro
     let (names, diagnostics) = match Project::load(dir) {
         Ok(project) => {
             if let Some(asked) = &args.policy {
-                policy = Some(in_force(&project, asked.as_ref())?);
+                policy = Some(in_force(&project, asked)?);
             }
             let names: Vec<String> = project.pipelines.iter().map(|pipeline| pipeline.name.to_string()).collect();
             let of_pipelines = project.pipelines.iter().flat_map(|pipeline| &pipeline.policy);
@@ -105,11 +104,11 @@ pub(crate) fn run(args: &CheckArgs, context: &Context) -> Result<(), CommandErro
 }
 
 /// What holds, of all that an organisation, the project, and for a pipeline its team and it itself say.
-fn in_force(project: &Project, pipeline: Option<&PipelineName>) -> Result<Merged, CommandError> {
+fn in_force(project: &Project, pipeline: &str) -> Result<Merged, CommandError> {
     let own = match pipeline {
-        None => &[][..],
-        Some(name) => {
-            let found = project.pipelines.iter().find(|pipeline| &pipeline.name == name);
+        "" => &[][..],
+        name => {
+            let found = project.pipelines.iter().find(|pipeline| pipeline.name.as_str() == name);
             let missing = || CommandError::new(Exit::NotFound, format!("there is no pipeline {name}"));
             &found.ok_or_else(missing)?.policy
         }
