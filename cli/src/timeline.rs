@@ -118,6 +118,12 @@ fn describe(event: &Event) -> (Tone, String) {
             (Tone::Plain, format!("called as {}{how}: {}", cut(agent, 80), cut(prompt, TEXT)))
         }
         Event::TurnFinished { call, .. } => (Tone::Plain, turn(call)),
+        Event::ModelChanged { from, to, why, .. } => {
+            (Tone::Warn, format!("asks model {} instead of {}: {}", cut(&to.alias, 80), cut(from, 80), failure(why)))
+        }
+        Event::OtherModel { asked, answered, .. } => {
+            (Tone::Warn, format!("the model {} was asked, and {} answered", cut(asked, 80), cut(answered, 80)))
+        }
         Event::Prompted { text, reason, .. } => (Tone::Warn, format!("told the model ({reason}): {}", cut(text, TEXT))),
         Event::CallIntended { call, .. } => {
             let effect = match call.effect {

@@ -2,6 +2,7 @@
 //! references (`env:NAME`, `file:/path`), resolved when they are used.
 
 mod answers;
+mod fallback;
 mod mcp;
 mod permissions;
 mod read;
@@ -19,6 +20,7 @@ use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+pub use self::fallback::Fallback;
 pub use self::mcp::{
     ClientAuthentication, ClientCredentials, McpAuth, McpEndpoint, McpIdentity, McpProgram, McpServer, McpTransport,
     McpVersion,
@@ -27,7 +29,7 @@ pub use self::permissions::{PermissionMode, Permissions};
 pub use self::retention::{Keep, Retention};
 pub use self::sandbox::{InvalidLocation, Location, Sandbox, SandboxMode, SandboxPolicy, SandboxRules};
 pub use self::size::Size;
-use crate::journal::Effect;
+use crate::journal::{Effect, OnOtherModel};
 use crate::secret::SecretRef;
 use crate::span::Span;
 use crate::store::{BlobOptions, BlobPlace};
@@ -159,7 +161,7 @@ impl<T> OneOrMany<T> {
 }
 
 /// A model by the name that agents use.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
     /// A name under `providers:`.
@@ -172,6 +174,12 @@ pub struct Model {
     /// Options for the provider, such as `temperature`; an agent's own win.
     #[serde(default)]
     pub options: serde_json::Map<String, Value>,
+    /// The models that are asked when this one is overloaded or declines.
+    #[serde(default)]
+    pub fallback: Option<Fallback>,
+    /// What a reply from another model than this one does. Default `warn`.
+    #[serde(default)]
+    pub on_other_model: OnOtherModel,
 }
 
 /// Dollars per million tokens.

@@ -9,15 +9,16 @@ mod conversation;
 mod event;
 mod record;
 mod reference;
+mod request;
 mod run;
 mod slot;
 
-pub use conversation::{Conversation, Prompted, ToolUse, Turn};
+pub use conversation::{Conversation, ModelChange, Prompted, ToolUse, Turn};
 pub use event::{Event, Recorded, Submitted};
 pub use record::{
-    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, ModelCall, RequestHead, StepOutcome, Usage,
-    WakeCause,
+    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, ModelCall, StepOutcome, Usage, WakeCause,
 };
 pub use reference::Reference;
+pub use request::{Fallback, ModelChoice, ModelSettings, OnOtherModel, RequestHead};
 pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Run, StepRun, StepStatus, Subagent};
 pub use slot::{Slot, SlotMut};

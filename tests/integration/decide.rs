@@ -64,7 +64,7 @@ impl World for Script {
                 Performed::Model(Ok(ModelCall {
                     content,
                     stop_reason: if asks { "tool_use" } else { "end_turn" }.to_owned(),
-                    model: "test".to_owned(),
+                    model: "m".to_owned(),
                     response_id: "r".to_owned(),
                     usage: Usage { input_tokens: 10, output_tokens: 5, cost_usd: 0.01, ..Usage::default() },
                     duration_ms: 7,
@@ -99,8 +99,7 @@ fn head(tools: &ToolSet) -> RequestHead {
         max_tokens: 1000,
         system: String::new(),
         tools: tools.values().map(|tool| tool.spec().to_json()).collect(),
-        output_schema: None,
-        options: serde_json::Map::new(),
+        ..RequestHead::default()
     }
 }
 

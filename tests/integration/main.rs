@@ -21,6 +21,7 @@ mod crash;
 mod crash_mcp;
 mod decide;
 mod differential;
+mod fallback;
 mod faults;
 mod halt;
 mod models;

@@ -41,6 +41,7 @@ fn head() -> RequestHead {
         output_schema: Some(json!({"type": "object", "required": ["score"], "properties": {
             "score": {"type": "integer", "minimum": 0, "maximum": 100}}})),
         options: json!({"effort": "low", "thinking": {"type": "adaptive"}}).as_object().cloned().unwrap_or_default(),
+        ..RequestHead::default()
     }
 }
 

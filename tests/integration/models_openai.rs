@@ -32,8 +32,7 @@ fn conversation() -> Conversation {
         max_tokens: 1_000,
         system: "You review.".to_owned(),
         tools: vec![tool],
-        output_schema: None,
-        options: serde_json::Map::new(),
+        ..RequestHead::default()
     };
     Conversation::new(head, "Review this.".to_owned())
 }

@@ -9,6 +9,7 @@
 mod admission;
 mod agent;
 mod effect;
+mod fallback;
 mod foreach;
 mod permission;
 mod step;
@@ -332,10 +333,9 @@ pub fn conclude(
     match performed {
         Performed::Prepared(Ok(event)) => event.into_iter().collect(),
         Performed::Child(Ok(events)) => events,
-        Performed::Model(Ok(call)) => vec![Event::TurnFinished { step: step.clone(), call: Box::new(call) }],
-        Performed::Prepared(Err(error)) | Performed::Child(Err(error)) | Performed::Model(Err(error)) => {
-            retry.after(error)
-        }
+        Performed::Model(Ok(call)) => fallback::answered(run, step, call),
+        Performed::Model(Err(error)) => fallback::unanswered(&retry, error),
+        Performed::Prepared(Err(error)) | Performed::Child(Err(error)) => retry.after(error),
         Performed::Call { call, answer, duration_ms } => retry.conclude_call(&call, answer, duration_ms),
     }
 }

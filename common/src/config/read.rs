@@ -68,6 +68,7 @@ impl Config {
         let Some(Kind::Map(entries)) = models.map(|node| &node.kind) else { return };
         for (key, node) in entries {
             let Some(model) = self.models.get(&key.text) else { continue };
+            self.check_fallback(&key.text, model, node, file, out);
             if self.provider_kind(&model.provider).is_some() {
                 continue;
             }
@@ -79,6 +80,24 @@ impl Config {
                 Some(name) => error.with_help(format!("did you mean `{name}`?")),
                 None => error.with_help("add it under `providers:`, with the `kind` of wire that it speaks"),
             });
+        }
+    }
+}
+
+impl Config {
+    /// Fallbacks are models, and not the model itself.
+    fn check_fallback(&self, name: &str, model: &Model, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+        let at = field(node, "fallback").unwrap_or(node.at);
+        for other in model.fallback.iter().flat_map(|fallback| &fallback.models) {
+            if other == name {
+                out.push(file.error(at, format!("`{name}` cannot stand in for itself")));
+            } else if !self.knows_model(other) {
+                let error = file.error(at, format!("there is no model `{other}`"));
+                out.push(match closest(other, &self.model_names()) {
+                    Some(name) => error.with_help(format!("did you mean `{name}`?")),
+                    None => error.with_help("add it under `models:`"),
+                });
+            }
         }
     }
 }
@@ -171,6 +190,9 @@ fn check_webhook(_: &str, webhook: &Webhook, node: &Node, file: &SourceFile, out
 }
 
 fn check_model(_: &str, model: &Model, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+    if let Some(Err(why)) = model.fallback.as_ref().map(super::Fallback::check) {
+        out.push(file.error(field(node, "fallback").unwrap_or(node.at), why));
+    }
     let Some(price) = &model.price else { return };
     let all = [Some(price.input), Some(price.output), price.cache_read, price.cache_write];
     if all.into_iter().flatten().any(|dollars| !dollars.is_finite() || dollars < 0.0) {

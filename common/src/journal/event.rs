@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::record::{
-    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, ModelCall, RequestHead, StepOutcome, WakeCause,
-};
+use super::record::{ApprovalDecision, ApprovalTerms, CallRecord, CallResult, ModelCall, StepOutcome, WakeCause};
+use super::request::{ModelChoice, RequestHead};
 use crate::clock::Timestamp;
 use crate::failure::Failure;
 use crate::id::{
@@ -213,6 +212,27 @@ pub enum Event {
         /// The answer.
         call: Box<ModelCall>,
     },
+    /// The model that was asked did not answer, or declined: from now on another one is asked. A reply in which it
+    /// declined is no longer part of the conversation.
+    ModelChanged {
+        /// The step.
+        step: StepKey,
+        /// The model that was asked until now, by its name in `teamster.yaml`.
+        from: String,
+        /// The one that is asked from now on.
+        to: Box<ModelChoice>,
+        /// What went wrong.
+        why: Failure,
+    },
+    /// A model answered that was not asked. Written when this is first seen of an answering model.
+    OtherModel {
+        /// The step.
+        step: StepKey,
+        /// The model that was asked, by its name at the provider.
+        asked: String,
+        /// The one that answered.
+        answered: String,
+    },
     /// The loop itself said something to the model (repair, nudge, go on).
     Prompted {
         /// The step.
@@ -336,6 +356,8 @@ impl Event {
             Self::AgentStarted { .. } => "agent_started",
             Self::SubagentCalled { .. } => "subagent_called",
             Self::TurnFinished { .. } => "turn_finished",
+            Self::ModelChanged { .. } => "model_changed",
+            Self::OtherModel { .. } => "other_model",
             Self::Prompted { .. } => "prompted",
             Self::CallIntended { .. } => "call_intended",
             Self::CallFinished { .. } => "call_finished",
@@ -379,6 +401,8 @@ impl Event {
             | Self::AgentStarted { step, .. }
             | Self::SubagentCalled { step, .. }
             | Self::TurnFinished { step, .. }
+            | Self::ModelChanged { step, .. }
+            | Self::OtherModel { step, .. }
             | Self::Prompted { step, .. }
             | Self::CallIntended { step, .. }
             | Self::CallFinished { step, .. }

@@ -226,7 +226,9 @@ impl Run {
         let conversation = step.and_then(|s| s.conversation.as_ref());
         match event {
             Event::AgentStarted { .. } if conversation.is_some() => Err("the agent was started before"),
-            Event::TurnFinished { .. } if conversation.is_none() => Err("the agent was not started"),
+            Event::TurnFinished { .. } | Event::ModelChanged { .. } if conversation.is_none() => {
+                Err("the agent was not started")
+            }
             Event::TurnFinished { .. } if conversation.is_some_and(|c| !c.open_calls().is_empty()) => {
                 Err("calls of the turn before have no results")
             }
@@ -371,6 +373,18 @@ impl Run {
                 step.failed_tries = 0;
                 if let Some(conversation) = &mut step.conversation {
                     conversation.answered((**call).clone());
+                }
+            }
+            Event::ModelChanged { to, why, .. } => {
+                // Each model has tries of its own.
+                step.failed_tries = 0;
+                if let Some(conversation) = &mut step.conversation {
+                    conversation.change_model(to, why);
+                }
+            }
+            Event::OtherModel { answered, .. } => {
+                if let Some(conversation) = &mut step.conversation {
+                    conversation.other_model = Some(answered.clone());
                 }
             }
             Event::SubagentCalled { call, agent, prompt, background, .. } => {

@@ -5,7 +5,8 @@
 use serde_json::Value;
 
 use super::event::Event;
-use super::record::{ApprovalDecision, CallResult, ModelCall, RequestHead, StepOutcome};
+use super::record::{ApprovalDecision, CallResult, ModelCall, StepOutcome};
+use super::request::RequestHead;
 use crate::failure::Failure;
 use crate::task::Signal;
 
@@ -53,7 +54,7 @@ macro_rules! visits {
                         StepOutcome::Skipped => {}
                     },
                     Self::AgentStarted { head, prompt, .. } => {
-                        let RequestHead { system, tools, output_schema, options, .. } = &$($mut)? **head;
+                        let RequestHead { system, tools, output_schema, options, fallback, .. } = &$($mut)? **head;
                         visit($slot::Text(system));
                         for tool in tools.$iter() {
                             visit($slot::Value(tool));
@@ -64,7 +65,16 @@ macro_rules! visits {
                         for option in options.$values() {
                             visit($slot::Value(option));
                         }
+                        for option in fallback.models.$iter().flat_map(|model| model.options.$values()) {
+                            visit($slot::Value(option));
+                        }
                         visit($slot::Text(prompt));
+                    }
+                    Self::ModelChanged { to, why, .. } => {
+                        for option in to.options.$values() {
+                            visit($slot::Value(option));
+                        }
+                        why.$visit(visit);
                     }
                     Self::TurnFinished { call, .. } => {
                         let ModelCall { content, .. } = &$($mut)? **call;
@@ -93,6 +103,7 @@ macro_rules! visits {
                     | Self::CancelRequested { .. }
                     | Self::Cancelled { .. }
                     | Self::StepStarted { .. }
+                    | Self::OtherModel { .. }
                     | Self::SleepStarted { .. }
                     | Self::ApprovalExpired { .. }
                     | Self::ChildSubmitted { .. } => {}

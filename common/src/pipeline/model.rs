@@ -7,7 +7,7 @@ use serde_json::Value;
 
 pub use super::schema::{Schema, SchemaIssue};
 use super::template::{Expression, Template};
-use crate::config::PermissionMode;
+use crate::config::{Fallback, PermissionMode};
 use crate::id::{Digest, PipelineName, QueueName, StepId};
 use crate::journal::Effect;
 use crate::retry::RetryPolicy;
@@ -145,6 +145,8 @@ pub struct AgentStep {
     pub prompt: Template,
     /// A model's name in `teamster.yaml`, or what computes it; `None`, or an empty text: as the agent says.
     pub model: Option<Template>,
+    /// The models that are asked when that one is overloaded or declines; `None`: as `teamster.yaml` says of it.
+    pub fallback: Option<Fallback>,
     /// When to stop.
     pub limits: AgentLimits,
 }

@@ -244,6 +244,8 @@ impl Head {
                 | Event::AgentStarted { .. }
                 | Event::SubagentCalled { .. }
                 | Event::TurnFinished { .. }
+                | Event::ModelChanged { .. }
+                | Event::OtherModel { .. }
                 | Event::Prompted { .. }
                 | Event::CallIntended { .. }
                 | Event::CallFinished { .. }

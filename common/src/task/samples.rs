@@ -9,8 +9,8 @@ use crate::clock::Timestamp;
 use crate::failure::{Failure, FailureClass};
 use crate::id::{ApprovalId, CallId, Digest, PipelineName, QueueName, StepId, StepKey, TaskId, WorkerId};
 use crate::journal::{
-    ApprovalDecision, CallRecord, CallResult, Effect, Event, ModelCall, Recorded, RequestHead, StepOutcome, Submitted,
-    Usage, WakeCause,
+    ApprovalDecision, CallRecord, CallResult, Effect, Event, ModelCall, ModelChoice, Recorded, RequestHead,
+    StepOutcome, Submitted, Usage, WakeCause,
 };
 use crate::task::{DeadReason, Head, Outcome, State, StateName, Wait, WaitOn};
 
@@ -110,10 +110,7 @@ fn request_head() -> RequestHead {
         provider: "p".to_owned(),
         model: "m".to_owned(),
         max_tokens: 1,
-        system: String::new(),
-        tools: Vec::new(),
-        output_schema: None,
-        options: serde_json::Map::new(),
+        ..RequestHead::default()
     }
 }
 
@@ -170,6 +167,13 @@ pub(crate) fn events() -> Vec<Event> {
         Event::SleepStarted { step: step(), until: at(10) },
         Event::AgentStarted { step: step(), head: Box::new(request_head()), prompt: "go".to_owned() },
         Event::TurnFinished { step: step(), call: Box::new(model_call()) },
+        Event::ModelChanged {
+            step: step(),
+            from: "m".to_owned(),
+            to: Box::new(ModelChoice { alias: "n".to_owned(), ..ModelChoice::default() }),
+            why: failure(),
+        },
+        Event::OtherModel { step: step(), asked: "m".to_owned(), answered: "n".to_owned() },
         Event::Prompted {
             step: step(),
             text: "go on".to_owned(),

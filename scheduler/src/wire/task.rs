@@ -203,6 +203,15 @@ pub struct Step {
     pub retry_at: Option<Timestamp>,
     /// How many tries were started.
     pub tries: u32,
+    /// The model that is asked, by its name in `teamster.yaml`, of an agent step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The models that were asked before it and gave up or declined, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models_before: Vec<String>,
+    /// The model that answered although another one was asked, by its name at the provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_by: Option<String>,
     /// Model calls that were answered, of an agent step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turns: Option<usize>,
@@ -344,6 +353,7 @@ impl Step {
             StepStatus::Done(StepOutcome::Skipped) => (StepState::Skipped, None, None, None),
         };
         let under_way = matches!(status, StepState::Started | StepState::Succeeded);
+        let conversation = step.conversation.as_ref();
         Self {
             id,
             agent: step.subagent.map(|subagent| subagent.agent),
@@ -354,8 +364,15 @@ impl Step {
             finished_at: step.finished_at,
             retry_at,
             tries: step.failed_tries + u32::from(under_way),
-            turns: step.conversation.as_ref().map(|c| c.turns.len()),
-            usage: step.conversation.as_ref().map(common::journal::Conversation::usage),
+            model: conversation.map(|known| known.head.alias.clone()),
+            models_before: conversation
+                .into_iter()
+                .flat_map(|c| &c.changes)
+                .map(|change| change.from.clone())
+                .collect(),
+            answered_by: conversation.and_then(|known| known.other_model.clone()),
+            turns: conversation.map(|known| known.turns.len()),
+            usage: conversation.map(common::journal::Conversation::usage),
             child: step.child.map(|child| child.task),
         }
     }

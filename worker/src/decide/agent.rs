@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::admission::{Verdict, admit, calls, offered, tool_uses, verdict};
 use super::effect::idempotency_key;
 use super::permission::{Permit, Wanted};
-use super::{Action, ActionKey, Deciding};
+use super::{Action, ActionKey, Deciding, fallback};
 use crate::tools::agent::AGENT;
 
 /// How often a reply that was cut off is asked to go on.
@@ -51,7 +51,7 @@ impl Deciding<'_> {
         if turn.prompted.is_none() && !self.is_in_flight(key) && self.report(key) {
             return;
         }
-        if turn.prompted.is_some() || !turn.tool_uses.is_empty() {
+        if turn.prompted.is_some() || !turn.tool_uses.is_empty() || turn.set_aside {
             return self.ask(key, conversation, agent);
         }
         self.ended(step, key, conversation, turn, agent);
@@ -224,7 +224,11 @@ impl Deciding<'_> {
             "refusal" => {
                 let error =
                     Failure::new(FailureClass::Refused, format!("the model {} refused to answer", turn.reply.model));
-                self.decision.fail_step(key, error.with_detail(json!({"text": conversation.last_text()})));
+                let error = error.with_detail(json!({"text": conversation.last_text()}));
+                match fallback::declined(key, conversation, &error) {
+                    Some(event) => self.decision.record(event),
+                    None => self.decision.fail_step(key, error),
+                }
             }
             "max_tokens" if prompts(conversation, CONTINUE) < CONTINUATIONS => {
                 self.decision.record(prompt(
@@ -285,7 +289,7 @@ fn answer(step: &Step, conversation: &Conversation) -> Result<Value, Failure> {
 
 /// The text of the last reply, with those that were cut off before it.
 fn full_text(conversation: &Conversation) -> String {
-    let turns = &conversation.turns;
+    let turns: Vec<&Turn> = conversation.said().collect();
     let cut_off = turns
         .iter()
         .rev()

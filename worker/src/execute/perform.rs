@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::failure::{Failure, FailureClass};
 use common::id::{StepKey, TaskId};
-use common::journal::{CallRecord, Conversation, Event, RequestHead, Run};
+use common::journal::{CallRecord, Conversation, Event, ModelChoice, RequestHead, Run};
 use common::pipeline::model::{Agent, AgentStep, Pipeline, RunStep, Step, StepKind};
 use common::pipeline::template::Scope;
 use common::span::Span;
@@ -109,10 +109,15 @@ impl Executor {
     /// Fixes what all requests of an agent share.
     fn start_agent(&self, step: StepKey, opening: Opening<'_>, tools: &ToolSet) -> Result<Event, Failure> {
         let Opening { role, prompt, output_schema, model, callees } = opening;
-        let model = self.outside.models.resolve(model.as_deref().filter(|alias| *alias != "inherit"))?;
-        let mut options = model.options;
+        let models = &self.outside.models;
+        let model = models.resolve(model.as_deref().filter(|alias| *alias != "inherit"))?;
+        let mut fallback = models.fallback(role.agent_step.fallback.as_ref().or(model.fallback.as_ref()))?;
+        let mut model = ModelChoice::from(model);
+        fallback.models.retain(|other| other.alias != model.alias);
         if let Some(effort) = &role.agent.effort {
-            options.insert("effort".to_owned(), Value::from(effort.as_str()));
+            for choice in std::iter::once(&mut model).chain(&mut fallback.models) {
+                choice.options.insert("effort".to_owned(), Value::from(effort.as_str()));
+            }
         }
         let specs = self.outside.tools.offered(tools).map(tools::ToolSpec::to_json);
         let head = RequestHead {
@@ -123,7 +128,9 @@ impl Executor {
             system: role.agent.system.clone(),
             tools: tools::agent::spec(&callees).iter().map(tools::ToolSpec::to_json).chain(specs).collect(),
             output_schema,
-            options,
+            options: model.options,
+            settings: model.settings,
+            fallback,
         };
         Ok(Event::AgentStarted { step, head: Box::new(head), prompt })
     }

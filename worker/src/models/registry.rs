@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::clock::{Clock, SystemClock};
 use common::config::{self, Config, Price, ProviderKind};
 use common::failure::{Failure, FailureClass};
+use common::journal::{Fallback, ModelChoice, ModelSettings};
 use common::secret::SecretRef;
 use serde_json::{Map, Value};
 
@@ -36,6 +37,17 @@ pub struct ResolvedModel {
     pub options: Map<String, Value>,
     /// What it costs; `None`: nobody said, and it counts as free.
     pub price: Option<Price>,
+    /// What else is known of it.
+    pub settings: ModelSettings,
+    /// The models that stand in for it.
+    pub fallback: Option<config::Fallback>,
+}
+
+impl From<ResolvedModel> for ModelChoice {
+    fn from(model: ResolvedModel) -> Self {
+        let ResolvedModel { alias, provider, model, options, settings, .. } = model;
+        Self { alias, provider, model, options, settings }
+    }
 }
 
 /// The models and providers of an installation.
@@ -83,13 +95,25 @@ impl Models {
     /// # Errors
     /// `Configuration`, when there is no such model.
     pub fn resolve(&self, alias: Option<&str>) -> Result<ResolvedModel, Failure> {
-        let (alias, config::Model { provider, model, options, .. }) = self.config.model(alias)?;
+        let (alias, named) = self.config.model(alias)?;
+        let config::Model { provider, model, options, fallback, on_other_model, .. } = named;
+        let settings = ModelSettings { on_other_model };
         let price = if self.kind(&provider)? == ProviderKind::Rehearsal {
             Some(Price { input: 0.0, output: 0.0, cache_read: None, cache_write: None })
         } else {
             self.prices.of(alias, &model, self.clock.now())
         };
-        Ok(ResolvedModel { alias: alias.to_owned(), provider, model, options, price })
+        Ok(ResolvedModel { alias: alias.to_owned(), provider, model, options, price, settings, fallback })
+    }
+
+    /// The models that stand in for another one, by what is written of them.
+    ///
+    /// # Errors
+    /// `Configuration`, when there is no such model.
+    pub fn fallback(&self, written: Option<&config::Fallback>) -> Result<Fallback, Failure> {
+        let Some(config::Fallback { models, on, tries }) = written else { return Ok(Fallback::default()) };
+        let models = models.iter().map(|alias| self.resolve(Some(alias)).map(Into::into)).collect::<Result<_, _>>()?;
+        Ok(Fallback { models, on: on.clone(), tries: *tries })
     }
 
     /// A provider by name, built at its first use.

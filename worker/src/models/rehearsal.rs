@@ -101,7 +101,7 @@ fn reply(head: &RequestHead, messages: &[Value], options: &Options) -> ModelCall
     ModelCall {
         content,
         stop_reason: stop_reason.to_owned(),
-        model: "rehearsal".to_owned(),
+        model: super::price::REHEARSAL.to_owned(),
         response_id: format!("msg_rehearsal_{id}"),
         usage,
         duration_ms: 0,
@@ -166,8 +166,7 @@ mod tests {
                 .iter()
                 .map(|name| json!({"name": name, "description": "", "input_schema": schema(name)}))
                 .collect(),
-            output_schema: None,
-            options: Map::new(),
+            ..RequestHead::default()
         }
     }
 

@@ -67,7 +67,8 @@ impl StepRun {
     /// Whether a subagent that came to its end can be told something more.
     pub fn can_be_resumed(&self) -> bool {
         let ready = |known: &Conversation| {
-            known.open_calls().is_empty() && known.turns.last().is_some_and(|turn| turn.prompted.is_none())
+            known.open_calls().is_empty()
+                && known.turns.last().is_some_and(|turn| turn.prompted.is_none() && !turn.set_aside)
         };
         self.is_done() && self.conversation.as_ref().is_some_and(ready)
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::text::Context;
 use super::{LinkTo, Reader, STEP_LIMIT, repeated};
+use crate::config::Fallback;
 use crate::diagnostic::Place;
 use crate::document::{Kind, Node, Table, closest};
 use crate::id::{StepId, StepKey};
@@ -135,11 +136,24 @@ impl<'a> Reader<'a> {
             Some((node, name)) if !name.contains("{{") => self.link(LinkTo::Model, name, node.at),
             _ => self.link(LinkTo::AnyModel, "", node.at),
         }
+        let fallback = table.get("fallback").and_then(|node| self.fallback(node));
         let limits = match table.get("limits") {
             Some(node) => self.agent_limits(node),
             None => AgentLimits::default(),
         };
-        Some(AgentStep { agent: name?, prompt: prompt?, model, limits })
+        Some(AgentStep { agent: name?, prompt: prompt?, model, fallback, limits })
+    }
+
+    /// Models that are asked when another one does not answer.
+    fn fallback(&mut self, node: &Node) -> Option<Fallback> {
+        let fallback: Fallback = node.read(self.file, self.out)?;
+        if let Err(why) = fallback.check() {
+            self.error(node.at, why);
+        }
+        for model in &fallback.models {
+            self.link(LinkTo::Model, model, node.at);
+        }
+        Some(fallback)
     }
 
     fn agent_limits(&mut self, node: &Node) -> AgentLimits {
