@@ -29,7 +29,7 @@ pub use self::permissions::{PermissionMode, Permissions};
 pub use self::retention::{Keep, Retention};
 pub use self::sandbox::{InvalidLocation, Location, Sandbox, SandboxMode, SandboxPolicy, SandboxRules};
 pub use self::size::Size;
-use crate::journal::{Effect, OnOtherModel};
+use crate::journal::{Effect, OnOtherModel, Structured};
 use crate::secret::SecretRef;
 use crate::span::Span;
 use crate::store::{BlobOptions, BlobPlace};
@@ -180,6 +180,10 @@ pub struct Model {
     /// What a reply from another model than this one does. Default `warn`.
     #[serde(default)]
     pub on_other_model: OnOtherModel,
+    /// How it is held to the schema of an output. Default `native`; `tool` for Anthropic's models that are older
+    /// than structured outputs.
+    #[serde(default)]
+    pub structured: Option<Structured>,
 }
 
 /// Dollars per million tokens.

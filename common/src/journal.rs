@@ -19,6 +19,6 @@ pub use record::{
     ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, ModelCall, StepOutcome, Usage, WakeCause,
 };
 pub use reference::Reference;
-pub use request::{Fallback, ModelChoice, ModelSettings, OnOtherModel, RequestHead};
+pub use request::{Fallback, ModelChoice, ModelSettings, OnOtherModel, RequestHead, Structured};
 pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Run, StepRun, StepStatus, Subagent};
 pub use slot::{Slot, SlotMut};

@@ -42,6 +42,7 @@ mod simulation;
 mod slow_clients;
 mod sqlite;
 mod structure;
+mod structured;
 mod subagents;
 mod tools;
 mod tools_http;

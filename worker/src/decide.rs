@@ -11,6 +11,7 @@ mod agent;
 mod effect;
 mod fallback;
 mod foreach;
+mod output;
 mod permission;
 mod step;
 mod subagent;

@@ -62,6 +62,9 @@ pub struct ModelSettings {
     /// What a reply from another model does.
     #[serde(skip_serializing_if = "is_default")]
     pub on_other_model: OnOtherModel,
+    /// How it is held to the schema of an output.
+    #[serde(skip_serializing_if = "is_default")]
+    pub structured: Structured,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -79,6 +82,19 @@ pub enum OnOtherModel {
     Warn,
     /// It is journaled, and the step fails.
     Fail,
+}
+
+/// How a model is held to the schema of an output. The step validates the output in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Structured {
+    /// By the API's own format; by a tool, where the format cannot express the schema.
+    #[default]
+    Native,
+    /// It must call a tool whose arguments are the output.
+    Tool,
+    /// It is told in words.
+    Prompt,
 }
 
 /// Which models are asked when one does not answer, and after what.

@@ -12,19 +12,18 @@ use serde_json::{Value, json};
 
 use super::admission::{Verdict, admit, calls, offered, tool_uses, verdict};
 use super::effect::idempotency_key;
+use super::output::{REPAIR, REPAIRS, answer, prompts, repairs, with_attempts};
 use super::permission::{Permit, Wanted};
-use super::{Action, ActionKey, Deciding, fallback};
+use super::{Action, ActionKey, Deciding, fallback, output};
 use crate::tools::agent::AGENT;
 
 /// How often a reply that was cut off is asked to go on.
 const CONTINUATIONS: usize = 3;
-/// How often an output that does not fit is sent back.
-const REPAIRS: usize = 1;
 /// Tool calls of one step that run at once.
 pub(super) const PARALLEL_CALLS: usize = 8;
 
-const REPAIR: &str = "repair";
-const CONTINUE: &str = "continue";
+/// Why the model is told something: its reply was cut off.
+pub(super) const CONTINUE: &str = "continue";
 
 impl Deciding<'_> {
     pub(super) fn agent(&mut self, step: &Step, key: &StepKey, known: &StepRun, agent: &AgentStep) {
@@ -45,8 +44,11 @@ impl Deciding<'_> {
         }
         let Some(turn) = conversation.turns.last() else { return self.ask(key, conversation, agent) };
         let open = conversation.open_calls();
-        if !open.is_empty() {
+        if open.iter().any(|call| !output::is_output(conversation, call)) {
             return self.tool_calls(key, known, conversation, &open, agent);
+        }
+        if !open.is_empty() {
+            return self.given_output(step, key, conversation, &open);
         }
         if turn.prompted.is_none() && !self.is_in_flight(key) && self.report(key) {
             return;
@@ -147,6 +149,9 @@ impl Deciding<'_> {
                     Err(_) if flying > 0 || before > 0 => {}
                     Err(error) => return self.stop(key, error),
                 }
+                continue;
+            }
+            if output::is_output(conversation, call) {
                 continue;
             }
             match known.calls.get(&call.id) {
@@ -251,12 +256,12 @@ impl Deciding<'_> {
             // Subagents in the background: there is news to come.
             _ if self.at_work(key) > 0 => {}
             _ if key.is_subagent() => {
-                let output = Value::String(full_text(conversation));
+                let output = Value::String(output::full_text(conversation));
                 self.decision.finish_step(key, StepOutcome::Succeeded { output });
             }
             _ => match answer(step, conversation) {
                 Ok(output) => self.decision.finish_step(key, StepOutcome::Succeeded { output }),
-                Err(error) if prompts(conversation, REPAIR) < REPAIRS => {
+                Err(error) if repairs(conversation) < REPAIRS => {
                     let text = format!("{}\nAnswer again, with the corrected JSON and nothing else.", error.message);
                     self.decision.record(prompt(text, REPAIR));
                 }
@@ -264,58 +269,4 @@ impl Deciding<'_> {
             },
         }
     }
-}
-
-/// How often the loop itself has spoken for this reason.
-fn prompts(conversation: &Conversation, reason: &str) -> usize {
-    let counted = conversation.turns.iter().skip(conversation.counted_from);
-    counted.filter(|turn| turn.prompted.as_ref().is_some_and(|prompted| prompted.reason == reason)).count()
-}
-
-/// The step's output: the text, or what its schema makes of it.
-fn answer(step: &Step, conversation: &Conversation) -> Result<Value, Failure> {
-    let text = full_text(conversation);
-    let Some(schema) = &step.output else { return Ok(Value::String(text)) };
-    let output: Value = serde_json::from_str(strip_fence(&text)).map_err(|error| {
-        Failure::new(
-            FailureClass::InvalidOutput,
-            format!("the answer is not JSON as {} asks for: {error}", schema.origin),
-        )
-        .with_detail(json!({"output": text}))
-    })?;
-    super::step::fits(step, &output)?;
-    Ok(output)
-}
-
-/// The text of the last reply, with those that were cut off before it.
-fn full_text(conversation: &Conversation) -> String {
-    let turns: Vec<&Turn> = conversation.said().collect();
-    let cut_off = turns
-        .iter()
-        .rev()
-        .skip(1)
-        .take_while(|turn| turn.prompted.as_ref().is_some_and(|prompted| prompted.reason == CONTINUE))
-        .count();
-    turns[turns.len() - (cut_off + 1).min(turns.len())..].iter().map(|turn| turn.text()).collect()
-}
-
-/// Models like to wrap JSON into a Markdown fence, whatever they are told.
-fn strip_fence(text: &str) -> &str {
-    let text = text.trim();
-    let Some(inner) = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```")) else { return text };
-    inner.strip_prefix("json").unwrap_or(inner).trim()
-}
-
-/// Keeps the texts of both attempts at an output.
-fn with_attempts(error: Failure, conversation: &Conversation) -> Failure {
-    let texts: Vec<String> = conversation
-        .turns
-        .iter()
-        .filter(|turn| turn.tool_uses.is_empty())
-        .rev()
-        .take(REPAIRS + 1)
-        .map(|turn| turn.text())
-        .collect();
-    let detail = json!({"attempts": texts.into_iter().rev().collect::<Vec<_>>(), "last": error.detail});
-    error.with_detail(detail)
 }

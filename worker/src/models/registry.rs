@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::clock::{Clock, SystemClock};
 use common::config::{self, Config, Price, ProviderKind};
 use common::failure::{Failure, FailureClass};
-use common::journal::{Fallback, ModelChoice, ModelSettings};
+use common::journal::{Fallback, ModelChoice, ModelSettings, Structured};
 use common::secret::SecretRef;
 use serde_json::{Map, Value};
 
@@ -96,9 +96,11 @@ impl Models {
     /// `Configuration`, when there is no such model.
     pub fn resolve(&self, alias: Option<&str>) -> Result<ResolvedModel, Failure> {
         let (alias, named) = self.config.model(alias)?;
-        let config::Model { provider, model, options, fallback, on_other_model, .. } = named;
-        let settings = ModelSettings { on_other_model };
-        let price = if self.kind(&provider)? == ProviderKind::Rehearsal {
+        let config::Model { provider, model, options, fallback, on_other_model, structured, .. } = named;
+        let kind = self.kind(&provider)?;
+        let structured = structured.unwrap_or_else(|| usual_structure(kind, &model));
+        let settings = ModelSettings { on_other_model, structured };
+        let price = if kind == ProviderKind::Rehearsal {
             Some(Price { input: 0.0, output: 0.0, cache_read: None, cache_write: None })
         } else {
             self.prices.of(alias, &model, self.clock.now())
@@ -185,6 +187,23 @@ impl Models {
     }
 }
 
+/// Anthropic's models that are older than structured outputs, by how their names begin.
+const UNSTRUCTURED: [&str; 7] = [
+    "claude-2",
+    "claude-instant",
+    "claude-3",
+    "claude-opus-4-0",
+    "claude-sonnet-4-0",
+    "claude-opus-4-2025",
+    "claude-sonnet-4-2025",
+];
+
+/// How a model is held to a schema of which nobody says anything.
+fn usual_structure(kind: ProviderKind, model: &str) -> Structured {
+    let old = UNSTRUCTURED.iter().any(|name| model.starts_with(name));
+    if kind == ProviderKind::Anthropic && old { Structured::Tool } else { Structured::Native }
+}
+
 /// Where a wire is usually spoken, and with which key.
 struct Usual {
     base_url: &'static str,
@@ -249,6 +268,18 @@ mod tests {
         assert_eq!(resolved(&none, Some("haiku")), named("anthropic", "claude-haiku-4-5"));
         assert_eq!(resolved(&none, Some("claude-opus-4-8")), named("anthropic", "claude-opus-4-8"));
         assert_eq!(resolved(&none, Some("rehearsal")), named("rehearsal", "rehearsal"));
+    }
+
+    #[test]
+    fn models_older_than_structured_outputs_are_held_to_a_schema_by_a_tool() {
+        let structured =
+            |config: Value, alias: &str| models(&config).unwrap().resolve(Some(alias)).unwrap().settings.structured;
+        assert_eq!(structured(json!({}), "claude-3-5-haiku-20241022"), Structured::Tool);
+        assert_eq!(structured(json!({}), "claude-sonnet-4-20250514"), Structured::Tool);
+        assert_eq!(structured(json!({}), "sonnet"), Structured::Native);
+        let model = |how: &str| json!({"models": {"m": {"provider": "openai", "model": "m", "structured": how}}});
+        assert_eq!(structured(model("tool"), "m"), Structured::Tool);
+        assert_eq!(structured(model("prompt"), "m"), Structured::Prompt);
     }
 
     #[test]

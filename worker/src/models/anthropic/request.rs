@@ -8,8 +8,9 @@ use common::failure::{Failure, FailureClass};
 use common::journal::RequestHead;
 use serde_json::{Map, Value, json};
 
-use super::super::output;
+use super::super::output::{self, Output};
 use super::schema;
+use crate::tools::output::STRUCTURED_OUTPUT;
 
 /// Fields that the agent loop decides; options cannot.
 const RESERVED: [&str; 6] = ["model", "max_tokens", "messages", "system", "tools", "stream"];
@@ -21,24 +22,25 @@ const MARKABLE: [&str; 5] = ["text", "image", "document", "search_result", "tool
 pub(super) fn body(head: &RequestHead, messages: &[Value]) -> Result<Value, Failure> {
     let mut options = head.options.clone();
     output::refuse_reserved(head, &RESERVED)?;
-    let in_words = output::is_in_words(head, &mut options)?;
-    let output = Output::of(head.output_schema.as_ref(), in_words);
-    let system = match &output {
-        Output::Words(schema) => output::with_schema(&head.system, schema),
-        Output::Free | Output::Format(_) => head.system.clone(),
-    };
+    let output = Output::of(head, schema::narrowed);
+    let forced = tool_choice(head, &output, &options);
+    let system = output.system(&head.system, forced.is_some());
 
     let mut body = Map::new();
     body.insert("model".to_owned(), json!(head.model));
     body.insert("max_tokens".to_owned(), json!(head.max_tokens));
     body.insert("stream".to_owned(), json!(true));
-    let config = output_config(head, &mut options, output.format())?;
+    let config = output_config(head, &mut options, &output)?;
+    body.extend(forced.map(|choice| ("tool_choice".to_owned(), choice)));
     body.extend(options);
     if !config.is_empty() {
         body.insert("output_config".to_owned(), Value::Object(config));
     }
-    if !head.tools.is_empty() {
-        let mut tools = head.tools.clone();
+    let mut tools = head.tools.clone();
+    if let Output::Tool(tool) = output {
+        tools.push(tool);
+    }
+    if !tools.is_empty() {
         // Tools stand before the system prompt: one mark there covers both.
         if system.is_empty()
             && let Some(Value::Object(last)) = tools.last_mut()
@@ -61,36 +63,24 @@ pub(super) fn body(head: &RequestHead, messages: &[Value]) -> Result<Value, Fail
     Ok(Value::Object(body))
 }
 
-/// How the model learns of the schema of its output.
-enum Output {
-    Free,
-    /// The API holds the model to it.
-    Format(Value),
-    /// The model is told.
-    Words(Value),
-}
-
-impl Output {
-    fn of(schema: Option<&Value>, in_words: bool) -> Self {
-        let Some(schema) = schema else { return Self::Free };
-        match schema::narrowed(schema) {
-            Some(narrowed) if !in_words => Self::Format(narrowed),
-            _ => Self::Words(schema.clone()),
-        }
+/// What makes the model give its answer by the tool for it: nothing where it thinks, or where the operator says
+/// otherwise.
+fn tool_choice(head: &RequestHead, output: &Output, options: &Map<String, Value>) -> Option<Value> {
+    let Output::Tool(_) = output else { return None };
+    if output::thinks(options) || options.contains_key("tool_choice") {
+        return None;
     }
-
-    fn format(&self) -> Option<Value> {
-        match self {
-            Self::Format(schema) => Some(json!({"type": "json_schema", "schema": schema})),
-            Self::Free | Self::Words(_) => None,
-        }
-    }
+    Some(if head.tools.is_empty() {
+        json!({"type": "tool", "name": STRUCTURED_OUTPUT})
+    } else {
+        json!({"type": "any"})
+    })
 }
 
 fn output_config(
     head: &RequestHead,
     options: &mut Map<String, Value>,
-    format: Option<Value>,
+    output: &Output,
 ) -> Result<Map<String, Value>, Failure> {
     let mut config = match options.shift_remove("output_config") {
         None => Map::new(),
@@ -102,8 +92,8 @@ fn output_config(
     if let Some(effort) = options.shift_remove("effort") {
         config.insert("effort".to_owned(), effort);
     }
-    if let Some(format) = format {
-        config.insert("format".to_owned(), format);
+    if let Output::Format(schema) = output {
+        config.insert("format".to_owned(), json!({"type": "json_schema", "schema": schema}));
     }
     Ok(config)
 }
@@ -208,6 +198,8 @@ fn mark(fields: &mut Map<String, Value>) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use common::journal::{ModelSettings, Structured};
 
     use super::*;
     use crate::models::samples::{head, with_options};
@@ -326,16 +318,35 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_that_the_api_cannot_hold_is_told_in_words() {
+    fn a_schema_that_the_api_cannot_hold_is_that_of_a_tool_which_the_model_must_call() {
         let schema = json!({"type": "object", "additionalProperties": {"type": "string"}});
-        let free = RequestHead { output_schema: Some(schema.clone()), ..head() };
-        let told = body(&free, &conversation(0)).unwrap();
+        let alone = RequestHead { output_schema: Some(schema.clone()), tools: Vec::new(), ..head() };
+        let told = body(&alone, &conversation(0)).unwrap();
         assert!(told.get("output_config").is_none());
-        assert!(told["system"][0]["text"].as_str().unwrap().contains(&schema.to_string()));
+        assert_eq!(told["tools"][0]["input_schema"], schema);
+        assert_eq!(told["tool_choice"], json!({"type": "tool", "name": "StructuredOutput"}));
+        let with_others = RequestHead { tools: head().tools, ..alone.clone() };
+        let told = body(&with_others, &conversation(0)).unwrap();
+        assert_eq!(told["tool_choice"], json!({"type": "any"}));
+        assert_eq!(told["tools"][1]["name"], "StructuredOutput");
+        let options = json!({"thinking": {"type": "adaptive"}}).as_object().cloned().unwrap();
+        let told = body(&RequestHead { options, ..with_others }, &conversation(0)).unwrap();
+        assert!(told.get("tool_choice").is_none(), "the API refuses to force a tool upon a model that thinks");
+        assert!(told["system"][0]["text"].as_str().unwrap().contains("StructuredOutput"));
+    }
 
+    #[test]
+    fn an_operator_can_have_the_schema_told_in_words_or_by_a_tool() {
         let schema = json!({"type": "object", "properties": {"a": {"type": "string"}}});
-        let asked = RequestHead { output_schema: Some(schema), ..with_options(&json!({"output_format": "prompt"})) };
-        assert!(body(&asked, &conversation(0)).unwrap().get("output_config").is_none());
+        let settings = |structured| ModelSettings { structured, ..ModelSettings::default() };
+        let asked = |structured| {
+            let head = RequestHead { output_schema: Some(schema.clone()), settings: settings(structured), ..head() };
+            body(&head, &conversation(0)).unwrap()
+        };
+        let (words, tool) = (asked(Structured::Prompt), asked(Structured::Tool));
+        assert!(words.get("output_config").is_none() && words["tools"].as_array().unwrap().len() == 1);
+        assert!(words["system"][0]["text"].as_str().unwrap().contains(&schema.to_string()));
+        assert!(tool.get("output_config").is_none() && tool["tools"].as_array().unwrap().len() == 2);
     }
 
     #[test]
