@@ -118,6 +118,9 @@ fn describe(event: &Event) -> (Tone, String) {
             (Tone::Plain, format!("called as {}{how}: {}", cut(agent, 80), cut(prompt, TEXT)))
         }
         Event::TurnFinished { call, .. } => (Tone::Plain, turn(call)),
+        Event::Compacted { call, kept_from, .. } => {
+            (Tone::Warn, format!("summarised {kept_from} turns: {}", turn(call)))
+        }
         Event::ModelChanged { from, to, why, .. } => {
             (Tone::Warn, format!("asks model {} instead of {}: {}", cut(&to.alias, 80), cut(from, 80), failure(why)))
         }

@@ -29,7 +29,7 @@ pub use self::permissions::{PermissionMode, Permissions};
 pub use self::retention::{Keep, Retention};
 pub use self::sandbox::{InvalidLocation, Location, Sandbox, SandboxMode, SandboxPolicy, SandboxRules};
 pub use self::size::Size;
-use crate::journal::{Effect, OnOtherModel, Structured};
+use crate::journal::{CacheTtl, Compaction, Effect, OnOtherModel, Structured};
 use crate::secret::SecretRef;
 use crate::span::Span;
 use crate::store::{BlobOptions, BlobPlace};
@@ -60,6 +60,8 @@ pub struct Config {
     pub effects: BTreeMap<String, Effect>,
     /// What agents may do, and what a person is asked about.
     pub permissions: Permissions,
+    /// When a long conversation is summarised; a step's own wins.
+    pub compaction: Compaction,
     /// What is refused.
     pub limits: Limits,
     /// Where large values go.
@@ -184,6 +186,20 @@ pub struct Model {
     /// than structured outputs.
     #[serde(default)]
     pub structured: Option<Structured>,
+    /// How many tokens it can read and write together, where the table that ships does not say or is wrong.
+    #[serde(default)]
+    pub context_window: Option<u64>,
+    /// How its provider keeps what it has read.
+    #[serde(default)]
+    pub cache: Cache,
+}
+
+/// How a provider keeps the beginning of a conversation, where it is told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// For how long since it was last used: `5m` (the default) or `1h`.
+    pub ttl: CacheTtl,
 }
 
 /// Dollars per million tokens.
@@ -293,6 +309,8 @@ pub struct Limits {
     pub json_depth: usize,
     /// What a tool's answer may have; more is cut or refused. Default 1 MiB.
     pub tool_output: Size,
+    /// What a model sees of a tool's answer at once; it can read on. Default 100 KiB.
+    pub tool_shown: Size,
     /// Tasks that are ready or scheduled in one queue. Default 10 million.
     pub queue_depth: u64,
     /// Leases in a row without a sign of life, after which a task is poison. Default 3.
@@ -315,6 +333,7 @@ impl Default for Limits {
             batch_body: Size(1 << 30),
             json_depth: 64,
             tool_output: Size(1 << 20),
+            tool_shown: Size(100 << 10),
             queue_depth: 10_000_000,
             barren_attempts: 3,
             foreach_items: 10_000,

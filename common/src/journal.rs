@@ -11,14 +11,17 @@ mod record;
 mod reference;
 mod request;
 mod run;
+pub mod shown;
 mod slot;
 
-pub use conversation::{Conversation, ModelChange, Prompted, ToolUse, Turn};
+pub use conversation::{Compacted, Conversation, ModelChange, Prompted, ToolUse, Turn};
 pub use event::{Event, Recorded, Submitted};
 pub use record::{
     ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, ModelCall, StepOutcome, Usage, WakeCause,
 };
 pub use reference::Reference;
-pub use request::{Fallback, ModelChoice, ModelSettings, OnOtherModel, RequestHead, Structured};
+pub use request::{
+    CacheTtl, Compaction, ContextRules, Fallback, ModelChoice, ModelSettings, OnOtherModel, RequestHead, Structured,
+};
 pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Run, StepRun, StepStatus, Subagent};
 pub use slot::{Slot, SlotMut};

@@ -56,19 +56,22 @@ impl World for Script {
                 head: Box::new(head(&self.tools)),
                 prompt: "go".to_owned(),
             }))),
-            Action::CallModel { step } => {
+            Action::CallModel { step, purpose } => {
                 let turns = run.step(step).unwrap().conversation.as_ref().unwrap().turns.len();
                 self.count(format!("{step} turn {turns}"));
                 let content = (self.replies)(run, step);
                 let asks = content.iter().any(|block| block["type"] == "tool_use");
-                Performed::Model(Ok(ModelCall {
-                    content,
-                    stop_reason: if asks { "tool_use" } else { "end_turn" }.to_owned(),
-                    model: "m".to_owned(),
-                    response_id: "r".to_owned(),
-                    usage: Usage { input_tokens: 10, output_tokens: 5, cost_usd: 0.01, ..Usage::default() },
-                    duration_ms: 7,
-                }))
+                Performed::Model {
+                    purpose: *purpose,
+                    answer: Ok(ModelCall {
+                        content,
+                        stop_reason: if asks { "tool_use" } else { "end_turn" }.to_owned(),
+                        model: "m".to_owned(),
+                        response_id: "r".to_owned(),
+                        usage: Usage { input_tokens: 10, output_tokens: 5, cost_usd: 0.01, ..Usage::default() },
+                        duration_ms: 7,
+                    }),
+                }
             }
             Action::Call { step, call } => {
                 let tries = self.count(format!("{step} {}", call.call));

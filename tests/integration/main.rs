@@ -12,6 +12,7 @@ mod blobs;
 mod blobs_s3;
 mod chaos;
 mod cli;
+mod compaction;
 mod conformance_postgres;
 mod conformance_rabbitmq;
 mod conformance_redis;

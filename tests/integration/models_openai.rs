@@ -39,7 +39,7 @@ fn conversation() -> Conversation {
 
 async fn ask(provider: &dyn Provider, conversation: &Conversation) -> Result<ModelCall, Failure> {
     let messages = conversation.messages();
-    provider.call(ModelRequest { head: &conversation.head, messages, traceparent: None }).await
+    provider.call(ModelRequest { head: &conversation.head, messages, no_tools: false, traceparent: None }).await
 }
 
 async fn failure(reply: Reply) -> anyhow::Result<Failure> {

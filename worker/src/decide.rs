@@ -8,6 +8,7 @@
 
 mod admission;
 mod agent;
+mod compaction;
 mod effect;
 mod fallback;
 mod foreach;
@@ -32,6 +33,7 @@ use serde_json::Value;
 
 use crate::tools::ToolSet;
 
+pub use compaction::summary_request;
 pub use effect::{HTTP, RUN, idempotency_key};
 
 /// Everything beside the journal that a decision rests on.
@@ -77,10 +79,12 @@ pub enum Action {
         /// Whether the conversation is yet to start.
         start: bool,
     },
-    /// Ask the model for the next turn of a step's conversation.
+    /// Ask the model for the next turn of a step's conversation, or for a summary of it.
     CallModel {
         /// The step.
         step: StepKey,
+        /// What for.
+        purpose: Purpose,
     },
     /// Make a call: of a tool, an HTTP request, or a program.
     Call {
@@ -98,11 +102,25 @@ pub enum Action {
     },
 }
 
+/// What a model is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The next turn.
+    Turn,
+    /// A summary of the conversation.
+    Summary {
+        /// How many turns, from the first, it is to stand for.
+        kept_from: usize,
+        /// Whether the conversation did not fit, so that long results are left out of the request.
+        cut: bool,
+    },
+}
+
 impl Action {
     /// Its name while it is in flight.
     pub fn key(&self) -> ActionKey {
         match self {
-            Self::Prepare { step, .. } | Self::CallModel { step } | Self::SubmitChild { step, .. } => {
+            Self::Prepare { step, .. } | Self::CallModel { step, .. } | Self::SubmitChild { step, .. } => {
                 ActionKey { step: step.clone(), call: None }
             }
             Self::Call { step, call } => ActionKey { step: step.clone(), call: Some(call.call.clone()) },
@@ -307,7 +325,12 @@ pub enum Performed {
     /// The tools were looked up; the head of a new conversation, if it is to start.
     Prepared(Result<Option<Event>, Failure>),
     /// The model answered, or not.
-    Model(Result<ModelCall, Failure>),
+    Model {
+        /// What it was asked for.
+        purpose: Purpose,
+        /// Its answer.
+        answer: Result<ModelCall, Failure>,
+    },
     /// The call was answered, or not.
     Call {
         /// What was called.
@@ -334,8 +357,11 @@ pub fn conclude(
     match performed {
         Performed::Prepared(Ok(event)) => event.into_iter().collect(),
         Performed::Child(Ok(events)) => events,
-        Performed::Model(Ok(call)) => fallback::answered(run, step, call),
-        Performed::Model(Err(error)) => fallback::unanswered(&retry, error),
+        Performed::Model { purpose: Purpose::Turn, answer: Ok(call) } => fallback::answered(run, step, call),
+        Performed::Model { purpose: Purpose::Summary { kept_from, .. }, answer: Ok(call) } => {
+            compaction::summarised(step, call, kept_from)
+        }
+        Performed::Model { purpose, answer: Err(error) } => fallback::unanswered(&retry, purpose, error),
         Performed::Prepared(Err(error)) | Performed::Child(Err(error)) => retry.after(error),
         Performed::Call { call, answer, duration_ms } => retry.conclude_call(&call, answer, duration_ms),
     }

@@ -8,6 +8,7 @@ use super::mcp::check_server;
 use super::{Config, HttpTool, Model, Permissions, Provider, ProviderKind, Sandbox, SandboxRules, Size, Webhook};
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table, closest};
+use crate::journal::Compaction;
 use crate::store::BlobPlace;
 
 /// Who can send webhooks.
@@ -45,6 +46,7 @@ impl Config {
             tools: entries(table.get("tools"), "tools", file, out, check_tool),
             effects: table.read_or("effects", BTreeMap::new(), out),
             permissions: table.get("permissions").map(|node| permissions(node, file, out)).unwrap_or_default(),
+            compaction: table.get("compaction").map(|node| compaction(node, file, out)).unwrap_or_default(),
             limits: table.read("limits", out).unwrap_or_default(),
             blobs: table.get("blobs").map(|node| blobs(node, file, out)).unwrap_or_default(),
             retention: table.read("retention", out).unwrap_or_default(),
@@ -193,6 +195,10 @@ fn check_model(_: &str, model: &Model, node: &Node, file: &SourceFile, out: &mut
     if let Some(Err(why)) = model.fallback.as_ref().map(super::Fallback::check) {
         out.push(file.error(field(node, "fallback").unwrap_or(node.at), why));
     }
+    if model.context_window.is_some_and(|tokens| tokens < 1_000) {
+        let at = field(node, "context_window").unwrap_or(node.at);
+        out.push(file.error(at, "`context_window` must be at least 1000 tokens"));
+    }
     let Some(price) = &model.price else { return };
     let all = [Some(price.input), Some(price.output), price.cache_read, price.cache_write];
     if all.into_iter().flatten().any(|dollars| !dollars.is_finite() || dollars < 0.0) {
@@ -229,6 +235,14 @@ fn check_tool(name: &str, tool: &HttpTool, node: &Node, file: &SourceFile, out: 
     } else if let Err(error) = jsonschema::options().build(&tool.input) {
         out.push(file.error(place("input"), format!("the JSON Schema is not valid: {error}")));
     }
+}
+
+fn compaction(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Compaction {
+    let compaction: Compaction = node.read(file, out).unwrap_or_default();
+    if let Err(why) = compaction.check() {
+        out.push(file.error(node.at, why));
+    }
+    compaction
 }
 
 fn worker(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> super::Worker {

@@ -4,6 +4,7 @@
 //! wire translate it. What is rebuilt after a crash is byte for byte what would
 //! have been sent without it: JSON objects keep the order of their keys.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,11 +12,16 @@ use serde_json::{Value, json};
 
 use super::record::{CallResult, ModelCall, Usage};
 use super::request::{ModelChoice, RequestHead};
+use super::shown;
 use crate::failure::{Failure, FailureClass};
 use crate::id::CallId;
 
 /// The stop reason of a model that declines, in the words of the Messages API.
 const REFUSAL: &str = "refusal";
+/// The stop reason of a reply that ends where the context window does.
+const WINDOW_EXCEEDED: &str = "model_context_window_exceeded";
+/// Why an agent that had come to its end is told something: it is to go on.
+pub(super) const RESUME: &str = "resume";
 
 /// A tool call that the model asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +78,27 @@ pub struct Conversation {
     pub changes: Vec<ModelChange>,
     /// The model that was last seen to answer without being asked.
     pub other_model: Option<String>,
+    /// The summary that stands for the older turns.
+    pub compacted: Option<Compacted>,
+    /// What all summaries so far cost.
+    pub summaries: Usage,
+    /// Whether the model said that the conversation is too long, and nothing was done about it yet.
+    pub overflowed: bool,
+    /// Whether a result was too long to be shown whole: then the model has a tool to read on.
+    pub cut: bool,
+}
+
+/// A summary in place of the older part of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compacted {
+    /// The summary.
+    pub summary: Arc<str>,
+    /// How many turns, from the first, it stands for.
+    pub kept_from: usize,
+    /// How many turns there were when it was made.
+    pub at_turn: usize,
+    /// How many summaries there were, this one included.
+    pub number: u32,
 }
 
 /// A change of models.
@@ -96,6 +123,10 @@ impl Conversation {
             settled: 0,
             changes: Vec::new(),
             other_model: None,
+            compacted: None,
+            summaries: Usage::default(),
+            overflowed: false,
+            cut: false,
         }
     }
 
@@ -117,6 +148,33 @@ impl Conversation {
         self.settled = self.turns.len();
     }
 
+    /// A summary stands for the turns before `kept_from` from now on. One without words changes nothing but the cost.
+    pub fn compact(&mut self, call: &ModelCall, kept_from: usize) {
+        self.summaries.add(&call.usage);
+        let summary = text(&call.content);
+        if summary.trim().is_empty() {
+            return;
+        }
+        // What a full window cut off is no reply to go on from.
+        if let Some(turn) = self.turns.last_mut().filter(|turn| turn.is_cut_by_window() && turn.tool_uses.is_empty()) {
+            Arc::make_mut(turn).set_aside = true;
+        }
+        let number = self.compacted.as_ref().map_or(0, |before| before.number) + 1;
+        let summary = summary.trim().into();
+        self.compacted = Some(Compacted { summary, kept_from, at_turn: self.turns.len(), number });
+        self.settled = self.turns.len();
+        self.overflowed = false;
+    }
+
+    /// Notes whether a result is too long to be shown whole.
+    pub(super) fn note_cut(&mut self, result: &CallResult) {
+        if !self.cut && self.head.context.shown.is_some_and(|limit| shown::whole(result).len() > limit) {
+            self.cut = true;
+            // There is one tool more now, and thoughts are bound to the tools before them.
+            self.settled = self.turns.len();
+        }
+    }
+
     /// The turns that are part of the conversation.
     pub fn said(&self) -> impl DoubleEndedIterator<Item = &Turn> {
         self.turns.iter().map(Arc::as_ref).filter(|turn| !turn.set_aside)
@@ -135,9 +193,9 @@ impl Conversation {
         Some(Arc::make_mut(turn))
     }
 
-    /// What all turns cost together.
+    /// What all turns and summaries cost together.
     pub fn usage(&self) -> Usage {
-        let mut sum = Usage::default();
+        let mut sum = self.summaries;
         for turn in &self.turns {
             sum.add(&turn.reply.usage);
         }
@@ -147,13 +205,17 @@ impl Conversation {
     /// The messages of the next request. All results of one reply stand in one
     /// user message, in the order of the calls, before any text.
     pub fn messages(&self) -> Vec<Value> {
-        let mut messages = vec![json!({"role": "user", "content": &*self.prompt})];
-        for (number, turn) in self.turns.iter().enumerate().filter(|(_, turn)| !turn.set_aside) {
+        let mut messages = vec![json!({"role": "user", "content": self.opening()})];
+        let from = self.compacted.as_ref().map_or(0, |compacted| compacted.kept_from);
+        let kept = self.turns.iter().enumerate().skip(from);
+        for (number, turn) in kept.filter(|(_, turn)| !turn.set_aside) {
             messages.push(json!({"role": "assistant", "content": turn.blocks(number < self.settled)}));
             let mut content: Vec<Value> = turn
                 .tool_uses
                 .iter()
-                .filter_map(|call| turn.results.get(&call.id).map(|result| result_block(&call.id, result)))
+                .filter_map(|call| {
+                    turn.results.get(&call.id).map(|result| result_block(&call.id, result, self.head.context.shown))
+                })
                 .collect();
             if let Some(prompted) = &turn.prompted {
                 content.push(json!({"type": "text", "text": prompted.text}));
@@ -163,6 +225,30 @@ impl Conversation {
             }
         }
         messages
+    }
+
+    /// The first message: what the agent was asked, and the summary of what came of it where there is one.
+    fn opening(&self) -> Cow<'_, str> {
+        let Some(Compacted { summary, kept_from, .. }) = &self.compacted else { return Cow::Borrowed(&self.prompt) };
+        let gone = &self.turns[..(*kept_from).min(self.turns.len())];
+        let mut text = self.prompt.to_string();
+        let prompted = |turn: &Arc<Turn>| turn.prompted.clone();
+        // What it was asked later is as much of a goal as what it was asked first.
+        if let Some(asked) = gone.iter().rev().filter_map(prompted).find(|said| said.reason == RESUME) {
+            text.push_str("\n\nLater you were asked:\n");
+            text.push_str(&asked.text);
+        }
+        text.push_str(
+            "\n\n<summary>\nThe conversation grew long. This is what happened in it before what follows:\n\n",
+        );
+        text.push_str(summary);
+        text.push_str("\n</summary>");
+        // Said behind the last turn that is gone, and not answered by it.
+        if let Some(said) = gone.last().and_then(prompted).filter(|said| said.reason != RESUME) {
+            text.push_str("\n\n");
+            text.push_str(&said.text);
+        }
+        Cow::Owned(text)
     }
 
     /// The text of the last reply.
@@ -180,9 +266,17 @@ impl Turn {
 
     /// The text of the reply, without its other blocks.
     pub fn text(&self) -> String {
-        let blocks = self.reply.content.iter().filter(|block| block["type"] == "text");
-        blocks.filter_map(|block| block["text"].as_str()).collect()
+        text(&self.reply.content)
     }
+
+    /// Whether the reply ends where the model's context window does.
+    pub fn is_cut_by_window(&self) -> bool {
+        self.reply.stop_reason == WINDOW_EXCEEDED
+    }
+}
+
+fn text(content: &[Value]) -> String {
+    content.iter().filter(|block| block["type"] == "text").filter_map(|block| block["text"].as_str()).collect()
 }
 
 fn tool_use(block: &Value) -> Option<ToolUse> {
@@ -196,7 +290,15 @@ fn tool_use(block: &Value) -> Option<ToolUse> {
     })
 }
 
-fn result_block(id: &CallId, result: &CallResult) -> Value {
+fn result_block(id: &CallId, result: &CallResult, limit: Option<usize>) -> Value {
+    if let Some(content) = limit.and_then(|limit| shown::cut(id, result, limit)) {
+        let is_error = !matches!(result, CallResult::Done { is_error: false, .. });
+        let mut block = json!({"type": "tool_result", "tool_use_id": id, "content": content});
+        if is_error {
+            block["is_error"] = Value::Bool(true);
+        }
+        return block;
+    }
     match result {
         CallResult::Done { content, is_error: false } => {
             json!({"type": "tool_result", "tool_use_id": id, "content": content})

@@ -212,6 +212,15 @@ pub enum Event {
         /// The answer.
         call: Box<ModelCall>,
     },
+    /// The model summarised the older part of a conversation: from now on it is told the summary instead.
+    Compacted {
+        /// The step.
+        step: StepKey,
+        /// The reply with the summary, and what it cost.
+        call: Box<ModelCall>,
+        /// How many turns, from the first, the summary stands for; those behind them stay as they are.
+        kept_from: usize,
+    },
     /// The model that was asked did not answer, or declined: from now on another one is asked. A reply in which it
     /// declined is no longer part of the conversation.
     ModelChanged {
@@ -356,6 +365,7 @@ impl Event {
             Self::AgentStarted { .. } => "agent_started",
             Self::SubagentCalled { .. } => "subagent_called",
             Self::TurnFinished { .. } => "turn_finished",
+            Self::Compacted { .. } => "compacted",
             Self::ModelChanged { .. } => "model_changed",
             Self::OtherModel { .. } => "other_model",
             Self::Prompted { .. } => "prompted",
@@ -401,6 +411,7 @@ impl Event {
             | Self::AgentStarted { step, .. }
             | Self::SubagentCalled { step, .. }
             | Self::TurnFinished { step, .. }
+            | Self::Compacted { step, .. }
             | Self::ModelChanged { step, .. }
             | Self::OtherModel { step, .. }
             | Self::Prompted { step, .. }

@@ -36,6 +36,50 @@ pub struct RequestHead {
     /// The models that are asked when this one does not answer.
     #[serde(default, skip_serializing_if = "Fallback::is_none")]
     pub fallback: Fallback,
+    /// How a long conversation is kept within what the model can read.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub context: ContextRules,
+}
+
+/// How a long conversation is kept within what the model can read.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContextRules {
+    /// When it is summarised; nothing: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compaction: Option<Compaction>,
+    /// The most bytes of a tool's result that the model sees at once; nothing: all of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shown: Option<usize>,
+}
+
+/// When a conversation is summarised, and what stays as it is. What users write under `compaction:`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Compaction {
+    /// At which part of the model's context window. Default 0.8.
+    pub at: f64,
+    /// How many of the last turns stay verbatim; fewer, if they alone fill the window. Default 4.
+    pub keep_turns: u32,
+}
+
+impl Default for Compaction {
+    fn default() -> Self {
+        Self { at: 0.8, keep_turns: 4 }
+    }
+}
+
+impl Compaction {
+    /// What is wrong with it, if anything.
+    pub fn check(&self) -> Result<(), String> {
+        if !(0.1..=1.0).contains(&self.at) {
+            return Err(format!("`at` is {}, and must be a part of the context window from 0.1 to 1", self.at));
+        }
+        if self.keep_turns > 1_000 {
+            return Err(format!("`keep_turns` is {}, and may be at most 1000", self.keep_turns));
+        }
+        Ok(())
+    }
 }
 
 /// A model that an agent can talk to.
@@ -65,6 +109,24 @@ pub struct ModelSettings {
     /// How it is held to the schema of an output.
     #[serde(skip_serializing_if = "is_default")]
     pub structured: Structured,
+    /// How many tokens it can read and write together; nothing: nobody said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_window: Option<u64>,
+    /// For how long its provider keeps what was read of a conversation.
+    #[serde(skip_serializing_if = "is_default")]
+    pub cache: CacheTtl,
+}
+
+/// For how long a provider keeps the beginning of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum CacheTtl {
+    /// Five minutes since it was last used.
+    #[default]
+    #[serde(rename = "5m")]
+    Minutes,
+    /// An hour since it was last used; what is written costs more.
+    #[serde(rename = "1h")]
+    Hour,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -14,7 +14,7 @@ use super::conversation::Prompted;
 use super::event::{Event, Recorded, Submitted};
 use super::record::{ApprovalDecision, ApprovalTerms, CallRecord, CallResult, StepOutcome};
 use crate::clock::Timestamp;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureClass};
 use crate::id::{ApprovalId, CallId, StepKey, TaskId};
 use crate::task::{Head, IllegalEvent, Outcome};
 
@@ -226,10 +226,17 @@ impl Run {
         let conversation = step.and_then(|s| s.conversation.as_ref());
         match event {
             Event::AgentStarted { .. } if conversation.is_some() => Err("the agent was started before"),
-            Event::TurnFinished { .. } | Event::ModelChanged { .. } if conversation.is_none() => {
+            Event::TurnFinished { .. } | Event::ModelChanged { .. } | Event::Compacted { .. }
+                if conversation.is_none() =>
+            {
                 Err("the agent was not started")
             }
-            Event::TurnFinished { .. } if conversation.is_some_and(|c| !c.open_calls().is_empty()) => {
+            Event::Compacted { kept_from, .. } if conversation.is_some_and(|c| *kept_from > c.turns.len()) => {
+                Err("a summary cannot stand for turns to come")
+            }
+            Event::TurnFinished { .. } | Event::Compacted { .. }
+                if conversation.is_some_and(|c| !c.open_calls().is_empty()) =>
+            {
                 Err("calls of the turn before have no results")
             }
             Event::Prompted { .. } if conversation.is_none_or(|c| c.turns.is_empty()) => {
@@ -353,6 +360,9 @@ impl Run {
             Event::StepRetrying { error, not_before, .. } => {
                 step.failed_tries += 1;
                 step.last_error = Some(error.clone());
+                if let Some(conversation) = &mut step.conversation {
+                    conversation.overflowed |= error.class == FailureClass::ContextWindow;
+                }
                 step.status = StepStatus::Retrying { not_before: *not_before };
             }
             Event::StepFinished { outcome, .. } => {
@@ -373,6 +383,13 @@ impl Run {
                 step.failed_tries = 0;
                 if let Some(conversation) = &mut step.conversation {
                     conversation.answered((**call).clone());
+                }
+            }
+            Event::Compacted { call, kept_from, .. } => {
+                step.busy_ms += call.duration_ms;
+                step.failed_tries = 0;
+                if let Some(conversation) = &mut step.conversation {
+                    conversation.compact(call, *kept_from);
                 }
             }
             Event::ModelChanged { to, why, .. } => {
@@ -441,6 +458,9 @@ impl StepRun {
         let record = self.calls.get(call).and_then(|known| known.record.clone());
         if let Some(turn) = self.conversation.as_mut().and_then(|c| c.turn_of(call)) {
             turn.results.insert(call.clone(), result.clone());
+            if let Some(conversation) = &mut self.conversation {
+                conversation.note_cut(result);
+            }
             if record.is_none() {
                 return;
             }

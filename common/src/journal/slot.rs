@@ -76,7 +76,7 @@ macro_rules! visits {
                         }
                         why.$visit(visit);
                     }
-                    Self::TurnFinished { call, .. } => {
+                    Self::TurnFinished { call, .. } | Self::Compacted { call, .. } => {
                         let ModelCall { content, .. } = &$($mut)? **call;
                         for block in content.$iter() {
                             visit($slot::Value(block));

@@ -9,7 +9,7 @@ pub use super::schema::{Schema, SchemaIssue};
 use super::template::{Expression, Template};
 use crate::config::{Fallback, PermissionMode};
 use crate::id::{Digest, PipelineName, QueueName, StepId};
-use crate::journal::Effect;
+use crate::journal::{Compaction, Effect};
 use crate::retry::RetryPolicy;
 use crate::span::Span;
 
@@ -147,6 +147,8 @@ pub struct AgentStep {
     pub model: Option<Template>,
     /// The models that are asked when that one is overloaded or declines; `None`: as `teamster.yaml` says of it.
     pub fallback: Option<Fallback>,
+    /// When its conversation is summarised; `None`: as `teamster.yaml` says.
+    pub compaction: Option<Compaction>,
     /// When to stop.
     pub limits: AgentLimits,
 }

@@ -244,6 +244,7 @@ impl Head {
                 | Event::AgentStarted { .. }
                 | Event::SubagentCalled { .. }
                 | Event::TurnFinished { .. }
+                | Event::Compacted { .. }
                 | Event::ModelChanged { .. }
                 | Event::OtherModel { .. }
                 | Event::Prompted { .. }
@@ -299,7 +300,7 @@ impl Head {
             }
             // Questions lapse with the task, but a call of unknown outcome stays unknown.
             Event::Succeeded { .. } | Event::Cancelled { .. } | Event::Died { .. } => self.open_approvals.clear(),
-            Event::TurnFinished { call, .. } => self.usage.add(&call.usage),
+            Event::TurnFinished { call, .. } | Event::Compacted { call, .. } => self.usage.add(&call.usage),
             Event::ApprovalRequested { .. } => {
                 self.open_approvals.push(ApprovalId { task: self.id, seq: recorded.seq });
             }

@@ -167,6 +167,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::SleepStarted { step: step(), until: at(10) },
         Event::AgentStarted { step: step(), head: Box::new(request_head()), prompt: "go".to_owned() },
         Event::TurnFinished { step: step(), call: Box::new(model_call()) },
+        Event::Compacted { step: step(), call: Box::new(model_call()), kept_from: 0 },
         Event::ModelChanged {
             step: step(),
             from: "m".to_owned(),

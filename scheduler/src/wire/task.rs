@@ -215,6 +215,9 @@ pub struct Step {
     /// Model calls that were answered, of an agent step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turns: Option<usize>,
+    /// How often its conversation was summarised because it grew too long.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub compactions: u32,
     /// What its model calls cost, of an agent step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -223,6 +226,11 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "uuid")]
     pub child: Option<TaskId>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Where a step is.
@@ -372,6 +380,7 @@ impl Step {
                 .collect(),
             answered_by: conversation.and_then(|known| known.other_model.clone()),
             turns: conversation.map(|known| known.turns.len()),
+            compactions: conversation.and_then(|known| known.compacted.as_ref()).map_or(0, |last| last.number),
             usage: conversation.map(common::journal::Conversation::usage),
             child: step.child.map(|child| child.task),
         }

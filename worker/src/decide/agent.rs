@@ -4,17 +4,19 @@
 
 use common::failure::{Failure, FailureClass};
 use common::id::StepKey;
+use common::journal::shown::READ_RESULT;
 use common::journal::{
     CallRecord, CallResult, CallState, Conversation, Event, StepOutcome, StepRun, ToolUse, Turn, Usage,
 };
 use common::pipeline::model::{AgentLimits, AgentStep, Step};
 use serde_json::{Value, json};
 
-use super::admission::{Verdict, admit, calls, offered, tool_uses, verdict};
+use super::admission::{Refusal, Verdict, admit, calls, offered, tool_uses, verdict};
 use super::effect::idempotency_key;
 use super::output::{REPAIR, REPAIRS, answer, prompts, repairs, with_attempts};
 use super::permission::{Permit, Wanted};
-use super::{Action, ActionKey, Deciding, fallback, output};
+use super::{Action, ActionKey, Deciding, compaction, fallback, output};
+use crate::tools;
 use crate::tools::agent::AGENT;
 
 /// How often a reply that was cut off is asked to go on.
@@ -71,7 +73,7 @@ impl Deciding<'_> {
         if !conversation.head.tools.is_empty() && !self.given.tools.contains_key(key) {
             return self.act(Action::Prepare { step: key.clone(), start: false });
         }
-        self.act(Action::CallModel { step: key.clone() });
+        self.call_model(key, compaction::room(conversation));
     }
 
     fn room(&self, key: &StepKey, conversation: &Conversation, agent: &AgentStep) -> Result<(), Failure> {
@@ -154,6 +156,14 @@ impl Deciding<'_> {
             if output::is_output(conversation, call) {
                 continue;
             }
+            if conversation.cut && call.name == READ_RESULT {
+                match self.read_result(key, conversation, call, made, &limits) {
+                    Ok(()) => {}
+                    Err(_) if flying > 0 || before > 0 => {}
+                    Err(error) => return self.stop(key, error),
+                }
+                continue;
+            }
             match known.calls.get(&call.id) {
                 Some(journaled) if !matches!(journaled.state, CallState::Finished(_)) => {
                     self.take_up(key, &call.id, journaled);
@@ -193,6 +203,29 @@ impl Deciding<'_> {
                 self.answer_call(key, call, CallResult::Done { content, is_error: true });
             }
         }
+    }
+
+    /// Answers a call that reads on in a result of the journal. What ends the step is the error.
+    fn read_result(
+        &mut self,
+        key: &StepKey,
+        conversation: &Conversation,
+        call: &ToolUse,
+        made: usize,
+        limits: &AgentLimits,
+    ) -> Result<(), Failure> {
+        let read = match admit(conversation, call, made, limits, &tools::result::spec().to_json()) {
+            Ok(()) => tools::result::read(conversation, &call.input)
+                .map_err(|why| Failure::new(FailureClass::InvalidRequest, why)),
+            Err(Refusal::Told(error)) => Err(error),
+            Err(Refusal::Final(error)) => return Err(error),
+        };
+        let result = match read {
+            Ok(text) => CallResult::Done { content: Value::String(text), is_error: false },
+            Err(error) => CallResult::Failed { error },
+        };
+        self.answer_call(key, call, result);
+        Ok(())
     }
 
     /// Answers a call without making one.
@@ -249,10 +282,8 @@ impl Deciding<'_> {
                 );
                 self.decision.fail_step(key, Failure::new(FailureClass::Limit, message));
             }
-            "model_context_window_exceeded" => {
-                let message = "the conversation no longer fits the model's context window; give the agent fewer or smaller tool results";
-                self.decision.fail_step(key, Failure::new(FailureClass::Limit, message));
-            }
+            "model_context_window_exceeded" if self.is_in_flight(key) => {}
+            "model_context_window_exceeded" => self.call_model(key, compaction::overflow(conversation)),
             // Subagents in the background: there is news to come.
             _ if self.at_work(key) > 0 => {}
             _ if key.is_subagent() => {

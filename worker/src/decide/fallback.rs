@@ -5,6 +5,8 @@ use common::failure::{Failure, FailureClass};
 use common::id::StepKey;
 use common::journal::{Conversation, Event, ModelCall, ModelChoice, OnOtherModel, Run, StepOutcome};
 
+use super::Purpose;
+use super::compaction::can_be_shortened;
 use super::effect::Retry;
 use crate::models::price::is_same_model;
 
@@ -35,10 +37,14 @@ fn other_model(conversation: &Conversation, step: &StepKey, call: &ModelCall) ->
 }
 
 /// What follows when a model did not answer: another model, another try, or the end of the step.
-pub(super) fn unanswered(retry: &Retry<'_>, error: Failure) -> Vec<Event> {
+pub(super) fn unanswered(retry: &Retry<'_>, purpose: Purpose, error: Failure) -> Vec<Event> {
+    let known = conversation(retry.run, retry.key);
+    let was_cut = matches!(purpose, Purpose::Summary { cut: true, .. });
+    if error.class == FailureClass::ContextWindow && !was_cut && known.is_some_and(can_be_shortened) {
+        return vec![Event::StepRetrying { step: retry.key.clone(), error, not_before: retry.now }];
+    }
     let wait = retry.wait(&error);
     let tried = retry.run.step(retry.key).map_or(0, |known| known.failed_tries) + 1;
-    let known = conversation(retry.run, retry.key);
     match known.and_then(|known| Some((known, known.head.fallback.after(&error, tried, wait.is_none())?))) {
         Some((known, next)) => vec![change(retry.key, known, next, error)],
         None => retry.after(error),

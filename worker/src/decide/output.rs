@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Deciding;
 use super::admission::offered;
 use super::agent::CONTINUE;
-use crate::tools::output::{STRUCTURED_OUTPUT, output};
+use crate::models::output_tool::{STRUCTURED_OUTPUT, output};
 
 /// How often an output that does not fit is sent back.
 pub(super) const REPAIRS: usize = 1;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::failure::{Failure, FailureClass};
 use common::id::{StepKey, TaskId};
-use common::journal::{CallRecord, Conversation, Event, ModelChoice, RequestHead, Run};
+use common::journal::{CallRecord, ContextRules, Conversation, Event, ModelChoice, RequestHead, Run};
 use common::pipeline::model::{Agent, AgentStep, Pipeline, RunStep, Step, StepKind};
 use common::pipeline::template::Scope;
 use common::span::Span;
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::child::Child;
 use super::{Executor, internal, workspace};
-use crate::decide::{Action, HTTP, Performed, RUN};
+use crate::decide::{Action, HTTP, Performed, Purpose, RUN, summary_request};
 use crate::http::HttpRequest;
 use crate::models::ModelRequest;
 use crate::process::{self, Ended, Program};
@@ -47,7 +47,7 @@ impl Executor {
     ) -> BoxFuture<'a, Done> {
         match action {
             Action::Prepare { step, start } => self.prepare(step, start, run, pipeline),
-            Action::CallModel { step } => self.call_model(&step, run, pipeline),
+            Action::CallModel { step, purpose } => self.call_model(&step, purpose, run, pipeline),
             Action::Call { step, call } => self.call(&step, call, run, pipeline, tools),
             Action::SubmitChild { step, input } => {
                 let child = Child::of(run, pipeline, &step, input);
@@ -131,16 +131,27 @@ impl Executor {
             options: model.options,
             settings: model.settings,
             fallback,
+            context: ContextRules {
+                compaction: Some(role.agent_step.compaction.unwrap_or(self.config.compaction)),
+                shown: Some(self.config.limits.tool_shown.bytes()),
+            },
         };
         Ok(Event::AgentStarted { step, head: Box::new(head), prompt })
     }
 
-    fn call_model<'a>(&'a self, key: &StepKey, run: &Run, pipeline: &'a Pipeline) -> BoxFuture<'a, Done> {
+    fn call_model<'a>(
+        &'a self,
+        key: &StepKey,
+        purpose: Purpose,
+        run: &Run,
+        pipeline: &'a Pipeline,
+    ) -> BoxFuture<'a, Done> {
         let conversation = run.step(key).and_then(|known| known.conversation.as_ref());
-        let Some((head, messages)) = conversation.map(|known: &Conversation| (known.head.clone(), known.messages()))
-        else {
-            return failed(Performed::Model(Err(internal("there is no conversation to go on with"))));
+        let Some((head, messages)) = conversation.map(|known| request(known, purpose)) else {
+            let answer = Err(internal("there is no conversation to go on with"));
+            return failed(Performed::Model { purpose, answer });
         };
+        let no_tools = purpose != Purpose::Turn;
         let timeout = remaining(pipeline.step(&key.step), run, key);
         let traceparent = run.submitted.traceparent.clone();
         // Before the request goes out: a call whose answer is lost with its worker is seen here only.
@@ -148,12 +159,12 @@ impl Executor {
         async move {
             let answer = async {
                 let provider = self.outside.models.provider(&head.provider)?;
-                let request = ModelRequest { head: &head, messages, traceparent };
+                let request = ModelRequest { head: &head, messages, no_tools, traceparent };
                 tokio::time::timeout(timeout, provider.call(request))
                     .await
                     .unwrap_or_else(|_| Err(timed_out("the model", timeout)))
             };
-            (Performed::Model(answer.await), None)
+            (Performed::Model { purpose, answer: answer.await }, None)
         }
         .boxed()
     }
@@ -272,6 +283,18 @@ async fn make_workspace(path: &std::path::Path) -> Result<(), ToolError> {
         let message = format!("the working directory {} cannot be made: {error} (worker.workspaces)", path.display());
         ToolError::Failed(Failure::new(FailureClass::Configuration, message))
     })
+}
+
+/// What a model is sent.
+fn request(conversation: &Conversation, purpose: Purpose) -> (RequestHead, Vec<Value>) {
+    let (mut head, messages) = match purpose {
+        Purpose::Turn => ((*conversation.head).clone(), conversation.messages()),
+        Purpose::Summary { kept_from, cut } => summary_request(conversation, kept_from, cut),
+    };
+    if conversation.cut {
+        head.tools.push(tools::result::spec().to_json());
+    }
+    (head, messages)
 }
 
 fn failed<'a>(performed: Performed) -> BoxFuture<'a, Done> {

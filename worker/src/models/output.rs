@@ -5,7 +5,7 @@ use common::failure::{Failure, FailureClass};
 use common::journal::{RequestHead, Structured};
 use serde_json::{Map, Value};
 
-use crate::tools::output::{STRUCTURED_OUTPUT, spec};
+use super::output_tool::{STRUCTURED_OUTPUT, spec};
 
 /// How the model of one request is held to a schema.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Output {
     /// As the model's settings say; `format` is the schema as the API takes it, if it can.
     pub(super) fn of(head: &RequestHead, format: impl FnOnce(&Value) -> Option<Value>) -> Self {
         let Some(schema) = &head.output_schema else { return Self::Free };
-        let by_tool = || spec(schema).map_or_else(|| Self::Words(schema.clone()), |tool| Self::Tool(tool.to_json()));
+        let by_tool = || spec(schema).map_or_else(|| Self::Words(schema.clone()), Self::Tool);
         match head.settings.structured {
             Structured::Native => format(schema).map_or_else(by_tool, Self::Format),
             Structured::Tool => by_tool(),

@@ -131,7 +131,7 @@ fn millions(count: u64) -> f64 {
 }
 
 /// The name without the date of a snapshot: `claude-haiku-4-5-20251001`, `gpt-4o-2024-08-06`, `…-latest`.
-fn undated(model: &str) -> &str {
+pub(super) fn undated(model: &str) -> &str {
     let digits = |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
     let named = model.strip_suffix(":latest").unwrap_or(model);
     let mut parts = named.rsplitn(4, '-');

@@ -19,6 +19,7 @@ use super::anthropic::{self, Anthropic};
 use super::openai::{self, OpenAi};
 use super::price::Prices;
 use super::rehearsal::Rehearsal;
+use super::window::Windows;
 use super::wire;
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -55,6 +56,7 @@ impl From<ResolvedModel> for ModelChoice {
 pub struct Models {
     config: Config,
     prices: Arc<Prices>,
+    windows: Windows,
     clock: Arc<dyn Clock>,
     built: Mutex<BTreeMap<String, Arc<dyn Provider>>>,
 }
@@ -71,6 +73,7 @@ impl Models {
         let models = Self {
             config: config.clone(),
             prices: Arc::new(prices),
+            windows: Windows::shipped()?,
             clock: Arc::new(SystemClock),
             built: Mutex::default(),
         };
@@ -96,10 +99,13 @@ impl Models {
     /// `Configuration`, when there is no such model.
     pub fn resolve(&self, alias: Option<&str>) -> Result<ResolvedModel, Failure> {
         let (alias, named) = self.config.model(alias)?;
-        let config::Model { provider, model, options, fallback, on_other_model, structured, .. } = named;
+        let config::Model {
+            provider, model, options, fallback, on_other_model, structured, context_window, cache, ..
+        } = named;
         let kind = self.kind(&provider)?;
         let structured = structured.unwrap_or_else(|| usual_structure(kind, &model));
-        let settings = ModelSettings { on_other_model, structured };
+        let context_window = context_window.or_else(|| self.windows.of(&model));
+        let settings = ModelSettings { on_other_model, structured, context_window, cache: cache.ttl };
         let price = if kind == ProviderKind::Rehearsal {
             Some(Price { input: 0.0, output: 0.0, cache_read: None, cache_write: None })
         } else {

@@ -47,7 +47,11 @@ impl Provider for Rehearsal {
     async fn call(&self, request: ModelRequest<'_>) -> Result<ModelCall, Failure> {
         let started = Instant::now();
         let options = Options::read(request.head)?;
-        let mut call = reply(request.head, &request.messages, &options);
+        let mut call = if request.no_tools {
+            summary(request.head, &request.messages, &options)
+        } else {
+            reply(request.head, &request.messages, &options)
+        };
         if !options.latency.is_zero() {
             tokio::time::sleep(options.latency).await;
         }
@@ -74,6 +78,13 @@ impl Options {
             .ok_or_else(|| wrong("walk must be \"all\", \"none\" or a list of tool names"))?;
         Ok(Self { latency, turns, walk })
     }
+}
+
+/// The reply to who wants a summary of the conversation.
+fn summary(head: &RequestHead, messages: &[Value], options: &Options) -> ModelCall {
+    let text = format!("A rehearsed summary of {} messages; no language model wrote it.", messages.len());
+    let content = vec![json!({"type": "text", "text": text})];
+    ModelCall { content, stop_reason: "end_turn".to_owned(), ..reply(head, messages, options) }
 }
 
 /// The reply to a conversation.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::conversation::RESUME;
 use super::{Conversation, Prompted, Run, StepRun};
 use crate::id::{CallId, StepKey};
 
@@ -77,7 +78,7 @@ impl StepRun {
     pub(super) fn call_subagent(&mut self, called: Subagent) {
         if let Some(conversation) = &mut self.conversation {
             if let Some(turn) = conversation.turns.last_mut() {
-                let prompted = Prompted { text: called.prompt.clone(), reason: "resume".to_owned() };
+                let prompted = Prompted { text: called.prompt.clone(), reason: RESUME.to_owned() };
                 Arc::make_mut(turn).prompted = Some(prompted);
             }
             conversation.counted_from = conversation.turns.len();

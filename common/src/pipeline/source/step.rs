@@ -8,7 +8,7 @@ use crate::config::Fallback;
 use crate::diagnostic::Place;
 use crate::document::{Kind, Node, Table, closest};
 use crate::id::{StepId, StepKey};
-use crate::journal::Effect;
+use crate::journal::{Compaction, Effect};
 use crate::pipeline::graph;
 use crate::pipeline::model::{
     AgentLimits, AgentStep, ApprovalStep, Foreach, HttpStep, PipelineStep, RunStep, SleepStep, Step, StepKind, ToolStep,
@@ -137,11 +137,20 @@ impl<'a> Reader<'a> {
             _ => self.link(LinkTo::AnyModel, "", node.at),
         }
         let fallback = table.get("fallback").and_then(|node| self.fallback(node));
+        let compaction = table.get("compaction").and_then(|node| self.compaction(node));
         let limits = match table.get("limits") {
             Some(node) => self.agent_limits(node),
             None => AgentLimits::default(),
         };
-        Some(AgentStep { agent: name?, prompt: prompt?, model, fallback, limits })
+        Some(AgentStep { agent: name?, prompt: prompt?, model, fallback, compaction, limits })
+    }
+
+    fn compaction(&mut self, node: &Node) -> Option<Compaction> {
+        let compaction: Compaction = node.read(self.file, self.out)?;
+        if let Err(why) = compaction.check() {
+            self.error(node.at, why);
+        }
+        Some(compaction)
     }
 
     /// Models that are asked when another one does not answer.

@@ -10,7 +10,7 @@ use common::journal::RequestHead;
 use serde_json::{Map, Value, json};
 
 use super::super::output::{self, Output};
-use crate::tools::output::STRUCTURED_OUTPUT;
+use super::super::output_tool::STRUCTURED_OUTPUT;
 
 /// Fields that the agent loop decides; options cannot.
 const RESERVED: [&str; 8] =
@@ -40,7 +40,7 @@ impl Dialect {
 }
 
 /// Builds the body. Refuses options that cannot be sent, and a conversation of nothing.
-pub(super) fn body(dialect: Dialect, head: &RequestHead, messages: &[Value]) -> Result<Value, Failure> {
+pub(super) fn body(dialect: Dialect, head: &RequestHead, messages: &[Value], no_tools: bool) -> Result<Value, Failure> {
     let mut options = head.options.clone();
     output::refuse_reserved(head, &RESERVED)?;
     // Not `strict`: that takes few schemas, and the step validates the output in any case.
@@ -57,6 +57,9 @@ pub(super) fn body(dialect: Dialect, head: &RequestHead, messages: &[Value]) -> 
         body.insert("reasoning_effort".to_owned(), effort);
     }
     body.extend(options);
+    if no_tools && !head.tools.is_empty() {
+        body.insert("tool_choice".to_owned(), json!("none"));
+    }
     if forced {
         let choice = match head.tools.as_slice() {
             [] => json!({"type": "function", "function": {"name": STRUCTURED_OUTPUT}}),
@@ -213,7 +216,7 @@ mod tests {
                     {"type": "text", "text": "no"}, {"type": "image", "source": {}}]},
                 {"type": "text", "text": "Go on."}]}),
         ];
-        let body = body(Dialect::OpenAi, &head(), &messages).unwrap();
+        let body = body(Dialect::OpenAi, &head(), &messages, false).unwrap();
         assert_eq!(
             body["messages"],
             json!([
@@ -237,7 +240,7 @@ mod tests {
         for (base_url, field) in
             [("https://api.openai.com/v1", "max_completion_tokens"), ("http://127.0.0.1:11434/v1", "max_tokens")]
         {
-            let body = body(Dialect::of(base_url), &head(), &messages).unwrap();
+            let body = body(Dialect::of(base_url), &head(), &messages, false).unwrap();
             assert_eq!(body[field], 1_000, "{base_url}");
         }
     }
@@ -247,17 +250,17 @@ mod tests {
         let messages = [json!({"role": "user", "content": "Go."})];
         let schema = json!({"type": "object", "properties": {"score": {"type": "integer"}}});
         let as_format = RequestHead { output_schema: Some(schema.clone()), ..head() };
-        let told = body(Dialect::OpenAi, &as_format, &messages).unwrap();
+        let told = body(Dialect::OpenAi, &as_format, &messages, false).unwrap();
         assert_eq!(told["response_format"]["json_schema"]["schema"], schema);
         let asked = |structured| {
             let settings = ModelSettings { structured, ..ModelSettings::default() };
             RequestHead { output_schema: Some(schema.clone()), settings, tools: Vec::new(), ..head() }
         };
-        let by_tool = body(Dialect::OpenAi, &asked(Structured::Tool), &messages).unwrap();
+        let by_tool = body(Dialect::OpenAi, &asked(Structured::Tool), &messages, false).unwrap();
         assert_eq!(by_tool["tools"][0]["function"]["parameters"], schema);
         assert_eq!(by_tool["tool_choice"]["function"]["name"], "StructuredOutput");
         let in_words = asked(Structured::Prompt);
-        let told = body(Dialect::OpenAi, &in_words, &messages).unwrap();
+        let told = body(Dialect::OpenAi, &in_words, &messages, false).unwrap();
         assert!(told.get("response_format").is_none());
         assert!(told["messages"][0]["content"].as_str().unwrap().contains("\"score\""));
     }
@@ -265,10 +268,11 @@ mod tests {
     #[test]
     fn options_pass_and_those_of_the_loop_are_refused() {
         let messages = [json!({"role": "user", "content": "Go."})];
-        let told = body(Dialect::OpenAi, &with_options(&json!({"effort": "low", "seed": 7})), &messages).unwrap();
+        let told =
+            body(Dialect::OpenAi, &with_options(&json!({"effort": "low", "seed": 7})), &messages, false).unwrap();
         assert_eq!((&told["reasoning_effort"], &told["seed"]), (&json!("low"), &json!(7)));
         for wrong in [json!({"stream": false}), json!({"n": 2}), json!({"output_format": "xml"})] {
-            let failure = body(Dialect::OpenAi, &with_options(&wrong), &messages).unwrap_err();
+            let failure = body(Dialect::OpenAi, &with_options(&wrong), &messages, false).unwrap_err();
             assert_eq!(failure.class, FailureClass::Configuration, "{wrong}");
         }
     }
@@ -277,7 +281,7 @@ mod tests {
     fn nothing_to_ask_is_refused() {
         for messages in [json!([]), json!([{"role": "user", "content": ""}]), json!([{"role": "user", "content": []}])]
         {
-            let failure = body(Dialect::OpenAi, &head(), messages.as_array().unwrap()).unwrap_err();
+            let failure = body(Dialect::OpenAi, &head(), messages.as_array().unwrap(), false).unwrap_err();
             assert_eq!(failure.class, FailureClass::InvalidRequest, "{messages}");
         }
     }

@@ -4,15 +4,13 @@
 
 use serde_json::{Value, json};
 
-use super::ToolSpec;
-
 /// The name of the tool.
 pub const STRUCTURED_OUTPUT: &str = "StructuredOutput";
 /// The argument that holds an output that is no object.
 const OUTPUT: &str = "output";
 
-/// What a model is told of the tool; nothing for a schema that cannot be that of arguments.
-pub fn spec(schema: &Value) -> Option<ToolSpec> {
+/// What a model is told of the tool, as it stands among those of a request; nothing for a schema that cannot be that of arguments.
+pub fn spec(schema: &Value) -> Option<Value> {
     let input_schema = if is_object(schema) {
         schema.clone()
     } else if refers(schema) {
@@ -21,9 +19,8 @@ pub fn spec(schema: &Value) -> Option<ToolSpec> {
     } else {
         json!({"type": "object", "properties": {OUTPUT: schema}, "required": [OUTPUT]})
     };
-    let description =
-        "Gives your final answer, as the arguments. Call it once, when everything else is done.".to_owned();
-    Some(ToolSpec { name: STRUCTURED_OUTPUT.to_owned(), description, input_schema })
+    let description = "Gives your final answer, as the arguments. Call it once, when everything else is done.";
+    Some(json!({"name": STRUCTURED_OUTPUT, "description": description, "input_schema": input_schema}))
 }
 
 /// The output that a call gives.
@@ -52,10 +49,10 @@ mod tests {
     #[test]
     fn an_object_is_given_as_it_is_and_anything_else_as_an_argument() {
         let object = json!({"type": "object", "properties": {"a": {"type": "integer"}}});
-        assert_eq!(spec(&object).unwrap().input_schema, object);
+        assert_eq!(spec(&object).unwrap()["input_schema"], object);
         assert_eq!(output(&object, &json!({"output": 1})), &json!({"output": 1}));
         let list = json!({"type": "array"});
-        assert_eq!(spec(&list).unwrap().input_schema["properties"]["output"], list);
+        assert_eq!(spec(&list).unwrap()["input_schema"]["properties"]["output"], list);
         assert_eq!(output(&list, &json!({"output": [1]})), &json!([1]));
         assert_eq!(output(&list, &json!([1])), &json!([1]));
     }
