@@ -94,6 +94,7 @@ fn describe(event: &Event) -> (Tone, String) {
             let input = if input.is_some() { ", with a corrected input" } else { "" };
             (Tone::Bold, format!("replayed by {}{from}{input}", cut(by, 80)))
         }
+        Event::RoundStarted { round, .. } => (Tone::Plain, format!("round {round}")),
         Event::StepStarted { .. } => (Tone::Dim, "started".to_owned()),
         Event::Expanded { items, .. } => (Tone::Plain, format!("fans out over {} items", count(items.len() as u64))),
         Event::StepRetrying { error, not_before, .. } => {

@@ -36,6 +36,7 @@ mod rabbitmq_fleet;
 mod rabbitmq_ingress;
 mod rabbitmq_tls;
 mod redis;
+mod repeat;
 mod sandbox;
 mod schedules;
 mod servers;

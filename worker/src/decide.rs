@@ -14,6 +14,7 @@ mod fallback;
 mod foreach;
 mod output;
 mod permission;
+mod repeat;
 mod step;
 mod subagent;
 
@@ -270,7 +271,7 @@ impl<'a> Deciding<'a> {
 
     fn scope_of(&mut self, key: &StepKey) -> Scope<'a> {
         let run = self.run;
-        with_item(self.scope().clone(), run, key)
+        with_place(self.scope().clone(), self.given.pipeline, run, key)
     }
 
     fn is_in_flight(&self, step: &StepKey) -> bool {
@@ -297,10 +298,15 @@ pub fn scope_of<'a>(
     env: &'a BTreeMap<String, String>,
     key: &StepKey,
 ) -> Scope<'a> {
-    with_item(Scope::of_run(pipeline, run, env), run, key)
+    with_place(Scope::of_run(pipeline, run, env), pipeline, run, key)
 }
 
-fn with_item<'a>(scope: Scope<'a>, run: &'a Run, key: &StepKey) -> Scope<'a> {
+/// With what there is of a fan-out and of rounds where a step is.
+fn with_place<'a>(scope: Scope<'a>, pipeline: &Pipeline, run: &'a Run, key: &StepKey) -> Scope<'a> {
+    let scope = match pipeline.round(run, &key.step) {
+        Some(round) => scope.with_round(round),
+        None => scope,
+    };
     let item = key.index.and_then(|index| {
         let items = run.step(&StepKey::of(key.step.clone()))?.items.as_ref()?;
         Some((items.get(index as usize)?, index))

@@ -145,6 +145,16 @@ pub enum Event {
     },
 
     // ---- steps ----------------------------------------------------------------
+    /// A step with `repeat` started a round: its steps run, from the second round on anew.
+    RoundStarted {
+        /// The step.
+        step: StepKey,
+        /// The number of the round, from 1.
+        round: u32,
+        /// The steps that start from nothing; what they came to in the round before stays known.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reset: Vec<crate::id::StepId>,
+    },
     /// A step with effects or a model started its first try.
     StepStarted {
         /// The step.
@@ -357,6 +367,7 @@ impl Event {
             Self::Succeeded { .. } => "succeeded",
             Self::Died { .. } => "died",
             Self::Replayed { .. } => "replayed",
+            Self::RoundStarted { .. } => "round_started",
             Self::StepStarted { .. } => "step_started",
             Self::Expanded { .. } => "expanded",
             Self::StepRetrying { .. } => "step_retrying",
@@ -403,7 +414,8 @@ impl Event {
     /// The step that the event belongs to, where it names one.
     pub const fn step(&self) -> Option<&StepKey> {
         match self {
-            Self::StepStarted { step }
+            Self::RoundStarted { step, .. }
+            | Self::StepStarted { step }
             | Self::Expanded { step, .. }
             | Self::StepRetrying { step, .. }
             | Self::StepFinished { step, .. }

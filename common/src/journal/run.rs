@@ -2,6 +2,7 @@
 //! task need to know. One transition function, used live and on recovery.
 
 mod family;
+mod round;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,6 +70,10 @@ pub struct StepRun {
     pub permissions: BTreeMap<CallId, Arc<Approval>>,
     /// The child task of a `pipeline` step.
     pub child: Option<Child>,
+    /// The round that a step with `repeat` is in, from 1.
+    pub round: u32,
+    /// How it ended in the round before this one.
+    pub before: Option<StepOutcome>,
 }
 
 /// Where a step is.
@@ -210,6 +215,9 @@ impl Run {
         self.head.apply(recorded)?;
         self.apply_task(recorded);
         self.apply_step(recorded);
+        if let Event::RoundStarted { step, round, reset } = &recorded.event {
+            self.start_round(step, *round, reset);
+        }
         Ok(())
     }
 

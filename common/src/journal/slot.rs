@@ -103,6 +103,7 @@ macro_rules! visits {
                     | Self::CancelRequested { .. }
                     | Self::Cancelled { .. }
                     | Self::StepStarted { .. }
+                    | Self::RoundStarted { .. }
                     | Self::OtherModel { .. }
                     | Self::SleepStarted { .. }
                     | Self::ApprovalExpired { .. }

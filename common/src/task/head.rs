@@ -237,6 +237,7 @@ impl Head {
 
             (
                 Event::StepStarted { .. }
+                | Event::RoundStarted { .. }
                 | Event::Expanded { .. }
                 | Event::StepRetrying { .. }
                 | Event::StepFinished { .. }

@@ -161,6 +161,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::Died { reason: DeadReason::Failed, error: failure(), step: Some(step()) },
         Event::Replayed { by: by.clone(), reset: vec![step().step], input: Some(json!(2)) },
         Event::StepStarted { step: step() },
+        Event::RoundStarted { step: step(), round: 1, reset: Vec::new() },
         Event::Expanded { step: step(), items: vec![json!(1)] },
         Event::StepRetrying { step: step(), error: failure(), not_before: at(10) },
         finished(),

@@ -222,6 +222,9 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub usage: Option<Usage>,
+    /// The round that a step with `repeat` is in, or ended with.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub round: u32,
     /// The child task of a `pipeline` step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "uuid")]
@@ -382,6 +385,7 @@ impl Step {
             turns: conversation.map(|known| known.turns.len()),
             compactions: conversation.and_then(|known| known.compacted.as_ref()).map_or(0, |last| last.number),
             usage: conversation.map(common::journal::Conversation::usage),
+            round: step.round,
             child: step.child.map(|child| child.task),
         }
     }
