@@ -114,6 +114,26 @@ fn describe(event: &Event) -> (Tone, String) {
             };
             (Tone::Plain, format!("agent starts: model {} ({} {}), {tools}", head.alias, head.provider, head.model))
         }
+        Event::SessionOpened { session, from, history, dropped, .. } => {
+            let session = cut(session.as_str(), 120);
+            let lost = if *dropped > 0 { format!("; {dropped} older turns are no longer kept") } else { String::new() };
+            let text = match from {
+                Some(task) => {
+                    format!("goes on with session {session} after task {task} ({} messages){lost}", history.len())
+                }
+                None => format!("begins session {session}"),
+            };
+            (Tone::Plain, text)
+        }
+        Event::SessionAwaited { session, holder, .. } => {
+            (Tone::Dim, format!("session {} is with task {holder}", cut(session.as_str(), 120)))
+        }
+        Event::SessionSaved { session, kept: true, .. } => {
+            (Tone::Plain, format!("leaves session {} to the next task", cut(session.as_str(), 120)))
+        }
+        Event::SessionSaved { session, kept: false, .. } => {
+            (Tone::Warn, format!("session {} goes on without this conversation", cut(session.as_str(), 120)))
+        }
         Event::SubagentCalled { agent, prompt, background, .. } => {
             let how = if *background { " in the background" } else { "" };
             (Tone::Plain, format!("called as {}{how}: {}", cut(agent, 80), cut(prompt, TEXT)))
@@ -227,6 +247,7 @@ fn waits(wait: &Wait) -> String {
             WaitOn::Outcome { step, call } => format!("a word on call {call} of step {step}"),
             WaitOn::Budget { step } => format!("room in the budget (step {step})"),
             WaitOn::RateLimit { step } => format!("the rate limit (step {step})"),
+            WaitOn::Session { .. } => "a session that another task goes on with".to_owned(),
             WaitOn::Halt => "the end of the emergency stop".to_owned(),
         })
         .collect();

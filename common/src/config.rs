@@ -68,6 +68,8 @@ pub struct Config {
     pub blobs: Blobs,
     /// What is kept of finished tasks.
     pub retention: Retention,
+    /// What is kept of conversations that go on across tasks.
+    pub sessions: Sessions,
     /// How workers work.
     pub worker: Worker,
     /// How the programs that workers start are confined.
@@ -365,6 +367,22 @@ impl Default for Blobs {
     fn default() -> Self {
         let BlobOptions { threshold, place, endpoint, cache } = BlobOptions::default();
         Self { threshold: Size(threshold as u64), place, endpoint, cache: Size(cache as u64) }
+    }
+}
+
+/// What is kept of conversations that go on across tasks (`session:` of an agent step).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sessions {
+    /// For how long after its last task. Default 30 days.
+    pub keep: Span,
+    /// How many of its last turns. Default 400.
+    pub turns: usize,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { keep: Span::from_secs(30 * 86_400), turns: 400 }
     }
 }
 

@@ -23,5 +23,7 @@ pub use reference::Reference;
 pub use request::{
     CacheTtl, Compaction, ContextRules, Fallback, ModelChoice, ModelSettings, OnOtherModel, RequestHead, Structured,
 };
-pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Run, StepRun, StepStatus, Subagent};
+pub use run::{
+    Approval, ApprovalAnswer, Call, CallState, Child, Run, SessionRun, SessionState, StepRun, StepStatus, Subagent,
+};
 pub use slot::{Slot, SlotMut};

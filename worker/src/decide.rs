@@ -15,6 +15,7 @@ mod foreach;
 mod output;
 mod permission;
 mod repeat;
+mod session;
 mod step;
 mod subagent;
 
@@ -24,7 +25,7 @@ use std::path::Path;
 use common::clock::Timestamp;
 use common::config::{Limits, Permissions};
 use common::failure::{Failure, FailureClass};
-use common::id::{CallId, Digest, StepKey};
+use common::id::{CallId, Digest, SessionName, StepKey};
 use common::journal::{CallRecord, Effect, Event, ModelCall, Run, StepOutcome, StepRun};
 use common::pipeline::model::{OnError, Pipeline};
 use common::pipeline::template::Scope;
@@ -94,6 +95,18 @@ pub enum Action {
         /// The call. Unless it is `read`, its intent is in the journal.
         call: CallRecord,
     },
+    /// Go on with a conversation of earlier tasks, or wait for whoever does.
+    OpenSession {
+        /// The step.
+        step: StepKey,
+        /// The session.
+        session: SessionName,
+    },
+    /// Leave the conversation to the next task of the session.
+    SaveSession {
+        /// The step.
+        step: StepKey,
+    },
     /// Submit the child task of a `pipeline` step.
     SubmitChild {
         /// The step.
@@ -121,9 +134,11 @@ impl Action {
     /// Its name while it is in flight.
     pub fn key(&self) -> ActionKey {
         match self {
-            Self::Prepare { step, .. } | Self::CallModel { step, .. } | Self::SubmitChild { step, .. } => {
-                ActionKey { step: step.clone(), call: None }
-            }
+            Self::Prepare { step, .. }
+            | Self::CallModel { step, .. }
+            | Self::OpenSession { step, .. }
+            | Self::SaveSession { step }
+            | Self::SubmitChild { step, .. } => ActionKey { step: step.clone(), call: None },
             Self::Call { step, call } => ActionKey { step: step.clone(), call: Some(call.call.clone()) },
         }
     }
@@ -337,6 +352,15 @@ pub enum Performed {
         /// Its answer.
         answer: Result<ModelCall, Failure>,
     },
+    /// The session was opened or is somebody else's, or this could not be found out.
+    Opened(Result<Event, Failure>),
+    /// The session was left, or this could not be done.
+    Saved {
+        /// The session.
+        session: SessionName,
+        /// Whether it was kept.
+        kept: Result<bool, Failure>,
+    },
     /// The call was answered, or not.
     Call {
         /// What was called.
@@ -368,7 +392,15 @@ pub fn conclude(
             compaction::summarised(step, call, kept_from)
         }
         Performed::Model { purpose, answer: Err(error) } => fallback::unanswered(&retry, purpose, error),
-        Performed::Prepared(Err(error)) | Performed::Child(Err(error)) => retry.after(error),
+        Performed::Opened(Ok(event)) => vec![event],
+        // An answer is not given up because the next task cannot be told of it.
+        Performed::Saved { session, kept } => match kept {
+            Err(error) if retry.wait(&error).is_some() => retry.after(error),
+            kept => vec![Event::SessionSaved { step: step.clone(), session, kept: kept.unwrap_or(false) }],
+        },
+        Performed::Prepared(Err(error)) | Performed::Child(Err(error)) | Performed::Opened(Err(error)) => {
+            retry.after(error)
+        }
         Performed::Call { call, answer, duration_ms } => retry.conclude_call(&call, answer, duration_ms),
     }
 }

@@ -6,6 +6,7 @@
 mod child;
 mod journal;
 mod perform;
+mod session;
 mod workspace;
 
 use std::collections::{BTreeMap, BTreeSet};

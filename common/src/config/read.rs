@@ -50,6 +50,7 @@ impl Config {
             limits: table.read("limits", out).unwrap_or_default(),
             blobs: table.get("blobs").map(|node| blobs(node, file, out)).unwrap_or_default(),
             retention: table.read("retention", out).unwrap_or_default(),
+            sessions: table.read("sessions", out).unwrap_or_default(),
             worker: table.get("worker").map(|node| worker(node, file, out)).unwrap_or_default(),
             sandbox: table.get("sandbox").map(|node| sandbox(node, file, out)).unwrap_or_default(),
             api: table.read("api", out).unwrap_or_default(),

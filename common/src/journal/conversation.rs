@@ -64,6 +64,8 @@ pub struct Prompted {
 pub struct Conversation {
     /// What stays the same in every request, until another model is asked.
     pub head: Arc<RequestHead>,
+    /// What was said in earlier tasks of the session, as messages.
+    pub history: Arc<Vec<Value>>,
     /// The first user message.
     pub prompt: Arc<str>,
     /// The replies so far.
@@ -117,6 +119,7 @@ impl Conversation {
     pub fn new(head: RequestHead, prompt: String) -> Self {
         Self {
             head: Arc::new(head),
+            history: Arc::default(),
             prompt: prompt.into(),
             turns: Vec::new(),
             counted_from: 0,
@@ -205,7 +208,10 @@ impl Conversation {
     /// The messages of the next request. All results of one reply stand in one
     /// user message, in the order of the calls, before any text.
     pub fn messages(&self) -> Vec<Value> {
-        let mut messages = vec![json!({"role": "user", "content": self.opening()})];
+        // A summary stands for the earlier tasks too.
+        let history = if self.compacted.is_some() { &[][..] } else { &self.history };
+        let mut messages = history.to_vec();
+        messages.push(json!({"role": "user", "content": self.opening()}));
         let from = self.compacted.as_ref().map_or(0, |compacted| compacted.kept_from);
         let kept = self.turns.iter().enumerate().skip(from);
         for (number, turn) in kept.filter(|(_, turn)| !turn.set_aside) {
@@ -223,6 +229,20 @@ impl Conversation {
             if !content.is_empty() {
                 messages.push(json!({"role": "user", "content": content}));
             }
+        }
+        messages
+    }
+
+    /// All that was said, for another task to go on from: without thoughts, which are bound to what stands around them
+    /// here, and with an answer to every call.
+    pub fn transcript(&self) -> Vec<Value> {
+        let mut settled = self.clone();
+        settled.settled = settled.turns.len();
+        let mut messages = settled.messages();
+        let taken = |call: &&ToolUse| json!({"type": "tool_result", "tool_use_id": call.id, "content": "Your answer was taken."});
+        let open: Vec<Value> = self.open_calls().iter().map(taken).collect();
+        if !open.is_empty() {
+            messages.push(json!({"role": "user", "content": open}));
         }
         messages
     }

@@ -14,7 +14,8 @@ use super::request::{ModelChoice, RequestHead};
 use crate::clock::Timestamp;
 use crate::failure::Failure;
 use crate::id::{
-    ApprovalId, BatchId, CallId, Digest, GroupKey, IdempotencyKey, PipelineName, QueueName, StepKey, TaskId, WorkerId,
+    ApprovalId, BatchId, CallId, Digest, GroupKey, IdempotencyKey, PipelineName, QueueName, SessionName, StepKey,
+    TaskId, WorkerId,
 };
 use crate::task::{DeadReason, Outcome, Parent, Wait};
 
@@ -201,6 +202,42 @@ pub enum Event {
         /// The first user message, rendered.
         prompt: String,
     },
+    /// A step goes on with a conversation that earlier tasks had, and nobody else does until it is done with it.
+    SessionOpened {
+        /// The step.
+        step: StepKey,
+        /// The session.
+        session: SessionName,
+        /// The task whose conversation it is so far; nothing: it begins here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<TaskId>,
+        /// The conversation so far, as messages.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        history: Vec<Value>,
+        /// How many of its oldest turns are lost: more were had than are kept.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        dropped: usize,
+    },
+    /// Another task goes on with the session now.
+    SessionAwaited {
+        /// The step.
+        step: StepKey,
+        /// The session.
+        session: SessionName,
+        /// The task that goes on with it.
+        holder: TaskId,
+        /// When to look again, if nobody calls before.
+        until: Timestamp,
+    },
+    /// The conversation was left to the next task of the session.
+    SessionSaved {
+        /// The step.
+        step: StepKey,
+        /// The session.
+        session: SessionName,
+        /// Whether it was kept: not if somebody else went on with the session meanwhile, or if it is too large.
+        kept: bool,
+    },
     /// An agent called another one: a new one, or one that had come to its end, which goes on with its whole history.
     SubagentCalled {
         /// The subagent: its events name this key as their step.
@@ -352,6 +389,11 @@ pub enum Event {
     },
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 impl Event {
     /// The event's name as it is written.
     pub const fn kind(&self) -> &'static str {
@@ -374,6 +416,9 @@ impl Event {
             Self::StepFinished { .. } => "step_finished",
             Self::SleepStarted { .. } => "sleep_started",
             Self::AgentStarted { .. } => "agent_started",
+            Self::SessionOpened { .. } => "session_opened",
+            Self::SessionAwaited { .. } => "session_awaited",
+            Self::SessionSaved { .. } => "session_saved",
             Self::SubagentCalled { .. } => "subagent_called",
             Self::TurnFinished { .. } => "turn_finished",
             Self::Compacted { .. } => "compacted",
@@ -421,6 +466,9 @@ impl Event {
             | Self::StepFinished { step, .. }
             | Self::SleepStarted { step, .. }
             | Self::AgentStarted { step, .. }
+            | Self::SessionOpened { step, .. }
+            | Self::SessionAwaited { step, .. }
+            | Self::SessionSaved { step, .. }
             | Self::SubagentCalled { step, .. }
             | Self::TurnFinished { step, .. }
             | Self::Compacted { step, .. }

@@ -3,6 +3,7 @@
 
 mod family;
 mod round;
+mod session;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use self::family::Subagent;
+pub use self::session::{SessionRun, SessionState};
 use super::conversation::Conversation;
 use super::conversation::Prompted;
 use super::event::{Event, Recorded, Submitted};
@@ -70,6 +72,8 @@ pub struct StepRun {
     pub permissions: BTreeMap<CallId, Arc<Approval>>,
     /// The child task of a `pipeline` step.
     pub child: Option<Child>,
+    /// The conversation across tasks that it goes on with.
+    pub session: Option<SessionRun>,
     /// The round that a step with `repeat` is in, from 1.
     pub round: u32,
     /// How it ended in the round before this one.
@@ -215,6 +219,7 @@ impl Run {
         self.head.apply(recorded)?;
         self.apply_task(recorded);
         self.apply_step(recorded);
+        self.apply_session(recorded);
         if let Event::RoundStarted { step, round, reset } = &recorded.event {
             self.start_round(step, *round, reset);
         }
@@ -383,7 +388,11 @@ impl Run {
             }
             Event::SleepStarted { until, .. } => step.sleep_until = Some(*until),
             Event::AgentStarted { head, prompt, .. } => {
-                step.conversation = Some(Conversation::new((**head).clone(), prompt.clone()));
+                let mut conversation = Conversation::new((**head).clone(), prompt.clone());
+                if let Some(session) = &step.session {
+                    conversation.history = Arc::clone(&session.history);
+                }
+                step.conversation = Some(conversation);
             }
             Event::TurnFinished { call, .. } => {
                 step.busy_ms += call.duration_ms;
@@ -485,6 +494,7 @@ impl StepRun {
         // The question lapsed and the child ended with the task: ask, and submit, anew.
         self.approval = None;
         self.permissions.clear();
+        self.release_session();
         if self.child.take().is_some() {
             self.generation += 1;
         }

@@ -70,6 +70,11 @@ macro_rules! visits {
                         }
                         visit($slot::Text(prompt));
                     }
+                    Self::SessionOpened { history, .. } => {
+                        for message in history.$iter() {
+                            visit($slot::Value(message));
+                        }
+                    }
                     Self::ModelChanged { to, why, .. } => {
                         for option in to.options.$values() {
                             visit($slot::Value(option));
@@ -105,6 +110,8 @@ macro_rules! visits {
                     | Self::StepStarted { .. }
                     | Self::RoundStarted { .. }
                     | Self::OtherModel { .. }
+                    | Self::SessionAwaited { .. }
+                    | Self::SessionSaved { .. }
                     | Self::SleepStarted { .. }
                     | Self::ApprovalExpired { .. }
                     | Self::ChildSubmitted { .. } => {}

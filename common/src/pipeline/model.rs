@@ -152,6 +152,8 @@ pub struct AgentStep {
     pub model: Option<Template>,
     /// The models that are asked when that one is overloaded or declines; `None`: as `teamster.yaml` says of it.
     pub fallback: Option<Fallback>,
+    /// The key of the conversation across tasks that it goes on with; `None`, or an empty text: it begins anew.
+    pub session: Option<Template>,
     /// When its conversation is summarised; `None`: as `teamster.yaml` says.
     pub compaction: Option<Compaction>,
     /// When to stop.

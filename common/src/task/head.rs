@@ -243,6 +243,9 @@ impl Head {
                 | Event::StepFinished { .. }
                 | Event::SleepStarted { .. }
                 | Event::AgentStarted { .. }
+                | Event::SessionOpened { .. }
+                | Event::SessionAwaited { .. }
+                | Event::SessionSaved { .. }
                 | Event::SubagentCalled { .. }
                 | Event::TurnFinished { .. }
                 | Event::Compacted { .. }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::clock::Timestamp;
 use crate::failure::{Failure, FailureClass};
-use crate::id::{ApprovalId, CallId, Digest, PipelineName, QueueName, StepId, StepKey, TaskId, WorkerId};
+use crate::id::{ApprovalId, CallId, Digest, PipelineName, QueueName, SessionName, StepId, StepKey, TaskId, WorkerId};
 use crate::journal::{
     ApprovalDecision, CallRecord, CallResult, Effect, Event, ModelCall, ModelChoice, Recorded, RequestHead,
     StepOutcome, Submitted, Usage, WakeCause,
@@ -104,6 +104,10 @@ pub(crate) fn decision() -> ApprovalDecision {
     ApprovalDecision { approved: true, by: "ann".to_owned(), comment: None, edits: None }
 }
 
+fn session() -> SessionName {
+    SessionName::new("p/k").unwrap()
+}
+
 fn request_head() -> RequestHead {
     RequestHead {
         alias: "m".to_owned(),
@@ -182,6 +186,15 @@ pub(crate) fn events() -> Vec<Event> {
             reason: "continue".to_owned(),
             subagents: Vec::new(),
         },
+        Event::SessionOpened {
+            step: step(),
+            session: session(),
+            from: Some(child()),
+            history: vec![json!(1)],
+            dropped: 1,
+        },
+        Event::SessionAwaited { step: step(), session: session(), holder: child(), until: at(10) },
+        Event::SessionSaved { step: step(), session: session(), kept: true },
         Event::SubagentCalled {
             step: step().subagent(1),
             call: call(),

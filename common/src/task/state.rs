@@ -190,6 +190,11 @@ pub enum WaitOn {
         /// The step that waits.
         step: StepKey,
     },
+    /// A session that another task goes on with.
+    Session {
+        /// The step that waits.
+        step: StepKey,
+    },
     /// The end of the emergency stop that covers the task.
     Halt,
 }
@@ -204,6 +209,7 @@ impl WaitOn {
             Self::Outcome { .. } => "outcome",
             Self::Budget { .. } => "budget",
             Self::RateLimit { .. } => "rate_limit",
+            Self::Session { .. } => "session",
             Self::Halt => "halt",
         }
     }

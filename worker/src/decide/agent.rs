@@ -30,6 +30,9 @@ pub(super) const CONTINUE: &str = "continue";
 impl Deciding<'_> {
     pub(super) fn agent(&mut self, step: &Step, key: &StepKey, known: &StepRun, agent: &AgentStep) {
         self.subagents(step, key, agent);
+        if !self.holds_session(key, known, agent) {
+            return;
+        }
         let Some(conversation) = &known.conversation else {
             if !self.is_in_flight(key) {
                 self.act(Action::Prepare { step: key.clone(), start: true });
@@ -291,7 +294,10 @@ impl Deciding<'_> {
                 self.decision.finish_step(key, StepOutcome::Succeeded { output });
             }
             _ => match answer(step, conversation) {
-                Ok(output) => self.decision.finish_step(key, StepOutcome::Succeeded { output }),
+                Ok(output) if self.left_session(key) => {
+                    self.decision.finish_step(key, StepOutcome::Succeeded { output });
+                }
+                Ok(_) => {}
                 Err(error) if repairs(conversation) < REPAIRS => {
                     let text = format!("{}\nAnswer again, with the corrected JSON and nothing else.", error.message);
                     self.decision.record(prompt(text, REPAIR));

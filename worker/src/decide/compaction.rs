@@ -99,7 +99,8 @@ fn kept_from(conversation: &Conversation, keep: usize) -> Option<usize> {
         used <= room
     });
     let kept_from = turns.len() - kept.count();
-    (kept_from > begin(conversation)).then_some(kept_from)
+    let older = conversation.compacted.is_none() && !conversation.history.is_empty();
+    (kept_from > begin(conversation) || older).then_some(kept_from)
 }
 
 #[expect(

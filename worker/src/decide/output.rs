@@ -33,6 +33,9 @@ impl Deciding<'_> {
         let schema = conversation.head.output_schema.as_ref().unwrap_or(&Value::Null);
         let output = output(schema, &call.input);
         let fits = super::step::fits(step, output);
+        if fits.is_ok() && !self.left_session(key) {
+            return;
+        }
         for other in others {
             let content = Value::String("Only the last answer of a turn counts.".to_owned());
             self.answer_call(key, other, CallResult::Done { content, is_error: true });

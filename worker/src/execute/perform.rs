@@ -21,7 +21,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::child::Child;
-use super::{Executor, internal, workspace};
+use super::{Executor, internal, session, workspace};
 use crate::decide::{Action, HTTP, Performed, Purpose, RUN, summary_request};
 use crate::http::HttpRequest;
 use crate::models::ModelRequest;
@@ -49,6 +49,18 @@ impl Executor {
             Action::Prepare { step, start } => self.prepare(step, start, run, pipeline),
             Action::CallModel { step, purpose } => self.call_model(&step, purpose, run, pipeline),
             Action::Call { step, call } => self.call(&step, call, run, pipeline, tools),
+            Action::OpenSession { step, session } => {
+                let opening = session::Opening::of(run, step, session);
+                async move { (Performed::Opened(self.open_session(opening).await), None) }.boxed()
+            }
+            Action::SaveSession { step } => match session::Closing::of(run, step) {
+                Some(closing) => async move {
+                    let session = closing.session().clone();
+                    (Performed::Saved { session, kept: self.save_session(closing).await }, None)
+                }
+                .boxed(),
+                None => failed(Performed::Opened(Err(internal("there is no session to be left")))),
+            },
             Action::SubmitChild { step, input } => {
                 let child = Child::of(run, pipeline, &step, input);
                 async move { (Performed::Child(self.submit_child(child).await), None) }.boxed()

@@ -152,12 +152,14 @@ impl<'a> Reader<'a> {
             _ => self.link(LinkTo::AnyModel, "", node.at),
         }
         let fallback = table.get("fallback").and_then(|node| self.fallback(node));
+        let session = table.get("session");
+        let session = session.and_then(|node| self.text_template(node, &here.key("session"), here.context));
         let compaction = table.get("compaction").and_then(|node| self.compaction(node));
         let limits = match table.get("limits") {
             Some(node) => self.agent_limits(node),
             None => AgentLimits::default(),
         };
-        Some(AgentStep { agent: name?, prompt: prompt?, model, fallback, compaction, limits })
+        Some(AgentStep { agent: name?, prompt: prompt?, model, fallback, session, compaction, limits })
     }
 
     fn compaction(&mut self, node: &Node) -> Option<Compaction> {

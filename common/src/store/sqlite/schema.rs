@@ -16,7 +16,7 @@ use crate::store::StoreError;
 const APPLICATION_ID: i32 = 0x544D_5354;
 
 /// One entry a version; never changed once released, only added to.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
 
 const VERSION_1: &str = r"
 -- A task. `head` is the truth for a reader; the other columns are what indexes and filters need of it.
@@ -213,6 +213,17 @@ CREATE TABLE halts (
     lifted_by TEXT,
     over      INTEGER NOT NULL      -- all that waited for it was woken
 ) STRICT, WITHOUT ROWID;
+";
+
+const VERSION_5: &str = "
+-- Conversations that go on across tasks.
+CREATE TABLE sessions (
+    name    TEXT PRIMARY KEY,       -- the pipeline, / and the key
+    version INTEGER NOT NULL,       -- how often it was replaced
+    body    BLOB NOT NULL,          -- JSON
+    until   INTEGER NOT NULL        -- when it may go
+) STRICT;
+CREATE INDEX sessions_until ON sessions (until);
 ";
 
 /// Brings the file to the version that this program knows, or refuses it.
