@@ -112,7 +112,7 @@ pub(crate) enum Command {
     Submit(commands::submit::SubmitArgs),
     /// Submit a CSV or JSONL file, one task a row
     Batch(commands::batch::BatchArgs),
-    /// List, show, watch, cancel, retry and resolve tasks
+    /// List, show, watch, cancel, retry, resolve and erase tasks
     #[command(subcommand)]
     Tasks(commands::tasks::TasksCommand),
     /// List, show, replay and drop dead letters
@@ -121,6 +121,9 @@ pub(crate) enum Command {
     /// List what waits for a person, and decide it
     #[command(subcommand)]
     Approvals(commands::approvals::ApprovalsCommand),
+    /// Verify that journals are what was written, and print who did what when
+    #[command(subcommand)]
+    Audit(commands::audit::AuditCommand),
     /// List, pause and resume queues
     #[command(subcommand)]
     Queues(commands::queues::QueuesCommand),
@@ -128,6 +131,8 @@ pub(crate) enum Command {
     Halt(commands::halt::HaltArgs),
     /// Go on after a halt
     Unhalt(commands::halt::UnhaltArgs),
+    /// Show how far budgets, rate limits and places are used
+    Limits(commands::limits::LimitsArgs),
     /// Look at the store and the broker, and say what their settings can lose
     Doctor(commands::doctor::DoctorArgs),
     /// Measure what a set-up can do, on this machine

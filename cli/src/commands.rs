@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod approvals;
+pub(crate) mod audit;
 pub(crate) mod batch;
 pub(crate) mod bench;
 pub(crate) mod check;
@@ -12,6 +13,7 @@ pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod halt;
 pub(crate) mod import;
+pub(crate) mod limits;
 pub(crate) mod queues;
 pub(crate) mod scheduler;
 pub(crate) mod submit;

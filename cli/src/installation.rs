@@ -115,8 +115,14 @@ pub(crate) fn store_url(context: &Context, config: &Config, dir: &Path) -> Strin
 
 /// Opens the store.
 pub(crate) async fn open_store(context: &Context, config: &Config, url: &str) -> Result<Arc<dyn Store>, CommandError> {
+    common::store::open(url, store_options(context, config)?).await.map_err(CommandError::from)
+}
+
+/// What the store is opened with, the key that seals journals included.
+fn store_options(context: &Context, config: &Config) -> Result<StoreOptions, CommandError> {
+    let seal = config.audit.seal_key().map_err(|error| CommandError::refused(error.to_string()))?;
     let options = config.store_options(&context.globals.dir, Arc::clone(&context.entropy));
-    common::store::open(url, options).await.map_err(CommandError::from)
+    Ok(StoreOptions { seal: seal.map(Arc::new), ..options })
 }
 
 /// The store, and what carries hints where there is something. Hints are passed on while this lives.
@@ -142,10 +148,7 @@ pub(crate) async fn open_backends(context: &Context, config: &Config, url: &str)
         return Ok(Backends { store: open_store(context, config, url).await?, broker: None, _hints: None });
     };
     let (bell, calls) = doorbell();
-    let options = StoreOptions {
-        doorbell: Some(bell),
-        ..config.store_options(&context.globals.dir, Arc::clone(&context.entropy))
-    };
+    let options = StoreOptions { doorbell: Some(bell), ..store_options(context, config)? };
     let store = common::store::open(url, options).await?;
     let passing = tokio::spawn(pass_on(calls, Arc::clone(&broker), Arc::clone(&store)));
     Ok(Backends { store, broker: Some(broker), _hints: Some(AbortOnDropHandle::new(passing)) })
@@ -159,6 +162,9 @@ pub(crate) async fn open_for_service(
     precautions: Precautions,
 ) -> Result<Backends, CommandError> {
     let backends = open_backends(context, config, url).await?;
+    if config.audit.key.is_some() && matches!(config.audit.seal_key(), Ok(None)) {
+        tracing::warn!("audit.key names a variable that is not set here: what this process journals is not signed");
+    }
     let Ok(findings) = tokio::time::timeout(EXAMINATION, backends.store.examine()).await else {
         tracing::warn!("the store's settings could not be looked at in time; `teamster doctor` looks again");
         return Ok(backends);

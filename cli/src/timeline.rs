@@ -3,7 +3,8 @@
 
 use common::clock::Timestamp;
 use common::failure::Failure;
-use common::journal::{CallResult, Effect, Event, ModelCall, Recorded, StepOutcome, WakeCause};
+use common::id::StepKey;
+use common::journal::{CallResult, Effect, Event, HoldBack, ModelCall, Recorded, StepOutcome, WakeCause};
 use common::task::{Outcome, StateName, Wait, WaitOn};
 use scheduler::wire::TaskSummary;
 use serde_json::Value;
@@ -78,6 +79,7 @@ fn describe(event: &Event) -> (Tone, String) {
         Event::Parked { wait } => (Tone::Dim, format!("waits for {}", waits(wait))),
         Event::Woken { cause: WakeCause::Timer } => (Tone::Dim, "its time has come".to_owned()),
         Event::Woken { cause: WakeCause::Operator } => (Tone::Dim, "woken by a person".to_owned()),
+        Event::Woken { cause: WakeCause::Room } => (Tone::Dim, "there may be room under the limit".to_owned()),
         Event::Woken { cause: WakeCause::Unhalted } => (Tone::Dim, "the emergency stop is over".to_owned()),
         Event::CancelRequested { by, reason } => {
             (Tone::Warn, format!("{} asks to cancel it: {}", cut(by, 80), cut(reason, TEXT)))
@@ -95,6 +97,7 @@ fn describe(event: &Event) -> (Tone, String) {
             (Tone::Bold, format!("replayed by {}{from}{input}", cut(by, 80)))
         }
         Event::RoundStarted { round, .. } => (Tone::Plain, format!("round {round}")),
+        Event::Erased { by, .. } => (Tone::Warn, format!("its data was erased at the wish of {}", cut(by, 80))),
         Event::StepStarted { .. } => (Tone::Dim, "started".to_owned()),
         Event::Expanded { items, .. } => (Tone::Plain, format!("fans out over {} items", count(items.len() as u64))),
         Event::StepRetrying { error, not_before, .. } => {
@@ -169,6 +172,16 @@ fn describe(event: &Event) -> (Tone, String) {
                 }
                 CallResult::Failed { error } => (Tone::Warn, format!("{tool} failed after {took}: {}", failure(error))),
             }
+        }
+        Event::HeldBack { why, until, .. } => (Tone::Warn, format!("held back until {until}: {}", held_back(why))),
+        Event::BudgetNoted { budget, percent, used, limit } => {
+            let what = amounts(budget, *used, *limit);
+            (Tone::Warn, format!("{percent} % of the budget {} is used: {what}", cut(budget, 80)))
+        }
+        Event::BudgetRaised { by, usd, tokens } => {
+            let usd = usd.map(|usd| format!(" {} more", dollars(usd))).unwrap_or_default();
+            let tokens = tokens.map(|tokens| format!(" {} tokens more", count(tokens))).unwrap_or_default();
+            (Tone::Bold, format!("{} gives it{usd}{tokens}", cut(by, 80)))
         }
         Event::OutcomeUnknown { call, error, .. } => {
             (Tone::Warn, format!("nobody knows whether call {call} happened: {}", failure(error)))
@@ -245,8 +258,8 @@ fn waits(wait: &Wait) -> String {
             WaitOn::Approval { approval } => format!("approval {approval}"),
             WaitOn::Child { task } => format!("child task {task}"),
             WaitOn::Outcome { step, call } => format!("a word on call {call} of step {step}"),
-            WaitOn::Budget { step } => format!("room in the budget (step {step})"),
-            WaitOn::RateLimit { step } => format!("the rate limit (step {step})"),
+            WaitOn::Budget { step } => format!("room in the budget{}", of_step(step.as_ref())),
+            WaitOn::RateLimit { step } => format!("room under a limit{}", of_step(step.as_ref())),
             WaitOn::Session { .. } => "a session that another task goes on with".to_owned(),
             WaitOn::Halt => "the end of the emergency stop".to_owned(),
         })
@@ -258,6 +271,32 @@ fn waits(wait: &Wait) -> String {
     }
     let until = wait.until.map(|at| format!(", until {at}")).unwrap_or_default();
     format!("{}{until}", names.join(" or "))
+}
+
+fn held_back(why: &HoldBack) -> String {
+    match why {
+        HoldBack::Budget { budget, used, limit } => {
+            format!("the budget {} has no room ({})", cut(budget, 80), amounts(budget, *used, *limit))
+        }
+        HoldBack::RateLimit { rate_limit, used, limit } => {
+            format!("{}: {} of {}", cut(rate_limit, 80), count(*used), count(*limit))
+        }
+        HoldBack::Breaker { of, class } => format!("{} is left alone ({class})", cut(of, 80)),
+    }
+}
+
+/// How much is used of how much; money is counted in millionths of a dollar.
+fn amounts(name: &str, used: u64, limit: u64) -> String {
+    if !name.ends_with(" usd") {
+        return format!("{} of {}", count(used), count(limit));
+    }
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let usd = |amount: u64| dollars(amount as f64 / 1e6);
+    format!("{} of {}", usd(used), usd(limit))
+}
+
+fn of_step(step: Option<&StepKey>) -> String {
+    step.map(|step| format!(" (step {step})")).unwrap_or_default()
 }
 
 /// Commands that a person may want next.

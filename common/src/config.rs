@@ -2,6 +2,7 @@
 //! references (`env:NAME`, `file:/path`), resolved when they are used.
 
 mod answers;
+mod audit;
 mod fallback;
 mod mcp;
 mod permissions;
@@ -9,6 +10,7 @@ mod read;
 mod retention;
 mod sandbox;
 mod size;
+mod spending;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +22,7 @@ use serde::de::{self, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+pub use self::audit::{Audit, AuditKeyError};
 pub use self::fallback::Fallback;
 pub use self::mcp::{
     ClientAuthentication, ClientCredentials, McpAuth, McpEndpoint, McpIdentity, McpProgram, McpServer, McpTransport,
@@ -29,6 +32,7 @@ pub use self::permissions::{PermissionMode, Permissions};
 pub use self::retention::{Keep, Retention};
 pub use self::sandbox::{InvalidLocation, Location, Sandbox, SandboxMode, SandboxPolicy, SandboxRules};
 pub use self::size::Size;
+pub use self::spending::{RateLimit, SharedBudget};
 use crate::journal::{CacheTtl, Compaction, Effect, OnOtherModel, Structured};
 use crate::secret::SecretRef;
 use crate::span::Span;
@@ -62,6 +66,10 @@ pub struct Config {
     pub permissions: Permissions,
     /// When a long conversation is summarised; a step's own wins.
     pub compaction: Compaction,
+    /// What model calls of many tasks may cost together, by name.
+    pub budgets: BTreeMap<String, SharedBudget>,
+    /// How many calls there may be in a time and at once, by name.
+    pub rate_limits: BTreeMap<String, RateLimit>,
     /// What is refused.
     pub limits: Limits,
     /// Where large values go.
@@ -74,6 +82,8 @@ pub struct Config {
     pub worker: Worker,
     /// How the programs that workers start are confined.
     pub sandbox: Sandbox,
+    /// How journals are signed.
+    pub audit: Audit,
     /// The HTTP API.
     pub api: Api,
 }

@@ -30,7 +30,7 @@ pub struct InvalidId {
 }
 
 impl InvalidId {
-    fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
         Self { what, text: text.chars().take(80).collect(), rule }
     }
 }

@@ -5,25 +5,33 @@
 //! stores deltas: a turn holds its own new messages, never the conversation so
 //! far; [`Conversation::messages`] rebuilds the whole, byte for byte.
 
+pub mod chain;
 mod conversation;
+mod erasure;
 mod event;
+mod note;
 mod record;
 mod reference;
 mod request;
 mod run;
 pub mod shown;
 mod slot;
-
 pub use conversation::{Compacted, Conversation, ModelChange, Prompted, ToolUse, Turn};
-pub use event::{Event, Recorded, Submitted};
+pub use event::{Allowance, Event, Recorded, Submitted};
 pub use record::{
-    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, ModelCall, StepOutcome, Usage, WakeCause,
+    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, HoldBack, ModelCall, StepOutcome, Usage,
+    WakeCause, WhenSpent,
 };
 pub use reference::Reference;
 pub use request::{
     CacheTtl, Compaction, ContextRules, Fallback, ModelChoice, ModelSettings, OnOtherModel, RequestHead, Structured,
 };
 pub use run::{
-    Approval, ApprovalAnswer, Call, CallState, Child, Run, SessionRun, SessionState, StepRun, StepStatus, Subagent,
+    Approval, ApprovalAnswer, Call, CallState, Child, Held, Raised, Run, SessionRun, SessionState, StepRun, StepStatus,
+    Subagent,
 };
+mod seal;
+pub use chain::{Chained, EventHash, Fingerprint};
+pub use erasure::{combined_digest, value_digest};
+pub use seal::{InvalidKey, KeyId, PublicKey, Seal, SealKey};
 pub use slot::{Slot, SlotMut};

@@ -4,6 +4,7 @@
 //! Nothing here depends on a service. Modules import downward only, in the
 //! order of ARCHITECTURE.md.
 
+pub mod audit;
 pub mod broker;
 pub mod clock;
 pub mod config;

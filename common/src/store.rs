@@ -33,11 +33,11 @@ pub use blob::{BLOB_GRACE, BlobOptions, BlobPlace};
 pub use error::{AppendError, SignalError, StoreError};
 pub use finding::{Finding, Severity};
 pub use halt::{Halt, HaltChange, HaltState};
-pub use meter::{Charge, Meter, Reading, Refusal, Reserve, Reserved, Settle, Usage, Window};
+pub use meter::{Charge, Holder, Meter, Reading, Refusal, Reserve, Reserved, Settle, Settled, Usage, Window};
 pub use model::{
     Append, Appended, BatchRow, BatchRowState, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due,
-    Filter, Hint, Next, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, Signalled, Submission, Take,
-    Transcript,
+    Erasure, Filter, Hint, Next, OpenBatch, Page, Queue, Receipt, RejectedRow, Renew, Renewal, Signalled, Submission,
+    Take, Transcript,
 };
 pub use offload::Offload;
 pub use options::{Keep, Limits, Retention, StoreClock, StoreOptions};
@@ -49,7 +49,7 @@ pub use url::open;
 
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, SessionName, TaskId};
-use crate::journal::Recorded;
+use crate::journal::{Chained, Recorded, Seal};
 use crate::task::{Head, Signal};
 
 /// The operations of a store. Every write is safe to repeat.
@@ -87,6 +87,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// there is no such task, or it is not dead (any more).
     async fn forget(&self, task: TaskId) -> Result<bool, StoreError>;
 
+    /// Erases the data of a task that is done: in its journal stand marks with the digests of all values and words for
+    /// people, and a last event says so. Its chain still verifies. What it was called (its labels and keys) stays.
+    async fn erase(&self, task: TaskId, by: &str) -> Result<Erasure, SignalError>;
+
     /// Moves up to `limit` tasks whose time has come: timers, expired leases,
     /// retention; and looks at as many meters and reservations. O(due), never O(tasks).
     async fn due(&self, limit: usize) -> Result<Due, StoreError>;
@@ -103,6 +107,13 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Up to `limit` events of a journal after number `after`; empty for an unknown task.
     async fn journal(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Recorded>, StoreError>;
+
+    /// Up to `limit` events of a journal after number `after` as they lie in the store, each with its hash; of those
+    /// that cannot be read, too. Large values stay references.
+    async fn chain(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Chained>, StoreError>;
+
+    /// The newest seal of a task's journal.
+    async fn seal(&self, task: TaskId) -> Result<Option<Seal>, StoreError>;
 
     /// Tasks that match, newest first, at most `limit` (up to 1,000).
     async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError>;
@@ -163,9 +174,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn reserve(&self, reserve: Reserve) -> Result<Reserved, StoreError>;
 
     /// Says what a reservation has really used: the rest is given back, or what was used beyond it is added, also
-    /// beyond the limit. The first word counts. False if there is no such reservation (any more): it can be
+    /// beyond the limit. The first word counts. Nothing is found if there is no such reservation (any more): it can be
     /// settled until [`meter::LATE_SETTLEMENT`] after it has lapsed.
-    async fn settle(&self, settle: Settle) -> Result<bool, StoreError>;
+    async fn settle(&self, settle: Settle) -> Result<Settled, StoreError>;
 
     /// Nothing of a meter is granted before a time: somebody outside says so (`retry-after`). Never ends a longer one
     /// early, and counts at most [`meter::LONGEST_HOLD_BACK`] from now.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::clock::Timestamp;
 use crate::id::{BatchId, GroupKey, IdempotencyKey, QueueName, TaskId};
-use crate::journal::Submitted;
+use crate::journal::{Allowance, Submitted};
 use crate::pipeline::model::{Pipeline, SchemaIssue};
 use crate::pipeline::template::Scope;
 use crate::store::Submission;
@@ -44,6 +44,8 @@ pub struct NewTask {
     pub parent: Option<Parent>,
     /// The W3C `traceparent` that came in with it.
     pub traceparent: Option<String>,
+    /// The budgets of its ancestors.
+    pub allowances: Vec<Allowance>,
 }
 
 /// Something that is wrong with a task that someone wants.
@@ -88,6 +90,7 @@ pub fn submission(pipeline: &Pipeline, new: NewTask, id: TaskId) -> Result<Submi
         line,
         supersede: new.supersede,
         traceparent: new.traceparent,
+        allowances: new.allowances,
     };
     Ok(Submission::new(id, task))
 }

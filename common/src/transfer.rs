@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::id::{BatchId, Digest, PipelineName, QueueName, TaskId};
 use crate::store::{BatchRowState, Cursor, Definition, Filter, OpenBatch, RejectedRow, Store, StoreError, Transcript};
 
-/// The version of the format.
-const VERSION: u32 = 1;
+/// The version of the format. The first had no hashes.
+const VERSION: u32 = 2;
 /// Heads that are read at once.
 const PAGE: usize = 200;
 /// Journals that are read at the same time.
@@ -150,15 +150,26 @@ fn line_of(definition: Definition, current: bool) -> Line {
 }
 
 async fn transcript(store: &dyn Store, id: TaskId) -> Result<Transcript, StoreError> {
+    // Before the journal, which may grow meanwhile and then has more than this says.
+    let seal = store.seal(id).await?;
     let mut journal = Vec::new();
     loop {
         let more = store.journal(id, journal.len() as u64, EVENTS).await?;
         let last = more.len() < EVENTS;
         journal.extend(more);
         if last {
-            return Ok(Transcript { id, journal });
+            break;
         }
     }
+    let mut hashes = Vec::with_capacity(journal.len());
+    while hashes.len() < journal.len() {
+        let more = store.chain(id, hashes.len() as u64, EVENTS.min(journal.len() - hashes.len())).await?;
+        if more.is_empty() {
+            break;
+        }
+        hashes.extend(more.into_iter().map(|chained| chained.hash));
+    }
+    Ok(Transcript { id, journal, hashes, seal })
 }
 
 async fn batch(store: &dyn Store, id: &BatchId) -> Result<Option<Line>, StoreError> {
@@ -229,7 +240,7 @@ impl<'s> Import<'s> {
             return wrong("there is more after the end".to_owned());
         }
         match (number, &line) {
-            (1, Line::TeamsterExport { version: VERSION }) => return Ok(()),
+            (1, Line::TeamsterExport { version: 1..=VERSION }) => return Ok(()),
             (1, Line::TeamsterExport { version }) => {
                 return wrong(format!("version {version} of the format is not known here; use a newer program"));
             }

@@ -14,6 +14,7 @@ mod halt;
 mod health;
 mod hooks;
 mod journal;
+mod meters;
 mod query;
 mod queues;
 mod tasks;
@@ -50,8 +51,10 @@ fn routes(app: &App) -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(tasks::show))
         .routes(routes!(tasks::cancel))
         .routes(routes!(tasks::wake))
+        .routes(routes!(tasks::raise))
         .routes(routes!(tasks::retry))
         .routes(routes!(tasks::resolve))
+        .routes(routes!(tasks::erase))
         .routes(routes!(journal::page))
         .routes(routes!(journal::events))
         .routes(routes!(batches::show))
@@ -68,6 +71,7 @@ fn routes(app: &App) -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))
         .routes(routes!(halt::list, halt::begin, halt::lift))
+        .routes(routes!(meters::list))
         .routes(routes!(hooks::receive))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

@@ -106,10 +106,8 @@ async fn read(app: &App, letter: &Letter) -> Result<Submission, Refusal> {
         priority: task.priority,
         run_at: task.run_at,
         labels: task.labels,
-        batch: None,
-        supersede: None,
-        parent: None,
         traceparent: letter.traceparent.clone().filter(|header| is_traceparent(header)),
+        ..NewTask::default()
     };
     app.submission(&Arc::clone(&pipeline), new).map_err(|complaints| {
         let all: Vec<String> =

@@ -7,6 +7,7 @@ mod approval;
 mod batch;
 mod halt;
 mod hook;
+mod meter;
 mod pipeline;
 mod problem;
 mod signal;
@@ -16,11 +17,12 @@ pub use approval::{Approval, ApprovalPage, Decide, Decision};
 pub use batch::{Batch, BatchReceipt, BatchResult};
 pub use halt::{BeginHalt, Halt, HaltList};
 pub use hook::{Delivered, DeliveredTask, Health};
+pub use meter::{Meter, MeterList};
 pub use pipeline::{
     Applied, AppliedPipeline, Apply, NamedDefinition, PipelineList, PipelineSummary, Queue, QueueList, QueuePaused,
 };
 pub use problem::{Complaint, Problem};
-pub use signal::{Cancel, RefusedReplay, Replay, ReplayMany, ReplayedMany, Resolve, Signalled};
+pub use signal::{Cancel, Erased, Raise, RefusedReplay, Replay, ReplayMany, ReplayedMany, Resolve, Signalled};
 pub use task::{
     DeadLetterPage, JournalPage, Step, StepState, SubmitTask, Submitted, Task, TaskPage, TaskSummary, UnknownOutcome,
 };

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 
 use common::clock::Timestamp;
-use common::config::{Limits, Permissions};
+use common::config::{Config, Limits, Permissions};
 use common::id::{CallId, Digest, StepId, StepKey, TaskId, WorkerId};
 use common::journal::{CallResult, Event, ModelCall, Recorded, RequestHead, Run, Submitted, Usage};
 use common::pipeline::model::Pipeline;
@@ -19,6 +19,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::json;
 use suite::project::pipeline;
 use worker::decide::{Given, decide};
+use worker::models::Models;
 use worker::models::price::{Prices, Tokens};
 use worker::tools::ToolSet;
 
@@ -95,6 +96,7 @@ fn benches(criterion: &mut Criterion) {
     let (env, limits) = (BTreeMap::new(), Limits::default());
     let tools: BTreeMap<StepKey, ToolSet> = BTreeMap::from([(step(), ToolSet::default())]);
     let in_flight = BTreeSet::new();
+    let (models, grants) = (Models::from_config(&Config::default()).unwrap(), BTreeMap::new());
     let now = journal[0].at;
     let (permissions, policy) = (Permissions::default(), Digest::of(b""));
     let given = || Given {
@@ -106,6 +108,9 @@ fn benches(criterion: &mut Criterion) {
         workspace: std::path::Path::new("."),
         tools: &tools,
         in_flight: &in_flight,
+        models: &models,
+        asks_quotas: false,
+        grants: &grants,
         now,
     };
     let next = Recorded { seq: run.head.version + 1, at: now, event: turn(TURNS)[0].clone() };

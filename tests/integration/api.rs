@@ -199,6 +199,7 @@ async fn the_description_lists_every_route_and_every_route_answers() {
     let wanted = [
         "DELETE /v1/dead-letters/{id}",
         "DELETE /v1/halt",
+        "DELETE /v1/tasks/{id}/data",
         "GET /healthz",
         "GET /readyz",
         "GET /v1/approvals",

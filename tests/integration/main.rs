@@ -6,6 +6,7 @@
 mod agents;
 mod api;
 mod approvals;
+mod audit;
 mod bad_input;
 mod batches;
 mod blobs;
@@ -26,6 +27,7 @@ mod differential;
 mod fallback;
 mod faults;
 mod halt;
+mod limits;
 mod models;
 mod models_openai;
 mod offload;

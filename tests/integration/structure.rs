@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Several on one line may not use each other, unless they are one.
 const COMMON: &[&[&str]] = &[
     &["project", "telemetry"],
-    &["submission", "transfer"],
+    &["audit", "submission", "transfer"],
     &["pipeline"],
     &["config"],
     &["broker"],
@@ -24,6 +24,7 @@ const WORKER: &[&[&str]] = &[
     &["service"],
     &["execute"],
     &["decide", "definitions", "fault", "halt", "intake", "lease", "outside"],
+    &["quota"],
     &["tools"],
     &["models", "http", "process"],
     &["answer", "sse"],

@@ -114,8 +114,46 @@ async fn tasks_are_the_same_after_a_journey_through_all_stores() -> Result<()> {
         let batch = store.batch(&valid(BatchId::new("b-1"))).await?.context("the batch")?;
         assert_eq!((batch.closed, batch.rejected, batch.tasks.values().sum::<u64>()), (true, 1, 3), "{url}");
         assert!(store.queues().await?.iter().any(|q| q.name == queue("paused") && q.paused));
+        for head in &after {
+            let verified = common::audit::verify(&*store, head.id, &[]).await?.context("it is there")?;
+            assert_eq!((verified.faults, verified.starts), (Vec::new(), Some(1)), "{url}");
+        }
         carried = written(&*store).await?;
         before = after;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_changed_on_the_way_is_refused_and_a_text_without_hashes_is_taken() -> Result<()> {
+    let file = File::new()?;
+    let bench = furnish(&file.url()).await?;
+    let lines = written(&*bench.store).await?;
+    let target = File::new()?;
+    let store = open(&target.url()).await?;
+    let mut changed = lines.clone();
+    for line in changed.iter_mut().filter(|line| line.contains("\"succeeded\"")) {
+        *line = line.replace("\"done\"", "\"gone\"");
+    }
+    assert_ne!(changed, lines);
+    let error = read(&*store, &changed).await.unwrap_err().to_string();
+    assert!(error.contains("is not what was written") && error.contains("altered"), "{error}");
+    // As the first version of the format had it.
+    let older = |line: &String| -> Result<String> {
+        let mut line: serde_json::Value = serde_json::from_str(line)?;
+        if let Some(task) = line.get_mut("task").and_then(serde_json::Value::as_object_mut) {
+            task.remove("hashes").context("hashes")?;
+        }
+        if let Some(first) = line.get_mut("teamster_export") {
+            first["version"] = 1.into();
+        }
+        Ok(line.to_string())
+    };
+    let older = lines.iter().map(older).collect::<Result<Vec<_>>>()?;
+    read(&*store, &older).await?;
+    for head in all(&*store).await? {
+        let verified = common::audit::verify(&*store, head.id, &[]).await?.context("it is there")?;
+        assert_eq!((verified.faults, verified.starts), (Vec::new(), Some(1)));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! [`Bench::verify`]: every head equals the fold of its journal, and every
 //! figure equals what counting the tasks gives.
 
+pub mod audit;
 pub mod batch;
 pub mod bench;
 pub mod blob;
@@ -96,7 +97,8 @@ macro_rules! conformance {
             meter: what_was_used_is_what_counts, the_same_id_charges_once, settled_twice_counts_once, all_meters_or_none,
                 fifty_racing_never_overspend, a_window_turns_in_time, windows_of_one_name_are_counted_apart,
                 places_come_back, what_lapses_counts_its_worst_case, a_meter_is_held_back, what_is_over_goes,
-                readings_are_by_name, impossible_reservations_are_refused, meters_survive_a_restart;
+                readings_are_by_name, impossible_reservations_are_refused, meters_survive_a_restart,
+                places_are_given_in_line, a_level_is_news_once;
             session: a_session_is_kept_as_it_is, a_session_is_replaced_by_one, a_session_is_gone_when_its_time_is_over;
             halt: a_halt_is_seen_by_all, a_halt_is_lifted_and_ends, a_halt_begins_once,
                 a_task_waits_for_the_end_of_a_halt;
@@ -106,6 +108,9 @@ macro_rules! conformance {
                 without_a_broker_nothing_is_kept;
             restore: all_is_as_it_was, a_second_time_changes_nothing, they_go_on, families_and_groups_stay_together,
                 keys_stay, rows_come_back_to_their_batch, what_is_no_journal_is_refused;
+            audit: every_event_is_in_the_chain, a_long_journal_has_a_whole_chain, the_newest_event_is_sealed,
+                all_that_an_operation_changes_is_sealed, a_chain_moves_with_its_task,
+                erased_data_is_gone_and_the_chain_verifies, erased_is_erased, what_lives_is_not_erased;
             catalog: definitions_are_kept_by_digest, the_newest_is_current, schedules_never_go_back, the_store_is_well,
                 a_look_says_what_it_found;
             ready: rings_for_what_is_there, rings_for_a_submit, rings_for_another_process, rings_when_a_queue_resumes,

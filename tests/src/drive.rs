@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use common::clock::Timestamp;
-use common::config::{Limits, Permissions};
+use common::config::{Config, Limits, Permissions};
 use common::id::{Digest, StepKey, TaskId, WorkerId};
 use common::journal::{ApprovalDecision, Event, Recorded, Run};
 use common::pipeline::model::Pipeline;
@@ -16,6 +16,8 @@ use common::submission::{NewTask, submission};
 use common::task::{Signal, State, WaitOn};
 use serde_json::Value;
 use worker::decide::{Action, ActionKey, Given, Performed, Rest, conclude, decide};
+use worker::models::Models;
+use worker::quota::Grant;
 use worker::tools::ToolSet;
 
 /// How many decisions one drive may take.
@@ -30,6 +32,10 @@ pub trait World {
     /// A person's decision on an approval.
     fn approve(&mut self, _title: &str) -> ApprovalDecision {
         ApprovalDecision { approved: true, by: "test".to_owned(), comment: None, edits: None }
+    }
+    /// How many dollars more a task gets whose budget is spent.
+    fn raise(&mut self) -> f64 {
+        1.0
     }
     /// A person's word on a call of unknown outcome.
     fn resolve(&mut self, _step: &StepKey, _call: &str) -> Option<Value> {
@@ -51,6 +57,8 @@ pub struct Drive<'a> {
     permissions: Permissions,
     policy: Digest,
     tools: BTreeMap<StepKey, ToolSet>,
+    models: Models,
+    grants: BTreeMap<ActionKey, Grant>,
     /// Whether the lease is this drive's own, and not one that was lost before it.
     held: bool,
 }
@@ -82,6 +90,8 @@ impl<'a> Drive<'a> {
             permissions: Permissions::default(),
             policy: Digest::of(b""),
             tools: BTreeMap::new(),
+            models: Models::from_config(&Config::default())?,
+            grants: BTreeMap::new(),
             held: false,
         })
     }
@@ -127,6 +137,9 @@ impl<'a> Drive<'a> {
                     });
                     let decision = world.approve(&title.context("the approval stands in the journal")?);
                     Signal::Decide { approval: *approval, decision }
+                }
+                WaitOn::Budget { .. } => {
+                    Signal::Raise { by: "test".to_owned(), usd: Some(world.raise()), tokens: None }
                 }
                 WaitOn::Outcome { step, call } => Signal::Resolve {
                     step: step.clone(),
@@ -197,6 +210,9 @@ impl<'a> Drive<'a> {
             workspace: std::path::Path::new("."),
             tools: &self.tools,
             in_flight,
+            models: &self.models,
+            asks_quotas: false,
+            grants: &self.grants,
             now: self.now,
         }
     }

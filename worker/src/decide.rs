@@ -8,12 +8,15 @@
 
 mod admission;
 mod agent;
+mod budget;
 mod compaction;
 mod effect;
 mod fallback;
 mod foreach;
+pub(crate) mod hold;
 mod output;
 mod permission;
+mod progress;
 mod repeat;
 mod session;
 mod step;
@@ -26,13 +29,15 @@ use common::clock::Timestamp;
 use common::config::{Limits, Permissions};
 use common::failure::{Failure, FailureClass};
 use common::id::{CallId, Digest, SessionName, StepKey};
-use common::journal::{CallRecord, Effect, Event, ModelCall, Run, StepOutcome, StepRun};
+use common::journal::{CallRecord, Effect, Event, HoldBack, ModelCall, Run, StepOutcome, StepRun, WhenSpent};
 use common::pipeline::model::{OnError, Pipeline};
 use common::pipeline::template::Scope;
 use common::store::Next;
 use common::task::{DeadReason, Wait, WaitOn};
 use serde_json::Value;
 
+use crate::models::Models;
+use crate::quota::Grant;
 use crate::tools::ToolSet;
 
 pub use compaction::summary_request;
@@ -57,6 +62,12 @@ pub struct Given<'a> {
     pub tools: &'a BTreeMap<StepKey, ToolSet>,
     /// What is being done right now.
     pub in_flight: &'a BTreeSet<ActionKey>,
+    /// The models of the installation, with their prices.
+    pub models: &'a Models,
+    /// Whether calls ask for a grant before they are made.
+    pub asks_quotas: bool,
+    /// The calls that may be made: their worst case is reserved.
+    pub grants: &'a BTreeMap<ActionKey, Grant>,
     /// The time.
     pub now: Timestamp,
 }
@@ -80,6 +91,13 @@ pub enum Action {
         step: StepKey,
         /// Whether the conversation is yet to start.
         start: bool,
+    },
+    /// Reserve the worst case of a call on all that it counts for.
+    Reserve {
+        /// The step.
+        step: StepKey,
+        /// The call; none for the next turn of the step's conversation.
+        call: Option<CallRecord>,
     },
     /// Ask the model for the next turn of a step's conversation, or for a summary of it.
     CallModel {
@@ -139,6 +157,9 @@ impl Action {
             | Self::OpenSession { step, .. }
             | Self::SaveSession { step }
             | Self::SubmitChild { step, .. } => ActionKey { step: step.clone(), call: None },
+            Self::Reserve { step, call } => {
+                ActionKey { step: step.clone(), call: call.as_ref().map(|call| call.call.clone()) }
+            }
             Self::Call { step, call } => ActionKey { step: step.clone(), call: Some(call.call.clone()) },
         }
     }
@@ -259,6 +280,7 @@ impl<'a> Deciding<'a> {
 
     fn go_on(mut self) -> Decision {
         let pipeline = self.given.pipeline;
+        self.note_budgets();
         for step in &pipeline.steps {
             self.step(step);
         }
@@ -343,6 +365,17 @@ fn dead_reason(error: &Failure) -> DeadReason {
 /// What came of an action.
 #[derive(Debug)]
 pub enum Performed {
+    /// The worst case is reserved; which levels of budgets were passed by it.
+    Reserved(Vec<Event>),
+    /// A call has to wait.
+    HeldBack {
+        /// Why.
+        why: HoldBack,
+        /// What happens to the step.
+        then: WhenSpent,
+        /// When the other side, or the turn of a window, lets it go on; nothing if somebody else must make room.
+        until: Option<Timestamp>,
+    },
     /// The tools were looked up; the head of a new conversation, if it is to start.
     Prepared(Result<Option<Event>, Failure>),
     /// The model answered, or not.
@@ -385,8 +418,18 @@ pub fn conclude(
 ) -> Vec<Event> {
     let retry = effect::Retry { run, pipeline, key: step, now, unit };
     match performed {
+        Performed::HeldBack { why, then, until } => {
+            vec![hold::held_back(run, step, hold::Refused { why, then, until }, now, unit)]
+        }
+        Performed::Model { answer: Err(error), .. } if error.class == FailureClass::Billing => {
+            let of = run.step(step).and_then(|known| known.conversation.as_ref());
+            let of = of.map_or_else(String::new, |conversation| conversation.head.provider.clone());
+            let why = HoldBack::Breaker { of, class: FailureClass::Billing };
+            let refused = hold::Refused { why, then: WhenSpent::Park, until: None };
+            vec![hold::held_back(run, step, refused, now, unit)]
+        }
         Performed::Prepared(Ok(event)) => event.into_iter().collect(),
-        Performed::Child(Ok(events)) => events,
+        Performed::Child(Ok(events)) | Performed::Reserved(events) => events,
         Performed::Model { purpose: Purpose::Turn, answer: Ok(call) } => fallback::answered(run, step, call),
         Performed::Model { purpose: Purpose::Summary { kept_from, .. }, answer: Ok(call) } => {
             compaction::summarised(step, call, kept_from)

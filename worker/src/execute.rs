@@ -4,8 +4,10 @@
 //! and the actions that are in flight, and decides nothing itself.
 
 mod child;
+mod grant;
 mod journal;
 mod perform;
+mod place;
 mod session;
 mod workspace;
 
@@ -34,9 +36,12 @@ use crate::fault::Fault;
 use crate::halt::{self, Halts};
 use crate::lease::Hold;
 use crate::outside::Outside;
+use crate::quota::charge::Wanted;
+use crate::quota::{self, Grant, Quotas, Used};
 use crate::tools::ToolSet;
 
 use journal::{HeldJournal, Stopped};
+use perform::Done;
 
 /// What all tasks of a worker share.
 #[derive(Debug)]
@@ -53,13 +58,13 @@ pub struct Executor {
     pub(crate) workspaces: PathBuf,
     pub(crate) fault: Arc<Fault>,
     pub(crate) halts: Arc<Halts>,
+    pub(crate) quotas: Quotas,
 }
 
 /// What an action came to, with its name and what was looked up on the way.
 struct Landed {
     key: ActionKey,
-    performed: Performed,
-    tools: Option<ToolSet>,
+    done: Done,
 }
 
 /// What is to be done next once the journal has this version: decided while it was written.
@@ -77,6 +82,8 @@ struct Execution<'a> {
     journal: HeldJournal,
     tools: BTreeMap<StepKey, ToolSet>,
     in_flight: BTreeSet<ActionKey>,
+    /// Leave that was given and is not settled.
+    grants: BTreeMap<ActionKey, Grant>,
     flights: FuturesUnordered<BoxFuture<'a, Landed>>,
 }
 
@@ -118,6 +125,9 @@ impl Executor {
             }
             Err(DefinitionError::Store(error)) => return Err(Stopped::Confused(error.to_string())),
         };
+        if !self.has_place(&mut journal, &pipeline).await? {
+            return Ok(journal.run().head.state.name());
+        }
         let mut execution = Execution {
             executor: self,
             workspace: self.workspace(journal.run().head.id),
@@ -125,9 +135,13 @@ impl Executor {
             journal,
             tools: BTreeMap::new(),
             in_flight: BTreeSet::new(),
+            grants: BTreeMap::new(),
             flights: FuturesUnordered::new(),
         };
-        execution.run(hold, shutdown).await?;
+        let ran = execution.run(hold, shutdown).await;
+        execution.settle_rest().await;
+        ran?;
+        self.leave_place(execution.journal.run(), &pipeline).await;
         let head = &execution.journal.run().head;
         let over = matches!(head.state.name(), StateName::Succeeded | StateName::Cancelled);
         if over && workspace::may_be_used(&pipeline) {
@@ -202,7 +216,7 @@ impl Execution<'_> {
                 biased;
                 () = hold.lost.cancelled() => return Err(Stopped::Lost),
                 () = shutdown.stopping() => return Err(Stopped::Confused("told to stop at once".to_owned())),
-                Some(flight) = self.flights.next() => landed = self.land(flight),
+                Some(flight) = self.flights.next() => landed = self.land(flight).await,
                 () = hold.signals.notified() => self.journal.append(Vec::new(), Next::Continue).await?,
                 () = tokio::time::sleep(time_left) => {}
                 () = until_drained(shutdown, self.executor.config.worker.drain.get(), &mut drain_ends) => {
@@ -224,6 +238,9 @@ impl Execution<'_> {
             workspace: &self.workspace,
             tools: &self.tools,
             in_flight: &self.in_flight,
+            models: &self.executor.outside.models,
+            asks_quotas: self.executor.quotas.concern(self.journal.run(), self.pipeline),
+            grants: &self.grants,
             now: self.journal.now(),
         }
     }
@@ -264,22 +281,57 @@ impl Execution<'_> {
 
     fn start(&mut self, action: Action) {
         let key = action.key();
-        let flight = self.executor.perform(action, self.journal.run(), self.pipeline, self.tools.get(&key.step));
+        if matches!(action, Action::CallModel { .. } | Action::Call { .. })
+            && let Some(grant) = self.grants.get_mut(&key)
+        {
+            grant.begun = true;
+        }
+        let (now, tools) = (self.journal.now(), self.tools.get(&key.step));
+        let flight = self.executor.perform(action, self.journal.run(), self.pipeline, tools, now);
         self.in_flight.insert(key.clone());
-        self.flights.push(Box::pin(async move {
-            let (performed, tools) = flight.await;
-            Landed { key, performed, tools }
-        }));
+        self.flights.push(Box::pin(async move { Landed { key, done: flight.await } }));
     }
 
-    fn land(&mut self, landed: Landed) -> Vec<Event> {
-        self.in_flight.remove(&landed.key);
-        let step = landed.key.step;
-        if let Some(tools) = landed.tools {
-            self.tools.insert(step.clone(), tools);
+    async fn land(&mut self, Landed { key, done }: Landed) -> Vec<Event> {
+        let Done { performed, tools, grant } = done;
+        self.in_flight.remove(&key);
+        if let Some(tools) = tools {
+            self.tools.insert(key.step.clone(), tools);
+        }
+        match grant {
+            Some(grant) => drop(self.grants.insert(key.clone(), grant)),
+            None => self.settle(&key, &performed).await,
         }
         let (now, unit) = (self.journal.now(), self.executor.entropy.unit());
-        conclude(self.journal.run(), self.pipeline, &step, landed.performed, now, unit)
+        conclude(self.journal.run(), self.pipeline, &key.step, performed, now, unit)
+    }
+
+    /// Says what a call has used, and how the other side is.
+    async fn settle(&mut self, key: &ActionKey, performed: &Performed) {
+        let workspace = &self.workspace;
+        let subject = match performed {
+            Performed::Model { .. } => {
+                let known = self.journal.run().step(&key.step).and_then(|known| known.conversation.as_ref());
+                known.map(|known| quota::of_provider(&known.head.provider))
+            }
+            Performed::Call { call, .. } => {
+                quota::subject(Wanted::Tool { name: &call.tool, arguments: &call.arguments, workspace })
+            }
+            _ => return,
+        };
+        let grant = self.grants.remove(key);
+        self.executor.settle(grant, subject, performed, self.journal.now()).await;
+    }
+
+    /// Gives back what is reserved for calls that are not made, and leaves to those that were cut off what they may use.
+    async fn settle_rest(&mut self) {
+        for grant in std::mem::take(&mut self.grants).into_values() {
+            let used = if grant.begun { Used::Unknown } else { Used::Nothing };
+            let spent = grant.spent(used);
+            if let Some(id) = grant.id {
+                self.executor.give_back(id, spent).await;
+            }
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod lease;
 pub mod models;
 pub mod outside;
 pub mod process;
+pub mod quota;
 pub mod service;
 mod sse;
 pub mod tools;

@@ -26,6 +26,7 @@ use crate::halt::Halts;
 use crate::intake::{Intake, IntakeOptions};
 use crate::lease::{Leases, RENEWALS_PER_LEASE};
 use crate::outside::Outside;
+use crate::quota::Quotas;
 
 /// The longest wait between two tries of a take that failed.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -130,6 +131,7 @@ impl Worker {
         let workspaces = std::path::absolute(&workspaces)
             .and_then(|path| std::fs::create_dir_all(&path).map(|()| path))
             .map_err(|source| WorkerError::Workspaces { path: workspaces, source })?;
+        let quotas = Quotas::from_config(&config)?;
         let executor = Executor {
             store: Arc::clone(&store),
             env,
@@ -141,6 +143,7 @@ impl Worker {
             workspaces,
             fault: Arc::new(Fault::from_env()?),
             halts: Arc::new(Halts::default()),
+            quotas,
         };
         let slot_count = settings.slots.max(1);
         let intake = Intake::new(IntakeOptions {

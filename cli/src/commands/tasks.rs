@@ -1,4 +1,4 @@
-//! `teamster tasks`: list, show, watch, cancel, retry, resolve.
+//! `teamster tasks`: list, show, watch, cancel, retry, resolve, erase.
 
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use common::task::StateName;
 use eventsource_stream::Eventsource;
 use futures::StreamExt;
 use reqwest::Method;
-use scheduler::wire::{Cancel, JournalPage, Replay, Resolve, Signalled, Step, StepState, Task, TaskPage, TaskSummary};
+use scheduler::wire::{
+    Cancel, Erased, JournalPage, Raise, Replay, Resolve, Signalled, Step, StepState, Task, TaskPage, TaskSummary,
+};
 use serde_json::Value;
 
 use super::value::{Label, json_argument};
@@ -40,6 +42,17 @@ pub(crate) enum TasksCommand {
     Cancel(CancelArgs),
     /// Send a dead or cancelled task on its way again; what is done stays done
     Retry(RetryArgs),
+    /// Give a task more to spend: it and each of its steps
+    #[command(
+        after_help = "A task that waits for room in its own budget goes on with it; a dead one can be replayed then.
+
+Examples:
+  teamster tasks raise 0198c0de-… --usd 0.50
+  teamster tasks raise 0198c0de-… --tokens 100000"
+    )]
+    Raise(RaiseArgs),
+    /// End the waiting of a task now: it looks again whether it can go on
+    Wake(IdArgs),
     /// Say what happened to a call whose outcome is unknown
     #[command(after_help = "A call of effect class `once` was started and its worker was lost before the answer.
 Nobody but you can know whether it happened: look at the other side, then say so.
@@ -48,6 +61,17 @@ Examples:
   teamster tasks resolve 0198c0de-… --call crm --happened yes --result '{\"id\": 42}'
   teamster tasks resolve 0198c0de-… --call crm --happened no      # it is made again")]
     Resolve(ResolveArgs),
+    /// Erase the data of a task that is done; its journal still verifies
+    #[command(after_help = "In the place of every value and of every text for people stands its digest. The task is
+still listed, with its pipeline, labels, times and costs, and cannot be replayed.
+Children are tasks of their own. Large values that lay beside the journal go with the
+next sweep after an hour, if no other task uses them. Backups, logs and traces are
+not touched, nor what the store itself keeps of old versions until it cleans up
+(the WAL of SQLite, the append-only file of Redis, dead rows of Postgres).
+
+Examples:
+  teamster tasks erase 0198c0de-… --yes")]
+    Erase(EraseArgs),
 }
 
 #[derive(Debug, Args)]
@@ -109,6 +133,36 @@ pub(crate) struct RetryArgs {
     by: Option<String>,
 }
 
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true, id = "more", args = ["usd", "tokens"])]
+pub(crate) struct RaiseArgs {
+    /// The task
+    #[arg(value_name = "ID")]
+    id: TaskId,
+    /// Dollars more
+    #[arg(long, value_name = "N")]
+    usd: Option<f64>,
+    /// Tokens more, in and out
+    #[arg(long, value_name = "N")]
+    tokens: Option<u64>,
+    /// Who asks [default: $USER]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EraseArgs {
+    /// The task
+    #[arg(value_name = "ID")]
+    id: TaskId,
+    /// Yes, erase it: there is no way back
+    #[arg(long)]
+    yes: bool,
+    /// Who asks [default: $USER]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Happened {
     /// It happened; --result is what it answered
@@ -140,6 +194,9 @@ pub(crate) struct ResolveArgs {
 }
 
 pub(crate) async fn run(command: TasksCommand, context: &Context) -> Result<(), CommandError> {
+    if let TasksCommand::Erase(EraseArgs { id, yes: false, .. }) = &command {
+        return Err(CommandError::usage(format!("what is erased does not come back: say --yes to erase task {id}")));
+    }
     let client = context.client().await?;
     match command {
         TasksCommand::List(args) => list(args, &client, context).await,
@@ -153,8 +210,27 @@ pub(crate) async fn run(command: TasksCommand, context: &Context) -> Result<(), 
             let body = Replay { by: by(args.by), ..Replay::default() };
             signalled(&client.post(&format!("/v1/tasks/{}/retry", args.id), &body).await?, "replayed", context.output)
         }
+        TasksCommand::Raise(args) => {
+            let body = Raise { usd: args.usd, tokens: args.tokens, by: by(args.by) };
+            signalled(&client.post(&format!("/v1/tasks/{}/raise", args.id), &body).await?, "raised", context.output)
+        }
+        TasksCommand::Wake(args) => {
+            let request = client.request(Method::POST, &format!("/v1/tasks/{}/wake", args.id));
+            signalled(&client.json(request).await?, "woken", context.output)
+        }
         TasksCommand::Resolve(args) => resolve(args, &client, context).await,
+        TasksCommand::Erase(args) => erase(args, &client, context.output).await,
     }
+}
+
+async fn erase(args: EraseArgs, client: &Client, output: Output) -> Result<(), CommandError> {
+    let by: Vec<(&str, String)> = by(args.by).map(|by| ("by", by)).into_iter().collect();
+    let request = client.request(Method::DELETE, &format!("/v1/tasks/{}/data", args.id)).query(&by);
+    let erased: Erased = client.json(request).await?;
+    if output.json {
+        return Ok(output.document(&erased)?);
+    }
+    Ok(output.line(format!("{} {}", erased.id, if erased.now { "erased" } else { "was erased before" }))?)
 }
 
 async fn list(args: ListArgs, client: &Client, context: &Context) -> Result<(), CommandError> {
@@ -218,6 +294,13 @@ pub(super) fn state(task: &TaskSummary) -> String {
         StateName::Running if task.cancel_requested => "cancel requested".to_owned(),
         _ => String::new(),
     };
+    let more = if task.erased_at.is_none() {
+        more
+    } else if more.is_empty() {
+        "erased".to_owned()
+    } else {
+        format!("{more}, erased")
+    };
     if more.is_empty() { task.state.to_string() } else { format!("{} ({more})", task.state) }
 }
 
@@ -277,6 +360,9 @@ fn head(task: &TaskSummary, now: Timestamp, output: Output) -> Result<(), Comman
     field("state", output.paint(tone, &state(task)))?;
     field("pipeline", format!("{}@{} on queue {}", task.pipeline, task.digest.short(), task.queue))?;
     field("accepted", format!("{} ({} ago)", task.created_at, duration(now.since(task.created_at))))?;
+    if let Some(at) = task.erased_at {
+        field("erased", at.to_string())?;
+    }
     if let Some(at) = task.due_at {
         field("due", at.to_string())?;
     }

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 
 use super::mcp::check_server;
-use super::{Config, HttpTool, Model, Permissions, Provider, ProviderKind, Sandbox, SandboxRules, Size, Webhook};
+use super::{
+    Audit, Config, HttpTool, Model, Permissions, Provider, ProviderKind, RateLimit, Sandbox, SandboxRules,
+    SharedBudget, Size, Webhook,
+};
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table, closest};
-use crate::journal::Compaction;
+use crate::journal::{Compaction, PublicKey};
 use crate::store::BlobPlace;
 
 /// Who can send webhooks.
@@ -34,6 +37,7 @@ impl Config {
         let mut table = Table::of(&node, file, "teamster.yaml", out)?;
         let models = table.get("models");
         let default_model = table.get("default_model");
+        let rate_limits = table.get("rate_limits");
         let config = Self {
             store: table.read("store", out),
             broker: table.read("broker", out),
@@ -47,16 +51,20 @@ impl Config {
             effects: table.read_or("effects", BTreeMap::new(), out),
             permissions: table.get("permissions").map(|node| permissions(node, file, out)).unwrap_or_default(),
             compaction: table.get("compaction").map(|node| compaction(node, file, out)).unwrap_or_default(),
+            budgets: entries(table.get("budgets"), "budgets", file, out, check_budget),
+            rate_limits: entries(rate_limits, "rate_limits", file, out, check_rate_limit),
             limits: table.read("limits", out).unwrap_or_default(),
             blobs: table.get("blobs").map(|node| blobs(node, file, out)).unwrap_or_default(),
             retention: table.read("retention", out).unwrap_or_default(),
             sessions: table.read("sessions", out).unwrap_or_default(),
             worker: table.get("worker").map(|node| worker(node, file, out)).unwrap_or_default(),
             sandbox: table.get("sandbox").map(|node| sandbox(node, file, out)).unwrap_or_default(),
+            audit: table.get("audit").map(|node| audit(node, file, out)).unwrap_or_default(),
             api: table.read("api", out).unwrap_or_default(),
         };
         table.finish("teamster.yaml", out);
         config.check_models(models, default_model, file, out);
+        config.check_rate_limits(rate_limits, file, out);
         (out.errors() == before).then_some(config)
     }
 
@@ -83,6 +91,22 @@ impl Config {
                 Some(name) => error.with_help(format!("did you mean `{name}`?")),
                 None => error.with_help("add it under `providers:`, with the `kind` of wire that it speaks"),
             });
+        }
+    }
+
+    /// Rate limits name models and providers that are there.
+    fn check_rate_limits(&self, node: Option<&Node>, file: &SourceFile, out: &mut Diagnostics) {
+        let Some(Kind::Map(entries)) = node.map(|node| &node.kind) else { return };
+        for (key, node) in entries {
+            let Some(limit) = self.rate_limits.get(&key.text) else { continue };
+            if let Some(model) = limit.model.as_ref().filter(|model| !self.knows_model(model)) {
+                let error = file.error(field(node, "model").unwrap_or(key.at), format!("there is no model `{model}`"));
+                out.push(error.with_help("add it under `models:`"));
+            }
+            if let Some(name) = limit.provider.as_ref().filter(|name| self.provider_kind(name).is_none()) {
+                let at = field(node, "provider").unwrap_or(key.at);
+                out.push(file.error(at, format!("there is no provider `{name}`")));
+            }
         }
     }
 }
@@ -220,6 +244,18 @@ fn check_provider(name: &str, provider: &Provider, node: &Node, file: &SourceFil
     }
 }
 
+fn check_budget(_: &str, budget: &SharedBudget, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+    if let Some(fault) = budget.fault() {
+        out.push(file.error(node.at, fault));
+    }
+}
+
+fn check_rate_limit(_: &str, limit: &RateLimit, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+    if let Some(fault) = limit.fault() {
+        out.push(file.error(node.at, fault));
+    }
+}
+
 fn check_tool(name: &str, tool: &HttpTool, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
     let place = |name: &str| field(node, name).unwrap_or(node.at);
     if !METHODS.contains(&tool.method.as_str()) {
@@ -275,6 +311,16 @@ fn blobs(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> super::Blobs 
         }
     }
     blobs
+}
+
+fn audit(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Audit {
+    let audit: Audit = node.read(file, out).unwrap_or_default();
+    for key in &audit.public_keys {
+        if let Err(error) = key.parse::<PublicKey>() {
+            out.push(file.error(field(node, "public_keys").unwrap_or(node.at), format!("`public_keys`: {error}")));
+        }
+    }
+    audit
 }
 
 fn sandbox(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Sandbox {

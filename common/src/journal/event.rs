@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::record::{ApprovalDecision, ApprovalTerms, CallRecord, CallResult, ModelCall, StepOutcome, WakeCause};
+use super::record::{
+    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, HoldBack, ModelCall, StepOutcome, WakeCause, WhenSpent,
+};
 use super::request::{ModelChoice, RequestHead};
 use crate::clock::Timestamp;
 use crate::failure::Failure;
@@ -67,6 +69,25 @@ pub struct Submitted {
     /// The W3C `traceparent` that came in with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// The budgets of its ancestors, for which its calls count too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowances: Vec<Allowance>,
+}
+
+/// What a task and its descendants may spend together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Allowance {
+    /// The task whose budget it is.
+    pub task: TaskId,
+    /// Dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd: Option<f64>,
+    /// Tokens, in and out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// What happens when it is spent.
+    #[serde(default)]
+    pub then: WhenSpent,
 }
 
 /// A fact about a task.
@@ -143,6 +164,14 @@ pub enum Event {
         /// A corrected input, if any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         input: Option<Value>,
+    },
+    /// Its data was erased: in the events before stand marks in the places of all values and of all words for people.
+    /// The last event of a journal.
+    Erased {
+        /// Who asked.
+        by: String,
+        /// How the task had ended.
+        outcome: Outcome,
     },
 
     // ---- steps ----------------------------------------------------------------
@@ -343,6 +372,40 @@ pub enum Event {
         happened: Option<Value>,
     },
 
+    // ---- money and limits -----------------------------------------------------
+    /// A call has to wait: a budget is spent, a rate limit or breaker holds it back, or there is no place for the task.
+    HeldBack {
+        /// The step; none: the task as a whole.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<StepKey>,
+        /// Why.
+        why: HoldBack,
+        /// When it is tried again, if nobody says so before.
+        until: Timestamp,
+    },
+    /// So much of a budget is used. Said once for each level (50, 80 and 100 percent) and window.
+    BudgetNoted {
+        /// The budget: `task`, `step ID`, or its name under `budgets:`, with the value of its label.
+        budget: String,
+        /// How much, in percent.
+        percent: u8,
+        /// How much of it is used or reserved: millionths of a dollar, or tokens.
+        used: u64,
+        /// How much may be.
+        limit: u64,
+    },
+    /// Somebody gave the task more to spend: it and each of its steps.
+    BudgetRaised {
+        /// Who.
+        by: String,
+        /// Dollars more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        usd: Option<f64>,
+        /// Tokens more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokens: Option<u64>,
+    },
+
     // ---- people and children --------------------------------------------------
     /// A decision is wanted. Its id is the task and the number of this event.
     ApprovalRequested {
@@ -410,6 +473,7 @@ impl Event {
             Self::Died { .. } => "died",
             Self::Replayed { .. } => "replayed",
             Self::RoundStarted { .. } => "round_started",
+            Self::Erased { .. } => "erased",
             Self::StepStarted { .. } => "step_started",
             Self::Expanded { .. } => "expanded",
             Self::StepRetrying { .. } => "step_retrying",
@@ -429,6 +493,9 @@ impl Event {
             Self::CallFinished { .. } => "call_finished",
             Self::OutcomeUnknown { .. } => "outcome_unknown",
             Self::OutcomeResolved { .. } => "outcome_resolved",
+            Self::HeldBack { .. } => "held_back",
+            Self::BudgetNoted { .. } => "budget_noted",
+            Self::BudgetRaised { .. } => "budget_raised",
             Self::ApprovalRequested { .. } => "approval_requested",
             Self::ApprovalDecided { .. } => "approval_decided",
             Self::ApprovalExpired { .. } => "approval_expired",
@@ -453,6 +520,7 @@ impl Event {
                 | Self::Succeeded { .. }
                 | Self::Died { .. }
                 | Self::Replayed { .. }
+                | Self::Erased { .. }
         )
     }
 
@@ -481,6 +549,7 @@ impl Event {
             | Self::OutcomeResolved { step, .. }
             | Self::ApprovalRequested { step, .. }
             | Self::ChildSubmitted { step, .. } => Some(step),
+            Self::HeldBack { step, .. } => step.as_ref(),
             _ => None,
         }
     }

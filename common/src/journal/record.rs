@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureClass};
 use crate::id::{CallId, Digest, StepKey, TaskId};
 
 /// What repeating a call may do.
@@ -137,6 +137,57 @@ pub enum WakeCause {
     Operator,
     /// The emergency stop that it waited for is over.
     Unhalted,
+    /// There may be room under the limit that it waited for.
+    Room,
+}
+
+/// What happens when a budget is spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenSpent {
+    /// The task waits until the window turns or somebody raises the budget.
+    #[default]
+    Park,
+    /// The step fails.
+    Fail,
+}
+
+/// Why a call has to wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "for", rename_all = "snake_case")]
+pub enum HoldBack {
+    /// A budget is spent, as far as calls under way may spend it.
+    Budget {
+        /// Its name under `budgets:`, with the value of its label, or the task whose budget it is; and the unit.
+        budget: String,
+        /// How much is used or reserved: millionths of a dollar, or tokens.
+        used: u64,
+        /// How much may be.
+        limit: u64,
+    },
+    /// A rate limit is used up, or there is no place for one more at once.
+    RateLimit {
+        /// Its name under `rate_limits:` with the unit, or `concurrency` with the pipeline and key.
+        rate_limit: String,
+        /// How much is used or reserved.
+        used: u64,
+        /// How much may be.
+        limit: u64,
+    },
+    /// Calls to a provider or tool have failed again and again, or it asked for a pause.
+    Breaker {
+        /// The provider or tool.
+        of: String,
+        /// The class of what went wrong.
+        class: FailureClass,
+    },
+}
+
+impl HoldBack {
+    /// Whether money is missing, and not only time.
+    pub fn is_for_budget(&self) -> bool {
+        matches!(self, Self::Budget { .. } | Self::Breaker { class: FailureClass::Billing, .. })
+    }
 }
 
 /// What the answer to an approval is bound to, beside what is shown.

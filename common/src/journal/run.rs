@@ -2,6 +2,7 @@
 //! task need to know. One transition function, used live and on recovery.
 
 mod family;
+mod held;
 mod round;
 mod session;
 
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use self::family::Subagent;
+pub use self::held::{Held, Raised};
 pub use self::session::{SessionRun, SessionState};
+use super::chain::Reading;
 use super::conversation::Conversation;
 use super::conversation::Prompted;
 use super::event::{Event, Recorded, Submitted};
@@ -37,6 +40,14 @@ pub struct Run {
     pub output: Option<Value>,
     /// Who asked for its cancellation, and why, while it runs.
     pub cancel: Option<(String, String)>,
+    /// What stands in the way of the task as a whole.
+    pub held: Option<Held>,
+    /// The highest level of each budget that was noted, in percent.
+    pub noted: BTreeMap<String, u8>,
+    /// What it was given to spend beyond its budget.
+    pub raised: Raised,
+    /// How often it was replayed.
+    pub replays: u32,
 }
 
 /// What is known of one step, or of one item of a step that fans out.
@@ -78,6 +89,8 @@ pub struct StepRun {
     pub round: u32,
     /// How it ended in the round before this one.
     pub before: Option<StepOutcome>,
+    /// What stands in the way of its next call.
+    pub held: Option<Held>,
 }
 
 /// Where a step is.
@@ -194,9 +207,21 @@ impl Run {
             steps: BTreeMap::new(),
             output: None,
             cancel: None,
+            held: None,
+            noted: BTreeMap::new(),
+            raised: Raised::default(),
+            replays: 0,
         };
+        // Without its data a journal does not say any more who asked for what: what was appended was checked then.
+        let erased = Reading::of(journal) == Reading::Erased;
         for recorded in &journal[1..] {
-            run.apply(recorded)?;
+            if erased {
+                run.head.apply(recorded)?;
+                run.apply_task(recorded);
+                run.apply_step(recorded);
+            } else {
+                run.apply(recorded)?;
+            }
         }
         Ok(run)
     }
@@ -302,8 +327,24 @@ impl Run {
         match &recorded.event {
             Event::Succeeded { output } => self.output = Some(output.clone()),
             Event::CancelRequested { by, reason } => self.cancel = Some((by.clone(), reason.clone())),
+            Event::Woken { .. } => self.retry_held(recorded.at),
+            Event::HeldBack { step: None, why, until } => {
+                self.held = Some(Held::again(self.held.as_ref(), why, *until));
+            }
+            Event::BudgetNoted { budget, percent, .. } => {
+                let noted = self.noted.entry(budget.clone()).or_default();
+                *noted = (*noted).max(*percent);
+            }
+            Event::BudgetRaised { usd, tokens, .. } => {
+                self.raised.usd += usd.unwrap_or(0.0);
+                self.raised.tokens = self.raised.tokens.saturating_add(tokens.unwrap_or(0));
+                self.noted.clear();
+                self.retry_held(recorded.at);
+            }
             Event::Replayed { reset, input, .. } => {
                 self.cancel = None;
+                self.held = None;
+                self.replays += 1;
                 if let Some(input) = input {
                     self.input = Arc::new(input.clone());
                 }
@@ -365,6 +406,11 @@ impl Run {
         let id = ApprovalId { task: self.head.id, seq: recorded.seq };
         let step = Arc::make_mut(self.steps.entry(key.clone()).or_default());
         step.started_at.get_or_insert(recorded.at);
+        if let Event::HeldBack { why, until, .. } = &recorded.event {
+            step.held = Some(Held::again(step.held.as_ref(), why, *until));
+        } else {
+            step.held = None;
+        }
         if !matches!(recorded.event, Event::StepFinished { .. } | Event::StepRetrying { .. }) {
             step.status = StepStatus::Started;
         }
@@ -495,6 +541,7 @@ impl StepRun {
         self.approval = None;
         self.permissions.clear();
         self.release_session();
+        self.held = None;
         if self.child.take().is_some() {
             self.generation += 1;
         }

@@ -100,6 +100,7 @@ macro_rules! visits {
                     Self::ChildFinished { result, .. } => visit($slot::Value(result)),
                     // What a task died of stands in its head too, which is read without its journal.
                     Self::Died { .. }
+                    | Self::Erased { .. }
                     | Self::Leased { .. }
                     | Self::Released { .. }
                     | Self::LeaseExpired { .. }
@@ -114,6 +115,9 @@ macro_rules! visits {
                     | Self::SessionSaved { .. }
                     | Self::SleepStarted { .. }
                     | Self::ApprovalExpired { .. }
+                    | Self::HeldBack { .. }
+                    | Self::BudgetNoted { .. }
+                    | Self::BudgetRaised { .. }
                     | Self::ChildSubmitted { .. } => {}
                 }
             }
@@ -127,7 +131,8 @@ macro_rules! visits {
                     Self::Resolve { happened: Some(value), .. }
                     | Self::ChildFinished { result: value, .. }
                     | Self::Replay { input: Some(value), .. } => visit($slot::Value(value)),
-                    Self::Resolve { .. } | Self::Replay { .. } | Self::Cancel { .. } | Self::Wake | Self::Unhalt => {}
+                    Self::Resolve { .. } | Self::Replay { .. } | Self::Cancel { .. } => {}
+                    Self::Wake | Self::Unhalt | Self::Room | Self::Raise { .. } => {}
                 }
             }
         }

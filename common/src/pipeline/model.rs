@@ -9,7 +9,7 @@ pub use super::schema::{Schema, SchemaIssue};
 use super::template::{Expression, Template};
 use crate::config::{Fallback, PermissionMode};
 use crate::id::{Digest, PipelineName, QueueName, StepId, StepKey};
-use crate::journal::{Compaction, Effect, Run};
+use crate::journal::{Compaction, Effect, Run, WhenSpent};
 use crate::retry::RetryPolicy;
 use crate::span::Span;
 
@@ -34,8 +34,10 @@ pub struct Pipeline {
     pub retry: RetryPolicy,
     /// How long workers may hold the task in all; waiting does not count.
     pub timeout: Span,
-    /// What the task may spend.
+    /// What the task may spend, with its children.
     pub budget: Budget,
+    /// Of how many tasks at once this may be one.
+    pub concurrency: Option<Concurrency>,
     /// Labels of its tasks, rendered from the input at submit.
     pub labels: BTreeMap<String, Template>,
     /// The steps, in the order of the file.
@@ -54,6 +56,24 @@ pub struct Budget {
     pub usd: Option<f64>,
     /// Tokens, in and out.
     pub tokens: Option<u64>,
+    /// What happens when it is spent.
+    pub then: WhenSpent,
+}
+
+impl Budget {
+    /// Whether nothing is bounded.
+    pub const fn is_endless(&self) -> bool {
+        self.usd.is_none() && self.tokens.is_none()
+    }
+}
+
+/// `concurrency:`. A task has its place from its first step to its end, also while it waits for something.
+#[derive(Debug)]
+pub struct Concurrency {
+    /// Tasks of the pipeline with the same key share places. Rendered from `input`.
+    pub key: Template,
+    /// How many of them may be under way at once, 1 to 10,000. Default 1.
+    pub max: u32,
 }
 
 /// A step.
@@ -75,6 +95,10 @@ pub struct Step {
     pub timeout: Option<Span>,
     /// What its output must fit.
     pub output: Option<Schema>,
+    /// What it may spend, with its subagents.
+    pub budget: Budget,
+    /// The names under `rate_limits:` that its calls count for, beside those that are about its model or tools.
+    pub uses: Vec<String>,
     /// What it does.
     pub kind: StepKind,
     /// The step with `repeat` that it belongs to.
@@ -172,9 +196,14 @@ pub struct AgentLimits {
     pub tokens: Option<u64>,
     /// Dollars. No bound by default.
     pub usd: Option<f64>,
-    /// The same tool with the same arguments: so often in a row is answered
+    /// The same tool with the same arguments, or two such calls in turns: so often in a row is answered
     /// with a nudge, once more stops the step. Default 3.
     pub repetition: u32,
+    /// Tool calls that fail: so many in a row are answered with a nudge, and the failure after that stops the step.
+    /// Default 8.
+    pub errors: u32,
+    /// Turns in a row without a tool call that do not end the agent's work; more stop the step. Default 10.
+    pub monologue: u32,
     /// The most tokens of one reply. Default 8,192.
     pub max_tokens: u32,
     /// How many levels of subagents there may be below the step's agent. Default 1: subagents call none.
@@ -183,7 +212,17 @@ pub struct AgentLimits {
 
 impl Default for AgentLimits {
     fn default() -> Self {
-        Self { turns: 40, tool_calls: 200, tokens: None, usd: None, repetition: 3, max_tokens: 8_192, depth: 1 }
+        Self {
+            turns: 40,
+            tool_calls: 200,
+            tokens: None,
+            usd: None,
+            repetition: 3,
+            errors: 8,
+            monologue: 10,
+            max_tokens: 8_192,
+            depth: 1,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use self::text::Mention;
 use super::agent;
-use super::model::{Agent, Budget, Callees, Pipeline, Schema};
+use super::model::{Agent, Budget, Callees, Concurrency, Pipeline, Schema};
 use super::template::Template;
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Node, Table, place_within};
@@ -78,6 +78,8 @@ pub(crate) enum LinkTo {
     Tool,
     /// A pipeline.
     Pipeline,
+    /// A name under `rate_limits:`.
+    RateLimit,
 }
 
 /// What the readers of the parts share.
@@ -128,6 +130,7 @@ impl<'a> Reader<'a> {
         let retry = table.get("retry").and_then(|node| self.retry(node)).unwrap_or_default();
         let timeout = table.read_or("timeout", TIMEOUT, self.out);
         let budget = table.get("budget").and_then(|node| self.budget(node)).unwrap_or_default();
+        let concurrency = table.get("concurrency").and_then(|node| self.concurrency(node));
         let labels = table.get("labels").map(|node| self.labels(node)).unwrap_or_default();
         let steps = match table.need("steps", "a pipeline", self.out) {
             Some(node) => self.steps(node),
@@ -153,6 +156,7 @@ impl<'a> Reader<'a> {
             retry,
             timeout,
             budget,
+            concurrency,
             labels,
             steps: steps.into_iter().map(|placed| placed.step).collect(),
             output,
@@ -199,6 +203,15 @@ impl<'a> Reader<'a> {
             return None;
         }
         Some(budget)
+    }
+
+    fn concurrency(&mut self, node: &'a Node) -> Option<Concurrency> {
+        let mut table = Table::of(node, self.file, "`concurrency`", self.out)?;
+        let key = table.need("key", "`concurrency`", self.out);
+        let key = key.and_then(|node| self.text_template(node, "concurrency.key", text::Context::Labels));
+        let max = table.get("max").and_then(|node| self.number(node, 1..=10_000)).unwrap_or(1);
+        table.finish("`concurrency`", self.out);
+        Some(Concurrency { key: key?, max })
     }
 
     fn labels(&mut self, node: &'a Node) -> BTreeMap<String, Template> {

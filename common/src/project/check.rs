@@ -66,6 +66,10 @@ fn installed(link: &Link, config: &Config, out: &mut Diagnostics) {
                 out,
             );
         }
+        LinkTo::RateLimit => {
+            let help = "add it under `rate_limits:` in teamster.yaml";
+            require(link, "rate limit", &keys(&config.rate_limits), help, out);
+        }
         LinkTo::Env => {
             if !config.env.contains(&link.name) {
                 let error = link.file.error(link.at, format!("`env.{}` is not listed", link.name));

@@ -15,13 +15,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use self::draft::{Draft, Pending};
-pub use self::entry::{Change, Entry, Known, LastAppend, Lease};
+pub use self::entry::{Added, Change, Entry, Known, LastAppend, Lease};
 use super::intake::Encoded;
 use super::ledger;
-use super::{Append, AppendError, Limits, SignalError, Signalled, StoreError};
+use super::{Append, AppendError, Erasure, Limits, SignalError, Signalled, StoreError};
 use crate::clock::Timestamp;
 use crate::id::{LeaseToken, TaskId, WorkerId};
-use crate::journal::Recorded;
+use crate::journal::{Chained, Event, Recorded, SealKey};
 use crate::task::{DeadReason, Signal, State};
 
 /// Entries that must be loaded before the operation can be done. Nothing was changed.
@@ -56,6 +56,7 @@ pub enum AppendAnswer {
 pub struct Book {
     now: Timestamp,
     limits: Limits,
+    key: Option<Arc<SealKey>>,
     loaded: HashMap<TaskId, Loaded>,
     changed: HashMap<TaskId, Pending>,
     order: Vec<TaskId>,
@@ -72,7 +73,14 @@ enum Loaded {
 impl Book {
     /// An empty book at the store's time `now`.
     pub fn new(now: Timestamp, limits: Limits) -> Self {
-        Self { now, limits, loaded: HashMap::new(), changed: HashMap::new(), order: Vec::new() }
+        Self { now, limits, key: None, loaded: HashMap::new(), changed: HashMap::new(), order: Vec::new() }
+    }
+
+    /// Journals that change are sealed with this key.
+    #[must_use]
+    pub fn sealed_with(mut self, key: Option<Arc<SealKey>>) -> Self {
+        self.key = key;
+        self
     }
 
     /// The next operation happens at this time.
@@ -120,10 +128,10 @@ impl Book {
 
     /// All changes, each task once, in the order in which they were touched first.
     pub fn into_changes(self) -> Vec<Change> {
-        let Self { loaded, mut changed, order, .. } = self;
+        let Self { loaded, mut changed, order, key, .. } = self;
         // Nobody else reads what was loaded any more: nothing has to be copied.
         drop(loaded);
-        order.iter().filter_map(|id| changed.remove(id)).map(Pending::into_change).collect()
+        order.iter().filter_map(|id| changed.remove(id)).map(|pending| pending.into_change(key.as_deref())).collect()
     }
 
     /// Appends under a lease; see [`super::Store::append`].
@@ -158,7 +166,7 @@ impl Book {
             let recorded = ledger::append(&mut after.head, append.events.clone(), append.next.clone(), &signals, now)?;
             let to = after.head.version + 1;
             after.last_append = Some(LastAppend { id: append.id, from: before.head.version + 1, to });
-            draft.put(&before, after, &recorded, &encoded.events).map_err(AppendError::Store)?;
+            draft.put(&before, after, &recorded, Some(encoded)).map_err(AppendError::Store)?;
             draft.settle(&before, task, now).map_err(AppendError::Store)?;
             Ok(AppendAnswer::Added(recorded))
         })
@@ -196,7 +204,7 @@ impl Book {
             let mut after = Entry::clone(&before);
             let Ok(recorded) = ledger::lease(&mut after.head, worker, now) else { return Ok(false) };
             after.lease = Some(lease);
-            draft.put(&before, after, &recorded, &[])?;
+            draft.put(&before, after, &recorded, None)?;
             Ok(true)
         })
     }
@@ -222,13 +230,40 @@ impl Book {
             };
             let Ok(recorded) = moved else { return Ok(DueAnswer::NotDue) };
             let poison = matches!(after.head.state, State::Dead { reason: DeadReason::Poison, .. });
-            draft.put(&before, after, &recorded, &[])?;
+            draft.put(&before, after, &recorded, None)?;
             draft.settle(&before, task, now)?;
             Ok(match (expired, poison) {
                 (true, true) => DueAnswer::Poisoned,
                 (true, false) => DueAnswer::Expired,
                 (false, _) => DueAnswer::Woken,
             })
+        })
+    }
+
+    /// Erases the data of a task that is done, given its whole journal; see [`super::Store::erase`].
+    ///
+    /// # Errors
+    /// As [`super::Store::erase`] says.
+    pub fn erase(&mut self, task: TaskId, by: &str, journal: &[Chained]) -> Result<Erasure, Stop<SignalError>> {
+        let now = self.now;
+        self.operation(|draft| {
+            let Some(before) = draft.find(task)? else { return Err(SignalError::NotFound(task)) };
+            if before.head.erased_at.is_some() {
+                return Ok(Erasure::Before);
+            }
+            let mut after = Entry::clone(&before);
+            let recorded = ledger::erase(&mut after.head, by, now)?;
+            if journal.len() as u64 != before.head.version {
+                let (found, version) = (journal.len(), before.head.version);
+                let why = format!("task {task} is at version {version}, and its journal has {found} events");
+                return Err(StoreError::Damaged(why).into());
+            }
+            let events = journal.iter().map(|chained| without_data(task, chained)).collect::<Result<Vec<_>, _>>()?;
+            after.journal_bytes = events.iter().map(|chained| chained.event.len() as u64).sum();
+            after.kept.clear();
+            draft.put(&before, after, &recorded, None)?;
+            draft.rewrite(task, events);
+            Ok(Erasure::Erased)
         })
     }
 
@@ -246,7 +281,7 @@ impl Book {
             let mut after = Entry::clone(&before);
             after.kept.clear();
             if let Ok(recorded) = ledger::set_aside(&mut after.head, ledger::unreadable(why), now) {
-                draft.put(&before, after, &recorded, &[])?;
+                draft.put(&before, after, &recorded, None)?;
                 draft.settle(&before, task, now)?;
             }
             Ok(())
@@ -266,6 +301,16 @@ impl Book {
         self.changed.extend(changed);
         Ok(answer)
     }
+}
+
+/// An event without data.
+fn without_data(task: TaskId, chained: &Chained) -> Result<Chained, StoreError> {
+    let wrong = |error: serde_json::Error| {
+        StoreError::Damaged(format!("event {} of task {task} cannot be erased by this version: {error}", chained.seq))
+    };
+    let mut event: Event = serde_json::from_str(&chained.event).map_err(wrong)?;
+    event.erase().map_err(wrong)?;
+    Ok(Chained { event: serde_json::to_string(&event).map_err(wrong)?, ..chained.clone() })
 }
 
 /// What became of a task that seemed due.

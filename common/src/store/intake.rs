@@ -1,9 +1,13 @@
 //! What every store checks and encodes before it goes to its server or its
 //! writer: sizes, counts, and values as JSON. Pure; knows no backend.
 
+use super::book::Entry;
+use super::ledger;
 use super::{Append, Limits, Next, SignalError, StoreError, Submission, Transcript};
+use crate::clock::Timestamp;
 use crate::id::{BlobName, TaskId};
-use crate::journal::{Event, Recorded, Reference, Submitted};
+use crate::journal::chain::{self, Reading};
+use crate::journal::{Chained, Event, EventHash, Fingerprint, Recorded, Reference, Seal, SealKey, Submitted};
 use crate::task::{Head, Signal};
 
 /// Names, labels and the like beside a value, in bytes of JSON.
@@ -18,6 +22,8 @@ pub struct Accepted {
     pub task: Submitted,
     /// Its `submitted` event as JSON.
     pub event: String,
+    /// The fingerprint of that event.
+    pub print: Fingerprint,
     /// What it refers to: refused if that is not kept.
     pub blobs: Vec<BlobName>,
 }
@@ -59,6 +65,7 @@ fn accept(number: usize, submission: Submission, limits: &Limits) -> Result<Acce
     // Moved in and out: an event is encoded as it will be read, without a copy of the input.
     let submitted = Event::Submitted(Box::new(task));
     let event = serde_json::to_string(&submitted).map_err(unencodable)?;
+    let print = Fingerprint::of(&submitted).map_err(unencodable)?;
     let blobs = Reference::in_event(&submitted, &event);
     let Event::Submitted(task) = submitted else {
         return Err(StoreError::Refused(format!("task {number} of the call is not a submission")));
@@ -75,7 +82,20 @@ fn accept(number: usize, submission: Submission, limits: &Limits) -> Result<Acce
             )));
         }
     }
-    Ok(Accepted { id, task: *task, event, blobs })
+    Ok(Accepted { id, task: *task, event, print, blobs })
+}
+
+impl Accepted {
+    /// The task at time `at`: what [`ledger::open`] makes, without a copy of what is encoded already.
+    pub fn entry(&self, at: Timestamp) -> Entry {
+        let hash = EventHash::of(self.id, None, 1, at, &self.print);
+        Entry::open(Head::open(self.id, at, &self.task), self.event.len() as u64, Some(hash))
+    }
+
+    /// Its first event in its place.
+    pub fn first(&self, entry: &Entry) -> Chained {
+        Chained { seq: 1, at: entry.head.created_at, event: self.event.clone(), hash: entry.hash }
+    }
 }
 
 /// The events of an append as JSON, that of its `next` included.
@@ -83,6 +103,8 @@ fn accept(number: usize, submission: Submission, limits: &Limits) -> Result<Acce
 pub struct Encoded {
     /// In order.
     pub events: Vec<String>,
+    /// Their fingerprints.
+    pub prints: Vec<Fingerprint>,
     /// What counts against the limit of the journal.
     pub counted_bytes: u64,
     /// What they refer to: refused if that is not kept.
@@ -95,10 +117,12 @@ pub struct Encoded {
 /// [`StoreError::Refused`] if one of them has no form in JSON.
 pub fn append(append: &Append) -> Result<Encoded, StoreError> {
     let mut events = Vec::with_capacity(append.events.len() + 1);
+    let mut prints = Vec::with_capacity(append.events.len() + 1);
     let mut blobs = Vec::new();
     for event in append.events.iter().chain(&append.next.clone().into_event()) {
-        let encoded = serde_json::to_string(event)
-            .map_err(|error| StoreError::Refused(format!("an event {} cannot be encoded: {error}", event.kind())))?;
+        let unencodable = |error| StoreError::Refused(format!("an event {} cannot be encoded: {error}", event.kind()));
+        let encoded = serde_json::to_string(event).map_err(unencodable)?;
+        prints.push(Fingerprint::of(event).map_err(unencodable)?);
         blobs.extend(Reference::in_event(event, &encoded));
         events.push(encoded);
     }
@@ -106,7 +130,7 @@ pub fn append(append: &Append) -> Result<Encoded, StoreError> {
     // A task whose journal is full must still be able to end.
     let counted_bytes =
         if append.events.is_empty() && ends { 0 } else { events.iter().map(|event| event.len() as u64).sum() };
-    Ok(Encoded { events, counted_bytes, blobs })
+    Ok(Encoded { events, prints, counted_bytes, blobs })
 }
 
 /// A task that comes from another store, with its events as JSON.
@@ -118,6 +142,10 @@ pub struct Moved {
     pub journal: Vec<Recorded>,
     /// The same events as JSON.
     pub events: Vec<String>,
+    /// Their hashes, as far as they had any.
+    pub hashes: Vec<Option<EventHash>>,
+    /// The newest seal.
+    pub seal: Option<Seal>,
     /// What they refer to: refused if that is not kept.
     pub blobs: Vec<BlobName>,
 }
@@ -142,7 +170,7 @@ pub fn transcripts(tasks: Vec<Transcript>, limits: &Limits) -> Result<Vec<Moved>
 }
 
 fn transcript(task: Transcript, limits: &Limits) -> Result<Moved, StoreError> {
-    let Transcript { id, journal } = task;
+    let Transcript { id, journal, hashes, seal } = task;
     Head::fold(id, &journal)
         .map_err(|illegal| StoreError::Refused(format!("what was given for task {id} is no journal: {illegal}")))?;
     let unencodable = |error| StoreError::Refused(format!("an event of task {id} cannot be encoded: {error}"));
@@ -150,6 +178,7 @@ fn transcript(task: Transcript, limits: &Limits) -> Result<Moved, StoreError> {
         .iter()
         .map(|recorded| serde_json::to_string(&recorded.event).map_err(unencodable))
         .collect::<Result<_, _>>()?;
+    let hashes = verified(id, &journal, &events, hashes, seal)?;
     let bytes: u64 = events.iter().map(|event| event.len() as u64).sum();
     // A journal may be full and still have grown: by what others sent to its task, and by its end.
     let limit = limits.journal_bytes.saturating_add(limits.input_bytes as u64).saturating_mul(2);
@@ -160,7 +189,87 @@ fn transcript(task: Transcript, limits: &Limits) -> Result<Moved, StoreError> {
     }
     let references = journal.iter().zip(&events).flat_map(|(r, encoded)| Reference::in_event(&r.event, encoded));
     let blobs = references.collect();
-    Ok(Moved { id, journal, events, blobs })
+    Ok(Moved { id, journal, events, hashes, seal, blobs })
+}
+
+/// The hashes of a journal, one for each event, if it is what was written where it comes from.
+fn verified(
+    id: TaskId,
+    journal: &[Recorded],
+    events: &[String],
+    mut hashes: Vec<Option<EventHash>>,
+    seal: Option<Seal>,
+) -> Result<Vec<Option<EventHash>>, StoreError> {
+    if hashes.len() > journal.len() {
+        return Err(StoreError::Refused(format!("task {id} has more hashes than events")));
+    }
+    hashes.resize(journal.len(), None);
+    let chained = |((recorded, event), hash): ((&Recorded, &String), &Option<EventHash>)| Chained {
+        seq: recorded.seq,
+        at: recorded.at,
+        event: event.clone(),
+        hash: *hash,
+    };
+    let chained: Vec<Chained> = journal.iter().zip(events).zip(&hashes).map(chained).collect();
+    let witness = chain::Witness { task: id, version: journal.len() as u64, seal, keys: &[] };
+    match chain::verify(&witness, &chained).faults.first() {
+        None => Ok(hashes),
+        Some(fault) => Err(StoreError::Refused(format!(
+            "the journal of task {id} is not what was written: {fault}; nothing of it is taken"
+        ))),
+    }
+}
+
+/// A task that comes from another store, as it is to be here.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The task.
+    pub entry: Entry,
+    /// Its whole journal, with what its coming added.
+    pub journal: Vec<Chained>,
+    /// The newest seal.
+    pub seal: Option<Seal>,
+}
+
+impl Moved {
+    /// Makes the task one of this store at time `now`: nobody holds it any more. What that adds is sealed.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`], if what was given is no journal.
+    pub fn settle(&self, now: Timestamp, key: Option<&SealKey>) -> Result<Arrival, StoreError> {
+        let refuse = |why: &dyn std::fmt::Display| {
+            StoreError::Refused(format!("what was given for task {} is no journal: {why}", self.id))
+        };
+        let (head, added) = ledger::restore(self.id, &self.journal, now).map_err(|illegal| refuse(&illegal))?;
+        let events = self.journal.iter().zip(&self.events).zip(&self.hashes);
+        let mut journal: Vec<Chained> = events
+            .map(|((r, event), hash)| Chained { seq: r.seq, at: r.at, event: event.clone(), hash: *hash })
+            .collect();
+        let reading = Reading::of(&self.journal);
+        let mut hash = chain::head(self.id, None, reading, self.journal.iter().zip(self.hashes.iter().copied()));
+        if self.hashes.iter().all(Option::is_none) {
+            for (chained, recorded) in journal.iter_mut().zip(&self.journal) {
+                let print = Fingerprint::read(recorded.event.clone(), reading);
+                let (print, _) = print.map_err(|error| refuse(&error))?;
+                hash = Some(EventHash::of(self.id, hash, chained.seq, chained.at, &print));
+                chained.hash = hash;
+            }
+        }
+        let mut seal = self.seal;
+        for Recorded { seq, at, event } in &added {
+            let print = Fingerprint::of(event).map_err(|error| refuse(&error))?;
+            let next = EventHash::of(self.id, hash, *seq, *at, &print);
+            let event = serde_json::to_string(event).map_err(|error| refuse(&error))?;
+            journal.push(Chained { seq: *seq, at: *at, event, hash: Some(next) });
+            hash = Some(next);
+        }
+        let bytes = journal.iter().map(|chained| chained.event.len() as u64).sum();
+        let entry = Entry::open(head, bytes, hash);
+        if !added.is_empty() {
+            seal = key.and_then(|key| entry.sealed(key)).or(seal);
+        }
+        Ok(Arrival { entry, journal, seal })
+    }
 }
 
 /// Checks that what a person sends into a journal is as large as an input at most.

@@ -116,6 +116,17 @@ pub fn wake(head: &mut Head, at: Timestamp) -> Result<Vec<Recorded>, IllegalEven
     add(head, vec![Event::Woken { cause: WakeCause::Timer }], at)
 }
 
+/// The data of a task is erased: its newest event says so. None after it.
+pub fn erase(head: &mut Head, by: &str, at: Timestamp) -> Result<Vec<Recorded>, Refusal> {
+    let refuse = |why| Refusal::State { state: head.state.name(), why };
+    let Some(outcome) = head.state.outcome() else {
+        return Err(refuse("only the data of a task that is done can be erased; cancel it first"));
+    };
+    let state = head.state.name();
+    add(head, vec![Event::Erased { by: by.to_owned(), outcome }], at)
+        .map_err(|illegal| Refusal::State { state, why: illegal.why })
+}
+
 /// What others must be told when a task went from `before` to `after`: its
 /// parent, if it is done now. (A store also cancels the unfinished children of
 /// a task that is done: it knows them, with [`cancel_child`].)
@@ -137,6 +148,7 @@ pub fn ended(task: TaskId, newest: &[Recorded]) -> Option<Signal> {
         Event::Died { reason, error, .. } => {
             Some((Outcome::Dead, json!({"reason": reason, "class": error.class, "message": error.message})))
         }
+        Event::Erased { outcome, .. } => Some((*outcome, json!({"reason": "its data was erased"}))),
         _ => None,
     })?;
     Some(Signal::ChildFinished { child: task, outcome, result })

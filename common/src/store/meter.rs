@@ -8,6 +8,7 @@
 //! purely and once; a backend adds atomicity, and its clock.
 
 pub mod account;
+pub mod line;
 pub(super) mod teller;
 pub mod till;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::line::Holder;
 use super::StoreError;
 use crate::clock::Timestamp;
 use crate::id::{MeterName, ReservationId, TaskId};
@@ -32,6 +34,8 @@ pub const LONGEST_HOLD: Duration = Duration::from_secs(30 * 24 * 3_600);
 pub const LONGEST_HOLD_BACK: Duration = Duration::from_secs(24 * 3_600);
 /// For how long what has lapsed can still be settled: a call that took far longer than expected is counted right.
 pub const LATE_SETTLEMENT: Duration = Duration::from_secs(3_600);
+/// How much of a limit must be used, in percent, for that to be news.
+pub const LEVELS: [u8; 2] = [50, 80];
 /// The most readings of one call.
 pub const MOST_READINGS: usize = 1_000;
 
@@ -101,6 +105,8 @@ pub struct Usage {
     pub used: u64,
     /// How much may be.
     pub limit: u64,
+    /// The level that was passed right now, for the first time since this is counted: one of [`LEVELS`].
+    pub passed: Option<u8>,
 }
 
 /// Why nothing was granted: the meter that stands in the way for longest.
@@ -111,6 +117,19 @@ pub struct Refusal {
     /// From when on the same may be granted, as far as time decides that: its window turns, or
     /// it is no longer held back. Nothing if somebody else must first give something back, or raise the limit.
     pub until: Option<Timestamp>,
+    /// Who holds the places, as far as they are named. The task is in the line for one, and is called when it is its turn.
+    pub holders: Vec<Holder>,
+    /// Tasks whose turn it is, to be told so by whoever gets this.
+    pub called: Vec<TaskId>,
+}
+
+/// The answer to a settlement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Whether there is such a reservation.
+    pub found: bool,
+    /// Tasks whose turn it is now, to be told so by whoever gets this.
+    pub called: Vec<TaskId>,
 }
 
 /// What a reservation has really used.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::clock::Timestamp;
 use crate::failure::Failure;
 use crate::id::{AppendId, BatchId, Digest, LeaseToken, PipelineName, QueueName, Shard, StepKey, TaskId, WorkerId};
-use crate::journal::{Event, Recorded, Submitted};
+use crate::journal::{Event, EventHash, Recorded, Seal, Submitted};
 use crate::task::{DeadReason, Head, StateName, Wait};
 
 /// That a task is ready: what a broker carries. It may come late, twice or not
@@ -50,6 +50,20 @@ pub struct Transcript {
     pub id: TaskId,
     /// All of its events.
     pub journal: Vec<Recorded>,
+    /// The hash of each, as far as they have any; fewer, if the last have none. With none at all, the chain is made
+    /// where the task comes to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hashes: Vec<Option<EventHash>>,
+    /// The newest seal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
+}
+
+impl Transcript {
+    /// A task of which no hashes are known.
+    pub const fn bare(id: TaskId, journal: Vec<Recorded>) -> Self {
+        Self { id, journal, hashes: Vec::new(), seal: None }
+    }
 }
 
 /// A task to be accepted.
@@ -241,6 +255,15 @@ pub enum Signalled {
     Applied(StateName),
     /// A worker holds the task and takes the signal up at its next append.
     Requested,
+}
+
+/// What became of a request to erase a task's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Erasure {
+    /// It is erased now.
+    Erased,
+    /// It was erased before.
+    Before,
 }
 
 /// What [`super::Store::due`] did.

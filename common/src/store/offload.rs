@@ -32,14 +32,14 @@ use self::object::Objects;
 use self::outgoing::{Kept, Unkept};
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, BlobOptions, Claim, ClaimTasks, Cursor, Definition, Due,
-    Filter, Finding, Halt, HaltChange, Hint, KeepSession, KeptSession, Limits, Meter, OpenBatch, Page, Queue, Reading,
-    Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Severity, SignalError, Signalled, Store,
-    StoreClock, StoreError, StoreOptions, Submission, Take, Transcript, intake,
+    Erasure, Filter, Finding, Halt, HaltChange, Hint, KeepSession, KeptSession, Limits, Meter, OpenBatch, Page, Queue,
+    Reading, Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Settled, Severity, SignalError,
+    Signalled, Store, StoreClock, StoreError, StoreOptions, Submission, Take, Transcript, intake,
 };
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::id::{BatchId, BlobHouse, BlobName, Digest, PipelineName, QueueName, SessionName, Shard, TaskId};
-use crate::journal::Recorded;
+use crate::journal::{Chained, Recorded, Seal};
 use crate::task::{Head, Signal};
 
 #[cfg(doc)]
@@ -229,6 +229,10 @@ impl Store for Offload {
         self.inner.forget(task).await
     }
 
+    async fn erase(&self, task: TaskId, by: &str) -> Result<Erasure, SignalError> {
+        self.inner.erase(task, by).await
+    }
+
     async fn due(&self, limit: usize) -> Result<Due, StoreError> {
         let due = self.inner.due(limit).await?;
         self.remove_condemned().await?;
@@ -247,6 +251,14 @@ impl Store for Offload {
         let mut events = self.inner.journal(task, after, limit).await?;
         self.make_whole(&mut events, Kept::default()).await?;
         Ok(events)
+    }
+
+    async fn chain(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Chained>, StoreError> {
+        self.inner.chain(task, after, limit).await
+    }
+
+    async fn seal(&self, task: TaskId) -> Result<Option<Seal>, StoreError> {
+        self.inner.seal(task).await
     }
 
     async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
@@ -309,7 +321,7 @@ impl Store for Offload {
         self.inner.reserve(reserve).await
     }
 
-    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+    async fn settle(&self, settle: Settle) -> Result<Settled, StoreError> {
         self.inner.settle(settle).await
     }
 

@@ -7,6 +7,7 @@ use super::Doorbell;
 use super::blob::BlobOptions;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::entropy::Entropy;
+use crate::journal::SealKey;
 use crate::span::Span;
 
 /// What every store is opened with.
@@ -22,6 +23,8 @@ pub struct StoreOptions {
     pub limits: Limits,
     /// What is done with large values.
     pub blobs: BlobOptions,
+    /// What the journals that this process writes are sealed with.
+    pub seal: Option<Arc<SealKey>>,
     /// Who passes hints on where there is a broker. With it, a store also keeps
     /// each hint until [`super::Store::sent`] says that the broker has it.
     pub doorbell: Option<Arc<dyn Doorbell>>,
@@ -36,6 +39,7 @@ impl StoreOptions {
             retention: Retention::default(),
             limits: Limits::default(),
             blobs: BlobOptions::default(),
+            seal: None,
             doorbell: None,
         }
     }

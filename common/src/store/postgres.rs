@@ -15,6 +15,7 @@ mod catalog;
 mod columns;
 mod connection;
 mod due;
+mod erase;
 mod examine;
 mod fault;
 mod group;
@@ -55,19 +56,15 @@ use self::meter::Meters;
 use self::tls::Connector;
 use self::writer::{Tools, Writers};
 use super::{
-    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
-    Halt, HaltChange, Hint, KeepSession, KeptSession, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow,
-    Renew, Renewal, Reserve, Reserved, Settle, SignalError, Signalled, Store, StoreError, StoreOptions, Submission,
-    Take, Transcript, intake,
-    meter::{
-        MOST_READINGS,
-        teller::Teller,
-        till::{Answer, Order},
-    },
+    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Erasure, Filter,
+    Finding, Halt, HaltChange, Hint, KeepSession, KeptSession, Meter, OpenBatch, Page, Queue, Reading, Receipt,
+    RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError,
+    StoreOptions, Submission, Take, Transcript, intake,
+    meter::{MOST_READINGS, teller::Teller, till::Order},
 };
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, SessionName, TaskId};
-use crate::journal::Recorded;
+use crate::journal::{Chained, Recorded, Seal};
 use crate::task::{Head, Signal};
 
 /// The most events or rows that one read answers with.
@@ -215,6 +212,12 @@ impl Store for PostgresStore {
         Ok(forgotten)
     }
 
+    async fn erase(&self, task: TaskId, by: &str) -> Result<Erasure, SignalError> {
+        let (erasure, rings) = with!(self, connection => erase::erase(connection, &self.options, task, by));
+        self.bell.ring(rings, &self.options);
+        erasure
+    }
+
     async fn due(&self, limit: usize) -> Result<Due, StoreError> {
         let (mut due, rings) = with!(self, connection => due::due(connection, &self.options, limit));
         self.bell.ring(rings, &self.options);
@@ -251,6 +254,14 @@ impl Store for PostgresStore {
 
     async fn journal(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Recorded>, StoreError> {
         Ok(with!(self, read connection => read::journal(connection, task, after, limit.min(MOST))))
+    }
+
+    async fn chain(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Chained>, StoreError> {
+        Ok(with!(self, read connection => read::chain(connection, task, after, limit.min(MOST))))
+    }
+
+    async fn seal(&self, task: TaskId) -> Result<Option<Seal>, StoreError> {
+        Ok(with!(self, read connection => read::seal(connection, task)))
     }
 
     async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
@@ -321,9 +332,9 @@ impl Store for PostgresStore {
         self.teller.order(Order::Reserve(reserve)).await?.reserved()
     }
 
-    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+    async fn settle(&self, settle: Settle) -> Result<Settled, StoreError> {
         settle.check()?;
-        self.teller.order(Order::Settle(settle)).await.map(Answer::done)
+        self.teller.order(Order::Settle(settle)).await?.settled()
     }
 
     async fn hold_back(&self, meter: &Meter, until: Timestamp) -> Result<(), StoreError> {

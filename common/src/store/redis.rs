@@ -77,18 +77,15 @@ use self::keys::Keys;
 use self::meter::Meters;
 use self::stored::Stored;
 use super::{
-    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
-    Halt, HaltChange, Hint, KeepSession, KeptSession, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow,
-    Renew, Renewal, Reserve, Reserved, Settle, SignalError, Signalled, Store, StoreError, StoreOptions, Submission,
-    Take, Transcript, intake,
-    meter::{
-        teller::Teller,
-        till::{Answer, Order},
-    },
+    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Erasure, Filter,
+    Finding, Halt, HaltChange, Hint, KeepSession, KeptSession, Meter, OpenBatch, Page, Queue, Reading, Receipt,
+    RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError,
+    StoreOptions, Submission, Take, Transcript, intake,
+    meter::{teller::Teller, till::Order},
 };
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, SessionName, TaskId};
-use crate::journal::Recorded;
+use crate::journal::{Chained, Recorded, Seal};
 use crate::task::{Head, Signal};
 
 /// The most events that one read answers with.
@@ -191,6 +188,10 @@ impl Store for RedisStore {
         self.forget_dead(task).await
     }
 
+    async fn erase(&self, task: TaskId, by: &str) -> Result<Erasure, SignalError> {
+        self.erase_data(task, by).await
+    }
+
     async fn due(&self, limit: usize) -> Result<Due, StoreError> {
         self.sweep(limit).await
     }
@@ -205,6 +206,14 @@ impl Store for RedisStore {
 
     async fn journal(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Recorded>, StoreError> {
         self.events(task, after.saturating_add(1), limit.min(MOST)).await
+    }
+
+    async fn chain(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Chained>, StoreError> {
+        self.chained(task, after.saturating_add(1), limit.min(MOST)).await
+    }
+
+    async fn seal(&self, task: TaskId) -> Result<Option<Seal>, StoreError> {
+        self.newest_seal(task).await
     }
 
     async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
@@ -268,9 +277,9 @@ impl Store for RedisStore {
         self.teller.order(Order::Reserve(reserve)).await?.reserved()
     }
 
-    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+    async fn settle(&self, settle: Settle) -> Result<Settled, StoreError> {
         settle.check()?;
-        self.teller.order(Order::Settle(settle)).await.map(Answer::done)
+        self.teller.order(Order::Settle(settle)).await?.settled()
     }
 
     async fn hold_back(&self, meter: &Meter, until: Timestamp) -> Result<(), StoreError> {

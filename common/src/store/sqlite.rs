@@ -16,6 +16,7 @@ mod catalog;
 mod connection;
 mod due;
 mod entries;
+mod erase;
 mod examine;
 mod halt;
 mod lease;
@@ -45,18 +46,15 @@ use self::connection::{Readers, Stop, open_writer};
 use self::lease::{Leased, Loaded};
 use self::writer::Writer;
 use super::{
-    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Filter, Finding,
-    Halt, HaltChange, Hint, KeepSession, KeptSession, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow,
-    Renew, Renewal, Reserve, Reserved, Settle, SignalError, Signalled, Store, StoreError, StoreOptions, Submission,
-    Take, Transcript, intake,
-    meter::{
-        MOST_READINGS,
-        till::{Answer, Order},
-    },
+    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Erasure, Filter,
+    Finding, Halt, HaltChange, Hint, KeepSession, KeptSession, Meter, OpenBatch, Page, Queue, Reading, Receipt,
+    RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError,
+    StoreOptions, Submission, Take, Transcript, intake,
+    meter::{MOST_READINGS, till::Order},
 };
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, SessionName, TaskId};
-use crate::journal::Recorded;
+use crate::journal::{Chained, Recorded, Seal};
 use crate::task::{Head, Signal};
 
 /// The most events or rows that one read answers with.
@@ -172,6 +170,11 @@ impl Store for SqliteStore {
         self.writer.write(1, move |tx| due::forget(tx, task)).await
     }
 
+    async fn erase(&self, task: TaskId, by: &str) -> Result<Erasure, SignalError> {
+        let by = by.to_owned();
+        self.writer.write(2, move |tx| erase::erase(tx, task, &by)).await
+    }
+
     async fn due(&self, limit: usize) -> Result<Due, StoreError> {
         self.writer.write(limit, move |tx| due::due(tx, limit)).await
     }
@@ -203,6 +206,17 @@ impl Store for SqliteStore {
             row::read_events(db, task, after.saturating_add(1), u64::MAX, limit).map_err(Stop::<StoreError>::from)
         };
         self.readers.read(read).await
+    }
+
+    async fn chain(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Chained>, StoreError> {
+        let limit = limit.min(MOST) as u64;
+        let read =
+            move |db: &rusqlite::Connection| row::read_chain(db, task, after, limit).map_err(Stop::<StoreError>::from);
+        self.readers.read(read).await
+    }
+
+    async fn seal(&self, task: TaskId) -> Result<Option<Seal>, StoreError> {
+        self.readers.read(move |db| row::read_seal(db, task).map_err(Stop::<StoreError>::from)).await
     }
 
     async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
@@ -275,10 +289,10 @@ impl Store for SqliteStore {
         self.writer.write(weight, move |tx| meter::perform(tx, &order)).await?.reserved()
     }
 
-    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+    async fn settle(&self, settle: Settle) -> Result<Settled, StoreError> {
         settle.check()?;
         let (weight, order) = (settle.spent.len(), Order::Settle(settle));
-        self.writer.write(weight, move |tx| meter::perform(tx, &order)).await.map(Answer::done)
+        self.writer.write(weight, move |tx| meter::perform(tx, &order)).await?.settled()
     }
 
     async fn hold_back(&self, meter: &Meter, until: Timestamp) -> Result<(), StoreError> {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::state::{State, StateName, WaitOn};
 use crate::clock::Timestamp;
 use crate::id::{ApprovalId, BatchId, CallId, Digest, IdempotencyKey, PipelineName, QueueName, StepKey, TaskId};
-use crate::journal::{Event, Recorded, Submitted, Usage};
+use crate::journal::{Event, Recorded, Submitted, Usage, WakeCause};
 
 /// The task and step that a child task belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,9 @@ pub struct Head {
     /// Children that are not done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open_children: Vec<TaskId>,
+    /// When its data was erased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased_at: Option<Timestamp>,
     /// Where it is.
     pub state: State,
 }
@@ -116,6 +119,7 @@ impl Head {
             open_approvals: Vec::new(),
             unknown_outcomes: Vec::new(),
             open_children: Vec::new(),
+            erased_at: None,
             state,
         }
     }
@@ -182,6 +186,7 @@ impl Head {
         let at = recorded.at;
         let next = match (&recorded.event, &self.state) {
             (Event::Submitted(_), _) => return illegal("a task is submitted once"),
+            (_, _) if self.erased_at.is_some() => return illegal("its data was erased"),
 
             (Event::Leased { attempt, worker }, State::Ready { .. }) => {
                 if *attempt != self.attempts + 1 {
@@ -216,6 +221,8 @@ impl Head {
                 Some(State::Dead { at, reason: *reason, error: error.clone(), step: step.clone() })
             }
 
+            (Event::Erased { .. }, state) if state.is_terminal() => Some(state.without_words()),
+
             (Event::ApprovalDecided { approval, .. }, state) if !state.is_terminal() => {
                 if !self.open_approvals.contains(approval) {
                     return illegal("that decision is not wanted, or was made before");
@@ -235,8 +242,15 @@ impl Head {
                 self.woken_by(at, |on| matches!(on, WaitOn::Child { task } if task == child))
             }
 
+            (Event::BudgetRaised { .. }, state)
+                if !matches!(state, State::Succeeded { .. } | State::Cancelled { .. }) =>
+            {
+                self.woken_by(at, |on| matches!(on, WaitOn::Budget { .. }))
+            }
+
             (
-                Event::StepStarted { .. }
+                Event::Woken { cause: WakeCause::Room }
+                | Event::StepStarted { .. }
                 | Event::RoundStarted { .. }
                 | Event::Expanded { .. }
                 | Event::StepRetrying { .. }
@@ -257,6 +271,8 @@ impl Head {
                 | Event::OutcomeUnknown { .. }
                 | Event::ApprovalRequested { .. }
                 | Event::ApprovalExpired { .. }
+                | Event::HeldBack { .. }
+                | Event::BudgetNoted { .. }
                 | Event::ChildSubmitted { .. },
                 State::Running { .. },
             ) => None,
@@ -319,6 +335,7 @@ impl Head {
                 self.open_children.push(*child);
             }
             Event::ChildFinished { child, .. } => self.open_children.retain(|open| open != child),
+            Event::Erased { .. } => self.erased_at = Some(recorded.at),
             _ => {}
         }
         // Only what the holder itself writes is progress: a stranger's request must not hide a poison task.
@@ -330,6 +347,7 @@ impl Head {
                 | Event::CancelRequested { .. }
                 | Event::ApprovalDecided { .. }
                 | Event::OutcomeResolved { .. }
+                | Event::BudgetRaised { .. }
                 | Event::ChildFinished { .. }
         );
         if by_holder && let State::Running { progressed, .. } = &mut self.state {

@@ -61,6 +61,7 @@ pub(crate) fn submitted() -> Submitted {
         line: None,
         supersede: None,
         traceparent: None,
+        allowances: Vec::new(),
     }
 }
 

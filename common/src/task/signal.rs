@@ -25,6 +25,17 @@ pub enum Signal {
     Wake,
     /// The emergency stop that it waits for is over.
     Unhalt,
+    /// There may be room now under the limit that it waits for.
+    Room,
+    /// Give it more to spend.
+    Raise {
+        /// Who does.
+        by: String,
+        /// Dollars more.
+        usd: Option<f64>,
+        /// Tokens more.
+        tokens: Option<u64>,
+    },
     /// Decide an approval.
     Decide {
         /// Which one.
@@ -110,6 +121,18 @@ pub fn admit(head: &Head, kept: &[Signal], signal: &Signal) -> Result<Admission,
             }
             _ => return refuse("it does not wait for the end of a halt"),
         },
+        Signal::Room => match &head.state {
+            State::Waiting { wait, .. } if wait.on.iter().any(WaitOn::is_for_room) => {
+                Event::Woken { cause: WakeCause::Room }
+            }
+            // Something of it may wait while something else is under way.
+            State::Running { .. } => Event::Woken { cause: WakeCause::Room },
+            _ => return refuse("it does not wait for room under a limit"),
+        },
+        Signal::Raise { .. } if matches!(head.state, State::Succeeded { .. } | State::Cancelled { .. }) => {
+            return refuse("it has nothing left to spend it on");
+        }
+        Signal::Raise { by, usd, tokens } => Event::BudgetRaised { by: by.clone(), usd: *usd, tokens: *tokens },
         Signal::Decide { approval, decision } => {
             let before = kept.iter().any(|k| matches!(k, Signal::Decide { approval: a, .. } if a == approval));
             if before {
@@ -143,6 +166,9 @@ pub fn admit(head: &Head, kept: &[Signal], signal: &Signal) -> Result<Admission,
             }
             Event::ChildFinished { child: *child, outcome: *outcome, result: result.clone() }
         }
+        Signal::Replay { .. } if head.erased_at.is_some() => {
+            return refuse("its data was erased: nothing is left to go on with; submit it anew");
+        }
         Signal::Replay { by, reset, input } => match head.state {
             State::Dead { .. } | State::Cancelled { .. } => {
                 Event::Replayed { by: by.clone(), reset: reset.clone(), input: input.clone() }
@@ -159,6 +185,9 @@ impl Signal {
     pub fn take_up(&self, head: &Head) -> Option<Event> {
         if let (Self::Cancel { by, reason }, State::Running { .. }) = (self, &head.state) {
             return Some(Event::CancelRequested { by: by.clone(), reason: reason.clone() });
+        }
+        if let (Self::Room, State::Running { .. }) = (self, &head.state) {
+            return Some(Event::Woken { cause: WakeCause::Room });
         }
         if let (Self::ChildFinished { child, outcome, result }, State::Running { .. }) = (self, &head.state) {
             return head.open_children.contains(child).then(|| Event::ChildFinished {

@@ -138,6 +138,29 @@ impl State {
         }
     }
 
+    /// The same without what it says of people: how a task shows whose data was erased.
+    #[must_use]
+    pub fn without_words(&self) -> Self {
+        const ERASED: &str = "erased";
+        match self.clone() {
+            Self::Cancelled { at, .. } => Self::Cancelled { at, reason: ERASED.to_owned() },
+            Self::Dead { at, reason, error, step } => {
+                Self::Dead { at, reason, error: Failure::new(error.class, ERASED), step }
+            }
+            state => state,
+        }
+    }
+
+    /// How the task ended, if it did.
+    pub const fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Succeeded { .. } => Some(Outcome::Succeeded),
+            Self::Cancelled { .. } => Some(Outcome::Cancelled),
+            Self::Dead { .. } => Some(Outcome::Dead),
+            _ => None,
+        }
+    }
+
     /// Whether the task is done.
     pub const fn is_terminal(&self) -> bool {
         self.name().is_terminal()
@@ -182,13 +205,15 @@ pub enum WaitOn {
     },
     /// Room in a spent account or a budget.
     Budget {
-        /// The step that waits.
-        step: StepKey,
+        /// The step that waits; none: the task as a whole.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<StepKey>,
     },
-    /// Room under a rate limit.
+    /// Room under a rate limit, or a place.
     RateLimit {
-        /// The step that waits.
-        step: StepKey,
+        /// The step that waits; none: the task as a whole.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<StepKey>,
     },
     /// A session that another task goes on with.
     Session {
@@ -200,6 +225,11 @@ pub enum WaitOn {
 }
 
 impl WaitOn {
+    /// Whether somebody else may make room for it.
+    pub const fn is_for_room(&self) -> bool {
+        matches!(self, Self::Budget { .. } | Self::RateLimit { .. })
+    }
+
     /// The kind as users and metrics see it.
     pub const fn kind(&self) -> &'static str {
         match self {

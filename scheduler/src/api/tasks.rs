@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, StatusCode};
 use common::id::{StepId, StepKey, TaskId};
 use common::journal::{Recorded, Run};
 use common::pipeline::replay::reset;
-use common::store::{Filter, Signalled as Sent};
+use common::store::{Erasure, Filter, Signalled as Sent};
 use common::task::{Head, Signal, StateName};
 
 use super::body::{Json, OptionalJson};
@@ -16,6 +16,9 @@ use crate::problem::{Kind, Problem};
 use crate::wire;
 use crate::wire::Complaint;
 use common::submission::{NewTask, input_complaints};
+
+/// The most dollars that a task is given at once: a slip of the pen must not cost a fortune.
+const MOST_RAISED: f64 = 10_000.0;
 
 /// Events that are read from the store at once.
 pub(crate) const PAGE: usize = 1_000;
@@ -118,10 +121,8 @@ pub(crate) async fn submit(
         priority: request.priority,
         run_at: request.run_at,
         labels: request.labels,
-        batch: None,
-        supersede: None,
-        parent: None,
         traceparent: traceparent(&headers),
+        ..NewTask::default()
     };
     let submission = app.submission(&pipeline, new).map_err(|complaints| {
         Problem::complaints(&format!("pipeline {} does not accept this task", request.pipeline), complaints)
@@ -219,6 +220,34 @@ pub(crate) async fn wake(
     send(&app, task_id(&id)?, Signal::Wake).await
 }
 
+/// Gives a task more to spend: it and each of its steps. One that waits for that goes on; a dead one can be replayed.
+#[utoipa::path(
+    post, path = "/v1/tasks/{id}/raise", tag = "tasks", params(("id" = String, Path, description = "The task")),
+    request_body = wire::Raise,
+    responses(
+        (status = 200, description = "It has more to spend", body = wire::Signalled),
+        (status = 202, description = "Its worker takes it up", body = wire::Signalled),
+        (status = "default", description = "An error", body = wire::Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn raise(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Json(request): Json<wire::Raise>,
+) -> Result<(StatusCode, axum::Json<wire::Signalled>), Problem> {
+    let wire::Raise { usd, tokens, by: who } = request;
+    if usd.is_none() && tokens.is_none() {
+        return Err(Problem::at("/usd", "say how much more the task may spend: `usd`, `tokens` or both"));
+    }
+    if usd.is_some_and(|usd| !usd.is_finite() || usd <= 0.0 || usd > MOST_RAISED) {
+        return Err(Problem::at("/usd", format!("more than nothing, and at most {MOST_RAISED} dollars at once")));
+    }
+    if tokens == Some(0) {
+        return Err(Problem::at("/tokens", "more than nothing"));
+    }
+    send(&app, task_id(&id)?, Signal::Raise { by: by(who)?, usd, tokens }).await
+}
+
 /// Sends a dead or cancelled task on its way again.
 #[utoipa::path(
     post, path = "/v1/tasks/{id}/retry", tag = "tasks", params(("id" = String, Path, description = "The task")),
@@ -290,6 +319,32 @@ pub(crate) async fn resolve(
         return Err(Problem::at("/step", format!("several steps have a call {call} in question; name the step")));
     }
     send(&app, id, Signal::Resolve { step, call, by: by(request.by)?, happened }).await
+}
+
+/// Erases the data of a task that is done: of all values and words for people, only digests stay. Its journal still
+/// verifies. Labels, names and keys stay, and so do its children, each a task of its own.
+#[utoipa::path(
+    delete, path = "/v1/tasks/{id}/data", tag = "tasks",
+    params(
+        ("id" = String, Path, description = "The task"),
+        ("by" = Option<String>, Query, description = "Who asks, as they call themselves"),
+    ),
+    responses(
+        (status = 200, description = "It is erased, now or before", body = wire::Erased),
+        (status = 409, description = "It is not done", body = wire::Problem, content_type = "application/problem+json"),
+        (status = "default", description = "An error", body = wire::Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn erase(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    mut query: Query,
+) -> Result<axum::Json<wire::Erased>, Problem> {
+    let id = task_id(&id)?;
+    let by = by(query.one("by")?)?;
+    query.end()?;
+    let now = app.store().erase(id, &by).await? == Erasure::Erased;
+    Ok(axum::Json(wire::Erased { id, now }))
 }
 
 /// Why the outcome of a call is not in question: it is known, or there is no such call.

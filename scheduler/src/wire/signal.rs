@@ -18,6 +18,21 @@ pub struct Cancel {
     pub by: Option<String>,
 }
 
+/// `POST /v1/tasks/{id}/raise`: more to spend for a task and each of its steps. At least one of both is named.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raise {
+    /// Dollars more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usd: Option<f64>,
+    /// Tokens more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Who asks, as they call themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
 /// `POST /v1/tasks/{id}/retry` and `POST /v1/dead-letters/{id}/replay`. The body
 /// may be left out: then the steps that failed get new tries, and all that is
 /// done stays done.
@@ -118,4 +133,14 @@ pub struct RefusedReplay {
     pub id: TaskId,
     /// Why not.
     pub reason: String,
+}
+
+/// What became of `DELETE /v1/tasks/{id}/data`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Erased {
+    /// The task.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: TaskId,
+    /// Whether it was erased by this request, and not before.
+    pub now: bool,
 }

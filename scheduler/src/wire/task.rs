@@ -143,6 +143,10 @@ pub struct TaskSummary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub error: Option<Failure>,
+    /// When its data was erased: of values and words there are digests only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub erased_at: Option<Timestamp>,
     /// Why it was stopped, of a cancelled one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_reason: Option<String>,
@@ -316,6 +320,7 @@ impl From<Head> for TaskSummary {
             dead_reason: None,
             dead_step: None,
             error: None,
+            erased_at: head.erased_at,
             cancel_reason: None,
             version: head.version,
         };

@@ -30,7 +30,7 @@ async fn a_schema_of_a_newer_version_is_refused_with_both_versions() -> Result<(
     client(&url).await?.batch_execute(&comment).await?;
     let error = PostgresStore::open(&url, options()?).await.err().context("it must not open")?;
     let says = |word: &str| error.to_string().contains(word);
-    ensure!(matches!(error, StoreError::Damaged(_)) && says("99") && says("up to 3"), "{error}");
+    ensure!(matches!(error, StoreError::Damaged(_)) && says("99") && says("up to 5"), "{error}");
     Ok(())
 }
 

@@ -13,10 +13,11 @@ use common::failure::{Failure, FailureClass};
 use common::id::{
     AppendId, Digest, IdempotencyKey, LeaseToken, PipelineName, QueueName, StepId, StepKey, TaskId, WorkerId,
 };
-use common::journal::{Event, Recorded, Run, StepOutcome, Submitted};
+use common::journal::chain::{self, Verified, Witness};
+use common::journal::{Event, PublicKey, Recorded, Run, StepOutcome, Submitted};
 use common::store::{
     Append, AppendError, Appended, Claim, ClaimTasks, Cursor, Filter, Next, Receipt, Renew, Renewal, Store, StoreClock,
-    StoreOptions, Submission, Take,
+    StoreOptions, Submission, Take, Transcript,
 };
 use common::task::{DeadReason, Head, StateName};
 use serde_json::json;
@@ -76,6 +77,14 @@ impl Bench {
     pub async fn another(&self) -> Result<Arc<dyn Store>> {
         let mut options = self.options.clone();
         options.entropy = Arc::new(SeededEntropy::new(1 + self.number()));
+        Ok(self.place.open(options).await?)
+    }
+
+    /// The same, opened with other options.
+    pub async fn another_with(&self, tune: impl FnOnce(&mut StoreOptions)) -> Result<Arc<dyn Store>> {
+        let mut options = self.options.clone();
+        options.entropy = Arc::new(SeededEntropy::new(1 + self.number()));
+        tune(&mut options);
         Ok(self.place.open(options).await?)
     }
 
@@ -212,6 +221,20 @@ impl Bench {
         Ok(self.store.journal(task, 0, 10_000).await?)
     }
 
+    /// A task with its journal and its hashes.
+    pub async fn transcript(&self, task: TaskId) -> Result<Transcript> {
+        let hashes = self.store.chain(task, 0, 10_000).await?.into_iter().map(|chained| chained.hash).collect();
+        Ok(Transcript { id: task, journal: self.journal(task).await?, hashes, seal: self.store.seal(task).await? })
+    }
+
+    /// What the chain of a task's journal says, with these keys.
+    pub async fn verified(&self, task: TaskId, keys: &[PublicKey]) -> Result<Verified> {
+        let seal = self.store.seal(task).await?;
+        let journal = self.store.chain(task, 0, 10_000).await?;
+        let version = self.head(task).await?.version;
+        Ok(chain::verify(&Witness { task, version, seal, keys }, &journal))
+    }
+
     /// The kinds of all events of a task.
     pub async fn kinds(&self, task: TaskId) -> Result<Vec<&'static str>> {
         Ok(self.journal(task).await?.iter().map(|recorded| recorded.event.kind()).collect())
@@ -249,13 +272,15 @@ impl Bench {
         Ok(())
     }
 
-    /// A head is the fold of its journal.
+    /// A head is the fold of its journal, and the journal is what was written.
     pub async fn verify_task(&self, head: &Head) -> Result<()> {
         let journal = self.journal(head.id).await?;
         let folded = Head::fold(head.id, &journal)?;
         ensure!(*head == folded, "the head {head:#?} is not the fold {folded:#?}");
         let run = Run::fold(head.id, &journal)?;
         ensure!(run.head == folded, "the run folds to another head");
+        let verified = self.verified(head.id, &[]).await?;
+        ensure!(verified.faults.is_empty() && verified.starts == Some(1), "the chain of {}: {verified:?}", head.id);
         Ok(())
     }
 }
@@ -276,6 +301,7 @@ pub fn submitted() -> Submitted {
         line: None,
         supersede: None,
         traceparent: None,
+        allowances: Vec::new(),
     }
 }
 

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::clock::Timestamp;
-use common::id::{MeterName, ReservationId};
+use common::id::{MeterName, ReservationId, TaskId};
 use common::span::Span;
 use common::store::meter::{LATE_SETTLEMENT, MOST_CHARGES};
-use common::store::{Charge, Meter, Reading, Refusal, Reserve, Reserved, Settle, Store, StoreError, Window};
+use common::store::{
+    Charge, Holder, Meter, Reading, Refusal, Reserve, Reserved, Settle, Settled, Store, StoreError, Window,
+};
 use futures::future::try_join_all;
 
 use super::Place;
@@ -31,28 +33,37 @@ fn id(name: &str) -> ReservationId {
     valid(ReservationId::new(name))
 }
 
+/// The same task for the same name: who waits for a place is known by its task.
+fn task(name: &str) -> TaskId {
+    let mut random = [0; 10];
+    for (place, byte) in random.iter_mut().zip(name.bytes()) {
+        *place = byte;
+    }
+    TaskId::new(Timestamp::from_millis(1_800_000_000_000), random)
+}
+
 fn charge(name: &str, window: Window, limit: u64, amount: u64) -> Charge {
     Charge { meter: meter(name, window), limit, amount }
 }
 
-async fn reserve(bench: &Bench, store: &dyn Store, name: &str, charges: Vec<Charge>) -> Result<Reserved> {
-    let reserve = Reserve { id: id(name), task: bench.id(), charges, lapses: HELD };
+async fn reserve(store: &dyn Store, name: &str, charges: Vec<Charge>) -> Result<Reserved> {
+    let reserve = Reserve { id: id(name), task: task(name), charges, lapses: HELD };
     Ok(store.reserve(reserve).await?)
 }
 
 async fn granted(bench: &Bench, name: &str, charge: Charge) -> Result<bool> {
-    Ok(matches!(reserve(bench, &*bench.store, name, vec![charge]).await?, Reserved::Granted(_)))
+    Ok(matches!(reserve(&*bench.store, name, vec![charge]).await?, Reserved::Granted(_)))
 }
 
 async fn refused(bench: &Bench, name: &str, charges: Vec<Charge>) -> Result<Refusal> {
-    match reserve(bench, &*bench.store, name, charges).await? {
+    match reserve(&*bench.store, name, charges).await? {
         Reserved::Refused(refusal) => Ok(refusal),
         Reserved::Granted(usage) => anyhow::bail!("granted: {usage:?}"),
     }
 }
 
 async fn settle(bench: &Bench, name: &str, spent: Vec<(Meter, u64)>) -> Result<bool> {
-    Ok(bench.store.settle(Settle { id: id(name), spent }).await?)
+    Ok(bench.store.settle(Settle { id: id(name), spent }).await?.found)
 }
 
 async fn reading(bench: &Bench, name: &str) -> Result<Option<Reading>> {
@@ -67,7 +78,7 @@ async fn used(bench: &Bench, name: &str) -> Result<u64> {
 /// What is not used is given back; what is used beyond is added, also beyond the limit.
 pub async fn what_was_used_is_what_counts(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
-    let answer = reserve(&bench, &*bench.store, "a", vec![charge("t", TOTAL, 100, 60)]).await?;
+    let answer = reserve(&*bench.store, "a", vec![charge("t", TOTAL, 100, 60)]).await?;
     let Reserved::Granted(usage) = answer else { anyhow::bail!("refused: {answer:?}") };
     ensure!(usage.len() == 1 && usage.first().is_some_and(|usage| (usage.used, usage.limit) == (60, 100)));
     let refusal = refused(&bench, "b", vec![charge("t", TOTAL, 100, 41)]).await?;
@@ -89,19 +100,19 @@ pub async fn the_same_id_charges_once(place: Place) -> Result<()> {
     let other = bench.another().await?;
     let charges = || vec![charge("t", TOTAL, 100, 60), charge("p", PLACES, 1, 1)];
     for store in [&bench.store, &other, &bench.store] {
-        ensure!(matches!(reserve(&bench, &**store, "a", charges()).await?, Reserved::Granted(_)));
+        ensure!(matches!(reserve(&**store, "a", charges()).await?, Reserved::Granted(_)));
         ensure!(used(&bench, "t").await? == 60 && used(&bench, "p").await? == 1);
     }
     let racing = (0..20).map(|turn| {
         let store = if turn % 2 == 0 { &bench.store } else { &other };
-        let (bench, charges) = (&bench, vec![charge("r", TOTAL, 100, 60)]);
-        async move { reserve(bench, &**store, "racing", charges).await }
+        let charges = vec![charge("r", TOTAL, 100, 60)];
+        async move { reserve(&**store, "racing", charges).await }
     });
     let answers = try_join_all(racing).await?;
     ensure!(answers.iter().all(|answer| matches!(answer, Reserved::Granted(_))), "{answers:?}");
     ensure!(used(&bench, "r").await? == 60);
     ensure!(settle(&bench, "a", vec![(meter("t", TOTAL), 10)]).await?);
-    ensure!(matches!(reserve(&bench, &*other, "a", charges()).await?, Reserved::Granted(_)));
+    ensure!(matches!(reserve(&*other, "a", charges()).await?, Reserved::Granted(_)));
     ensure!(used(&bench, "t").await? == 10 && used(&bench, "p").await? == 0);
     Ok(())
 }
@@ -132,7 +143,7 @@ pub async fn all_meters_or_none(place: Place) -> Result<()> {
         ensure!(used(&bench, "free").await? == 0);
     }
     ensure!(settle(&bench, "a", vec![(meter("full", TOTAL), 9)]).await?);
-    ensure!(matches!(reserve(&bench, &*bench.store, "b", both()).await?, Reserved::Granted(_)));
+    ensure!(matches!(reserve(&*bench.store, "b", both()).await?, Reserved::Granted(_)));
     ensure!(used(&bench, "free").await? == 1 && used(&bench, "full").await? == 10);
     Ok(())
 }
@@ -157,7 +168,7 @@ pub async fn fifty_racing_never_overspend(place: Place) -> Result<()> {
             // A third is given back at once, while others race on.
             if number % 3 == 1 {
                 let spent = vec![(meter("a", TOTAL), 0), (meter("b", MINUTE), 0)];
-                ensure!(store.settle(Settle { id: id(&format!("r{number}")), spent }).await?);
+                ensure!(store.settle(Settle { id: id(&format!("r{number}")), spent }).await?.found);
                 return Ok(0);
             }
             Ok(1)
@@ -199,7 +210,7 @@ pub async fn windows_of_one_name_are_counted_apart(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     for (name, total) in [("a", 5), ("b", 10)] {
         let both = vec![charge("usd", MINUTE, 5, 5), charge("usd", TOTAL, 10, 5)];
-        ensure!(matches!(reserve(&bench, &*bench.store, name, both).await?, Reserved::Granted(_)));
+        ensure!(matches!(reserve(&*bench.store, name, both).await?, Reserved::Granted(_)));
         let readings = bench.store.meters("usd", 10).await?;
         let figures: Vec<_> = readings.iter().map(|reading| (reading.meter.window, reading.used)).collect();
         ensure!(figures == [(MINUTE, 5), (TOTAL, total)], "{readings:?}");
@@ -276,7 +287,7 @@ pub async fn what_is_over_goes(place: Place) -> Result<()> {
     let idle = Window::Idle(Span::from_secs(60));
     for number in 0..5 {
         let charges = vec![charge(&format!("m{number}"), MINUTE, 10, 1), charge(&format!("i{number}"), idle, 10, 1)];
-        ensure!(matches!(reserve(&bench, &*bench.store, &format!("r{number}"), charges).await?, Reserved::Granted(_)));
+        ensure!(matches!(reserve(&*bench.store, &format!("r{number}"), charges).await?, Reserved::Granted(_)));
     }
     ensure!(granted(&bench, "stays", charge("t", TOTAL, 10, 1)).await?);
     ensure!(bench.store.meters("", 100).await?.len() == 11);
@@ -345,5 +356,59 @@ pub async fn meters_survive_a_restart(place: Place) -> Result<()> {
     ensure!(before == after && before.len() == 2, "{before:?} {after:?}");
     ensure!(granted(&bench, "a", charge("t", TOTAL, 100, 60)).await?);
     ensure!(used(&bench, "t").await? == 60);
+    Ok(())
+}
+
+async fn wants(bench: &Bench, task: TaskId, name: &str) -> Result<Reserved> {
+    let charges = vec![charge("p", PLACES, 1, 1)];
+    Ok(bench.store.reserve(Reserve { id: id(name), task, charges, lapses: HELD }).await?)
+}
+
+/// Who waits for a place stands in a line, is called when it is its turn, and is not overtaken.
+pub async fn places_are_given_in_line(place: Place) -> Result<()> {
+    let bench = Bench::open(place).await?;
+    let (first, second, third, late) = (bench.id(), bench.id(), bench.id(), bench.id());
+    ensure!(matches!(wants(&bench, first, "1").await?, Reserved::Granted(_)));
+    for (task, name) in [(second, "2"), (third, "3"), (second, "2")] {
+        let Reserved::Refused(refusal) = wants(&bench, task, name).await? else { anyhow::bail!("{name} was granted") };
+        ensure!(refusal.until.is_none() && refusal.called.is_empty(), "{refusal:?}");
+        ensure!(refusal.holders == [Holder { id: id("1"), task: first }], "{refusal:?}");
+    }
+    let settled = bench.store.settle(Settle { id: id("1"), spent: Vec::new() }).await?;
+    ensure!(settled == Settled { found: true, called: vec![second] }, "{settled:?}");
+    let again = bench.store.settle(Settle { id: id("1"), spent: Vec::new() }).await?;
+    ensure!(again == Settled { found: true, called: Vec::new() }, "called once: {again:?}");
+    for (task, name) in [(late, "4"), (third, "3")] {
+        ensure!(matches!(wants(&bench, task, name).await?, Reserved::Refused(_)), "{name} went before");
+    }
+    let bench = bench.restart().await?;
+    ensure!(matches!(wants(&bench, second, "2").await?, Reserved::Granted(_)), "it was called");
+    let settled = bench.store.settle(Settle { id: id("2"), spent: Vec::new() }).await?;
+    ensure!(settled.called == [third], "{settled:?}");
+    // Who was called and does not come loses its turn; the next to ask has the others called.
+    bench.clock.advance(Duration::from_secs(31));
+    ensure!(matches!(wants(&bench, late, "4").await?, Reserved::Granted(_)), "the line moves on");
+    Ok(())
+}
+
+/// Half and four fifths of a limit are news to the one who passes them, once in a window.
+pub async fn a_level_is_news_once(place: Place) -> Result<()> {
+    let bench = Bench::open(place).await?;
+    let passed = async |name: &str, amount, limit| -> Result<Option<u8>> {
+        match reserve(&*bench.store, name, vec![charge("d", MINUTE, limit, amount)]).await? {
+            Reserved::Granted(usage) => Ok(usage.first().and_then(|usage| usage.passed)),
+            Reserved::Refused(refusal) => anyhow::bail!("refused: {refusal:?}"),
+        }
+    };
+    ensure!(passed("a", 49, 100).await?.is_none());
+    ensure!(passed("b", 1, 100).await? == Some(50));
+    ensure!(settle(&bench, "b", vec![(meter("d", MINUTE), 0)]).await?);
+    ensure!(passed("c", 5, 100).await?.is_none(), "it was news before");
+    ensure!(passed("d", 46, 100).await? == Some(80));
+    ensure!(passed("e", 0, 100).await?.is_none());
+    ensure!(passed("f", 0, 1_000).await?.is_none(), "raised");
+    ensure!(passed("g", 400, 1_000).await? == Some(50), "of the new limit");
+    bench.clock.advance(Duration::from_secs(60));
+    ensure!(passed("h", 90, 100).await? == Some(80), "a new window");
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::bench::{Bench, finished, key, pipeline, step, valid};
 use super::{Backend, Place};
 
 /// The store that tasks come from.
-struct Source(tempfile::TempDir);
+pub(super) struct Source(pub(super) tempfile::TempDir);
 
 #[async_trait]
 impl Backend for Source {
@@ -83,7 +83,7 @@ impl Population {
     async fn transcripts(&self) -> Result<Vec<Transcript>> {
         let mut transcripts = Vec::new();
         for head in self.heads().await? {
-            transcripts.push(Transcript { id: head.id, journal: self.source.journal(head.id).await? });
+            transcripts.push(self.source.transcript(head.id).await?);
         }
         Ok(transcripts)
     }
@@ -141,7 +141,7 @@ pub async fn a_second_time_changes_nothing(place: Place) -> Result<()> {
     ensure!(bench.store.restore(transcripts.clone()).await?.iter().all(|new| !new));
     ensure!(bench.all(<_>::default()).await? == heads);
     let other = population.source.submitted().await?;
-    let other = Transcript { id: other, journal: population.source.journal(other).await? };
+    let other = population.source.transcript(other).await?;
     transcripts.truncate(2);
     transcripts.extend([other.clone(), other]);
     ensure!(bench.store.restore(transcripts).await? == [false, false, true, false]);
@@ -190,7 +190,7 @@ pub async fn keys_stay(place: Place) -> Result<()> {
     other.clock.advance(Duration::from_secs(1));
     let other_task = other.submit(other.task_with(|s| s.key = Some(key("k")))).await?.id;
     let journal = other.journal(other_task).await?;
-    let refused = bench.store.restore(vec![Transcript { id: other_task, journal }]).await;
+    let refused = bench.store.restore(vec![Transcript::bare(other_task, journal)]).await;
     ensure!(matches!(&refused, Err(StoreError::Refused(why)) if why.contains("key")), "{refused:?}");
     ensure!(bench.store.head(other_task).await?.is_none());
     bench.verify().await
@@ -231,7 +231,7 @@ pub async fn what_is_no_journal_is_refused(place: Place) -> Result<()> {
     for journal in bad {
         let mut transcripts = population.transcripts().await?;
         let id = bench.id();
-        transcripts.push(Transcript { id, journal });
+        transcripts.push(Transcript::bare(id, journal));
         let refused = bench.store.restore(transcripts).await;
         ensure!(matches!(&refused, Err(StoreError::Refused(why)) if why.contains(&id.to_string())), "{refused:?}");
         ensure!(bench.all(<_>::default()).await?.is_empty(), "all or none");

@@ -3,9 +3,10 @@
 use common::clock::Timestamp;
 use common::id::{QueueName, TaskId};
 use common::journal::Recorded;
+use common::journal::chain::Verified;
 use common::store::{
-    AppendError, BatchRow, BatchStatus, Definition, Hint, Page, Queue, Receipt, Renewal, SignalError, Signalled,
-    StoreError,
+    AppendError, BatchRow, BatchStatus, Definition, Erasure, Hint, Page, Queue, Receipt, Renewal, SignalError,
+    Signalled, StoreError,
 };
 use common::task::{Head, IllegalEvent, Refusal, StateName};
 
@@ -27,6 +28,8 @@ pub(super) enum Answer {
     Renewals(Vec<Renewal>),
     Signalled(Signalled),
     Forgotten(bool),
+    Erased(Erasure),
+    Chain(Box<Verified>),
     Due { woken: usize, expired: usize, poisoned: usize, removed: usize },
     Head(Option<Box<Head>>),
     Page(Page),

@@ -149,6 +149,7 @@ impl History {
         let mut requests = vec![Request::Queues, Request::Definitions];
         for task in self.model.tasks.clone() {
             requests.extend([Request::Head(task), Request::Journal { task, after: 0, limit: 10_000 }]);
+            requests.push(Request::Chain(task));
         }
         for batch in self.model.batches.clone() {
             requests.push(Request::Batch(batch.clone()));

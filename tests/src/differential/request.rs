@@ -40,6 +40,9 @@ pub(super) enum Request {
     },
     Signal(TaskId, Signal),
     Forget(TaskId),
+    Erase(TaskId),
+    /// What the hashes of a journal say.
+    Chain(TaskId),
     /// Until nothing is due.
     Due {
         limit: usize,
@@ -89,6 +92,8 @@ impl Request {
             Self::Renew { .. } => "renew",
             Self::Signal(..) => "signal",
             Self::Forget(_) => "forget",
+            Self::Erase(_) => "erase",
+            Self::Chain(_) => "chain",
             Self::Due { .. } => "due",
             Self::Head(_) => "head",
             Self::Journal { .. } => "journal",

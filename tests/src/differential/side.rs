@@ -9,6 +9,7 @@ use common::clock::{Clock, ManualClock};
 use common::entropy::SeededEntropy;
 use common::id::{LeaseToken, TaskId};
 use common::journal::Event;
+use common::journal::chain::{self, Verified, Witness};
 use common::store::{
     Append, Claim, Doorbell, Due, Hint, Limits, Renew, Retention, Store, StoreClock, StoreError, StoreOptions,
 };
@@ -171,6 +172,11 @@ impl Side {
                 Err(error) => answer::signal(error)?,
             },
             Request::Forget(task) => Answer::Forgotten(store.forget(task).await?),
+            Request::Erase(task) => match store.erase(task, "ann").await {
+                Ok(erasure) => Answer::Erased(erasure),
+                Err(error) => answer::signal(error)?,
+            },
+            Request::Chain(task) => Answer::Chain(Box::new(chain(&*store, task).await?)),
             Request::Due { limit } => self.sweep(&*store, limit).await?,
             Request::Head(task) => Answer::Head(store.head(task).await?.map(Box::new)),
             Request::Journal { task, after, limit } => Answer::Recorded(store.journal(task, after, limit).await?),
@@ -277,6 +283,15 @@ impl Side {
 }
 
 /// The number of the newest attempt.
+/// What the hashes of a journal say: the same on all stores, whichever of them wrote which hash.
+async fn chain(store: &dyn Store, task: TaskId) -> Result<Verified> {
+    let journal = store.chain(task, 0, 10_000).await?;
+    let version = store.head(task).await?.map_or(0, |head| head.version);
+    let verified = chain::verify(&Witness { task, version, seal: store.seal(task).await?, keys: &[] }, &journal);
+    ensure!(verified.faults.is_empty(), "the chain of task {task}: {verified:?}");
+    Ok(verified)
+}
+
 pub(super) fn attempt(journal: &[common::journal::Recorded]) -> Option<u32> {
     journal.iter().rev().find_map(|recorded| match &recorded.event {
         Event::Leased { attempt, .. } => Some(*attempt),

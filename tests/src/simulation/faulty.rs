@@ -9,12 +9,12 @@ use bytes::Bytes;
 
 use common::clock::Timestamp;
 use common::id::{BatchId, BlobName, Digest, PipelineName, QueueName, SessionName, TaskId};
-use common::journal::Recorded;
+use common::journal::{Chained, Recorded, Seal};
 use common::store::{
-    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due, Filter,
-    Finding, Halt, HaltChange, Hint, KeepSession, KeptSession, Meter, OpenBatch, Page, Queue, Reading, Receipt,
-    RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, SignalError, Signalled, Store, StoreError, Submission,
-    Take, Transcript,
+    Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due,
+    Erasure, Filter, Finding, Halt, HaltChange, Hint, KeepSession, KeptSession, Meter, OpenBatch, Page, Queue, Reading,
+    Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store,
+    StoreError, Submission, Take, Transcript,
 };
 use common::task::{Head, Signal};
 
@@ -242,6 +242,19 @@ impl Store for Faulty {
         self.call(move |truth| truth.ask("journal", async |store| store.journal(task, after, limit).await)).await
     }
 
+    async fn chain(&self, task: TaskId, after: u64, limit: usize) -> Result<Vec<Chained>, StoreError> {
+        self.call(move |truth| truth.ask("chain", async |store| store.chain(task, after, limit).await)).await
+    }
+
+    async fn seal(&self, task: TaskId) -> Result<Option<Seal>, StoreError> {
+        self.call(move |truth| truth.ask("seal", async |store| store.seal(task).await)).await
+    }
+
+    async fn erase(&self, task: TaskId, by: &str) -> Result<Erasure, SignalError> {
+        let by = by.to_owned();
+        self.call(move |truth| truth.ask("erase", async |store| store.erase(task, &by).await)).await
+    }
+
     async fn list(&self, filter: Filter, after: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         self.call(move |truth| truth.ask("list", async |store| store.list(filter, after, limit).await)).await
     }
@@ -311,7 +324,7 @@ impl Store for Faulty {
         self.call(|truth| truth.ask("reserve", async |store| store.reserve(reserve).await)).await
     }
 
-    async fn settle(&self, settle: Settle) -> Result<bool, StoreError> {
+    async fn settle(&self, settle: Settle) -> Result<Settled, StoreError> {
         self.call(|truth| truth.ask("settle", async |store| store.settle(settle).await)).await
     }
 

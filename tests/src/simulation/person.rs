@@ -184,6 +184,8 @@ const fn name(signal: &Signal) -> &'static str {
         Signal::Cancel { .. } => "cancel",
         Signal::Wake => "wake",
         Signal::Unhalt => "unhalt",
+        Signal::Room => "room",
+        Signal::Raise { .. } => "raise",
         Signal::Decide { .. } => "decision",
         Signal::Resolve { .. } => "outcome",
         Signal::ChildFinished { .. } => "child",

@@ -88,23 +88,7 @@ fn within_limits(
         let message = format!("the agent made {made} tool calls, the most it may (limits.tool_calls)");
         return Err(Refusal::Final(limit(message)));
     }
-    let alike = alike(conversation, call);
-    if alike > limits.repetition as usize {
-        let message = format!(
-            "the agent called {} {alike} times in a row with the same arguments (limits.repetition)",
-            call.name
-        );
-        return Err(Refusal::Final(limit(message).with_detail(call.input.clone())));
-    }
-    if alike == limits.repetition as usize {
-        let message = format!(
-            "{} was called {alike} times in a row with these same arguments, and was not called again: the answer would be the same. \
-             Do something else, or finish with what you have.",
-            call.name
-        );
-        return Err(Refusal::Told(limit(message)));
-    }
-    Ok(())
+    super::progress::look(conversation, call, limits)
 }
 
 /// The tool calls of a conversation, since limits were last counted anew.
@@ -114,10 +98,4 @@ pub(super) fn tool_uses(conversation: &Conversation) -> impl Iterator<Item = &To
 
 pub(super) fn calls(conversation: &Conversation) -> usize {
     tool_uses(conversation).count()
-}
-
-/// How many of the calls right before this one were the same.
-fn alike(conversation: &Conversation, call: &ToolUse) -> usize {
-    let before: Vec<&ToolUse> = tool_uses(conversation).take_while(|other| other.id != call.id).collect();
-    before.iter().rev().take_while(|other| other.name == call.name && other.input == call.input).count()
 }

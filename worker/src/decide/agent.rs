@@ -47,7 +47,7 @@ impl Deciding<'_> {
                 Failure::new(FailureClass::Timeout, format!("the agent was at work for {timeout}, its whole timeout"));
             return self.decision.fail_step(key, error);
         }
-        let Some(turn) = conversation.turns.last() else { return self.ask(key, conversation, agent) };
+        let Some(turn) = conversation.turns.last() else { return self.ask(step, key, conversation, agent) };
         let open = conversation.open_calls();
         if open.iter().any(|call| !output::is_output(conversation, call)) {
             return self.tool_calls(key, known, conversation, &open, agent);
@@ -59,18 +59,21 @@ impl Deciding<'_> {
             return;
         }
         if turn.prompted.is_some() || !turn.tool_uses.is_empty() || turn.set_aside {
-            return self.ask(key, conversation, agent);
+            return self.ask(step, key, conversation, agent);
         }
         self.ended(step, key, conversation, turn, agent);
     }
 
     /// Asks for the next turn, if the limits leave room for it.
-    fn ask(&mut self, key: &StepKey, conversation: &Conversation, agent: &AgentStep) {
+    fn ask(&mut self, step: &Step, key: &StepKey, conversation: &Conversation, agent: &AgentStep) {
         if self.is_in_flight(key) {
             return;
         }
         if let Err(error) = self.room(key, conversation, agent) {
             return self.decision.fail_step(key, error);
+        }
+        if !self.affords(step, key, conversation) {
+            return;
         }
         // On a worker that has just taken the task up, the tools are at hand before the next turn asks for one.
         if !conversation.head.tools.is_empty() && !self.given.tools.contains_key(key) {
@@ -88,6 +91,12 @@ impl Deciding<'_> {
                 "the agent took {turns} turns, the most it may (limits.turns, or maxTurns of the agent)"
             ));
         }
+        let monologue = super::progress::monologue(conversation);
+        if monologue >= limits.monologue as usize {
+            return limit(format!(
+                "the agent took {monologue} turns in a row without calling a tool (limits.monologue)"
+            ));
+        }
         // What subagents use counts too.
         let mut usage = Usage::default();
         for known in self.run.family(key).filter_map(|(_, known)| known.conversation.as_ref()) {
@@ -98,20 +107,6 @@ impl Deciding<'_> {
         }
         if limits.usd.is_some_and(|most| usage.cost_usd >= most) {
             return limit(format!("the agent spent ${:.4}, more than it may (limits.usd)", usage.cost_usd));
-        }
-        let (budget, spent) = (self.given.pipeline.budget, self.run.head.usage);
-        let over = |what: String| Err(Failure::new(FailureClass::Budget, what));
-        if budget.usd.is_some_and(|most| spent.cost_usd >= most) {
-            return over(format!(
-                "the task spent ${:.4}, its whole budget (budget.usd of the pipeline)",
-                spent.cost_usd
-            ));
-        }
-        if budget.tokens.is_some_and(|most| spent.tokens() >= most) {
-            return over(format!(
-                "the task used {} tokens, its whole budget (budget.tokens of the pipeline)",
-                spent.tokens()
-            ));
         }
         Ok(())
     }
@@ -261,7 +256,7 @@ impl Deciding<'_> {
             subagents: Vec::new(),
         };
         match turn.reply.stop_reason.as_str() {
-            "pause_turn" => self.ask(key, conversation, agent),
+            "pause_turn" => self.ask(step, key, conversation, agent),
             "refusal" => {
                 let error =
                     Failure::new(FailureClass::Refused, format!("the model {} refused to answer", turn.reply.model));

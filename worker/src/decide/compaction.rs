@@ -194,6 +194,9 @@ impl Deciding<'_> {
     /// Asks the model: for the next turn, or for a summary before it. Everything that is paid for a conversation passes
     /// here.
     pub(super) fn call_model(&mut self, key: &StepKey, room: Room) {
+        if !matches!(room, Room::None(_)) && !self.cleared(key, None) {
+            return;
+        }
         match room {
             Room::Enough => self.act(Action::CallModel { step: key.clone(), purpose: Purpose::Turn }),
             Room::Compact(purpose) => self.act(Action::CallModel { step: key.clone(), purpose }),

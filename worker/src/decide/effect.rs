@@ -80,6 +80,9 @@ impl Deciding<'_> {
 
     /// Starts a call, with its intent where it has one.
     pub(super) fn begin(&mut self, key: &StepKey, call: CallRecord) {
+        if !self.cleared(key, Some(&call)) {
+            return;
+        }
         if is_intended(call.effect) {
             self.decision.record(Event::CallIntended { step: key.clone(), call: call.clone() });
         }
@@ -107,7 +110,7 @@ impl Deciding<'_> {
                 self.decision.record(Event::OutcomeUnknown { step: key.clone(), call: id.clone(), error });
             }
             (CallState::Intended { .. }, Some(record)) => {
-                if self.may_call(key, record) {
+                if self.may_call(key, record) && self.cleared(key, Some(record)) {
                     self.act(Action::Call { step: key.clone(), call: record.clone() });
                 }
             }

@@ -6,7 +6,7 @@
 
 use common::failure::{Failure, FailureClass};
 use common::id::{IdempotencyKey, PipelineName, StepKey, TaskId};
-use common::journal::{Event, Run};
+use common::journal::{Allowance, Event, Run};
 use common::pipeline::model::{Pipeline, StepKind};
 use common::store::{StoreError, Submission};
 use common::submission::{self, NewTask};
@@ -14,6 +14,7 @@ use common::task::Parent;
 use serde_json::Value;
 
 use super::{Executor, internal};
+use crate::quota::charge::allowances;
 
 /// A child that is to be submitted.
 pub(super) struct Child {
@@ -23,6 +24,7 @@ pub(super) struct Child {
     input: Value,
     priority: u8,
     traceparent: Option<String>,
+    allowances: Vec<Allowance>,
 }
 
 impl Child {
@@ -40,6 +42,7 @@ impl Child {
             input,
             priority: run.head.priority,
             traceparent: run.submitted.traceparent.clone(),
+            allowances: allowances(run, pipeline),
         }
     }
 }
@@ -76,6 +79,7 @@ impl Executor {
             priority: Some(child.priority),
             parent: Some(child.parent),
             traceparent: child.traceparent,
+            allowances: child.allowances,
             ..NewTask::default()
         };
         let id = TaskId::new(self.clock.now(), self.entropy.bytes());

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use common::clock::Timestamp;
 use common::failure::{Failure, FailureClass};
 use common::id::{StepKey, TaskId};
 use common::journal::{CallRecord, ContextRules, Conversation, Event, ModelChoice, RequestHead, Run};
@@ -26,6 +27,7 @@ use crate::decide::{Action, HTTP, Performed, Purpose, RUN, summary_request};
 use crate::http::HttpRequest;
 use crate::models::ModelRequest;
 use crate::process::{self, Ended, Program};
+use crate::quota::Grant;
 use crate::tools::registry::ToolFilter;
 use crate::tools::{self, CallContext, ToolAnswer, ToolCall, ToolError, ToolSet};
 
@@ -34,8 +36,20 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 /// The exit code by which a program says that it may work later (`EX_TEMPFAIL` of sysexits.h).
 const TEMPORARY: i32 = 75;
 
-/// What came of an action, and the tools that were looked up for it.
-type Done = (Performed, Option<ToolSet>);
+/// What came of an action.
+pub(super) struct Done {
+    pub performed: Performed,
+    /// The tools that were looked up for it.
+    pub tools: Option<ToolSet>,
+    /// The leave that was given.
+    pub grant: Option<Grant>,
+}
+
+impl Done {
+    pub(super) fn of(performed: Performed) -> Self {
+        Self { performed, tools: None, grant: None }
+    }
+}
 
 impl Executor {
     pub(super) fn perform<'a>(
@@ -44,26 +58,28 @@ impl Executor {
         run: &Run,
         pipeline: &'a Pipeline,
         tools: Option<&ToolSet>,
+        now: Timestamp,
     ) -> BoxFuture<'a, Done> {
         match action {
+            Action::Reserve { step, call } => self.reserve(&step, call.as_ref(), run, pipeline, now),
             Action::Prepare { step, start } => self.prepare(step, start, run, pipeline),
             Action::CallModel { step, purpose } => self.call_model(&step, purpose, run, pipeline),
             Action::Call { step, call } => self.call(&step, call, run, pipeline, tools),
             Action::OpenSession { step, session } => {
                 let opening = session::Opening::of(run, step, session);
-                async move { (Performed::Opened(self.open_session(opening).await), None) }.boxed()
+                async move { Done::of(Performed::Opened(self.open_session(opening).await)) }.boxed()
             }
             Action::SaveSession { step } => match session::Closing::of(run, step) {
                 Some(closing) => async move {
                     let session = closing.session().clone();
-                    (Performed::Saved { session, kept: self.save_session(closing).await }, None)
+                    Done::of(Performed::Saved { session, kept: self.save_session(closing).await })
                 }
                 .boxed(),
                 None => failed(Performed::Opened(Err(internal("there is no session to be left")))),
             },
             Action::SubmitChild { step, input } => {
                 let child = Child::of(run, pipeline, &step, input);
-                async move { (Performed::Child(self.submit_child(child).await), None) }.boxed()
+                async move { Done::of(Performed::Child(self.submit_child(child).await)) }.boxed()
             }
         }
     }
@@ -79,8 +95,8 @@ impl Executor {
                 Ok((event, tools))
             };
             match looked_up.await {
-                Ok((event, tools)) => (Performed::Prepared(Ok(event)), Some(tools)),
-                Err(error) => (Performed::Prepared(Err(error)), None),
+                Ok((event, tools)) => Done { tools: Some(tools), ..Done::of(Performed::Prepared(Ok(event))) },
+                Err(error) => Done::of(Performed::Prepared(Err(error))),
             }
         }
         .boxed()
@@ -176,7 +192,7 @@ impl Executor {
                     .await
                     .unwrap_or_else(|_| Err(timed_out("the model", timeout)))
             };
-            (Performed::Model { purpose, answer: answer.await }, None)
+            Done::of(Performed::Model { purpose, answer: answer.await })
         }
         .boxed()
     }
@@ -212,7 +228,7 @@ impl Executor {
             let started = Instant::now();
             let answer = answer.await;
             let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            (Performed::Call { call, answer, duration_ms }, None)
+            Done::of(Performed::Call { call, answer, duration_ms })
         }
         .boxed()
     }
@@ -310,7 +326,7 @@ fn request(conversation: &Conversation, purpose: Purpose) -> (RequestHead, Vec<V
 }
 
 fn failed<'a>(performed: Performed) -> BoxFuture<'a, Done> {
-    async move { (performed, None) }.boxed()
+    async move { Done::of(performed) }.boxed()
 }
 
 fn call_tool(
@@ -438,7 +454,7 @@ fn callees<'a>(pipeline: &'a Pipeline, role: &Role<'a>, key: &StepKey) -> Vec<(&
 
 /// How long the next call of a step may take: a try of a step as a whole, or
 /// what an agent has left.
-fn remaining(step: Option<&Step>, run: &Run, key: &StepKey) -> Duration {
+pub(super) fn remaining(step: Option<&Step>, run: &Run, key: &StepKey) -> Duration {
     let Some(timeout) = step.and_then(|step| step.timeout) else { return CALL_TIMEOUT };
     let busy = match step.map(|step| &step.kind) {
         Some(StepKind::Agent(_)) => Duration::from_millis(run.busy_ms(key)),

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use common::clock::{Clock, SystemClock};
+use common::clock::{Clock, SystemClock, Timestamp};
 use common::config::{self, Config, Price, ProviderKind};
 use common::failure::{Failure, FailureClass};
-use common::journal::{Fallback, ModelChoice, ModelSettings, Structured};
+use common::journal::{Fallback, ModelChoice, ModelSettings, RequestHead, Structured};
 use common::secret::SecretRef;
 use serde_json::{Map, Value};
 
@@ -24,6 +24,9 @@ use super::wire;
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// What the rehearsal costs.
+const FREE: Price = Price { input: 0.0, output: 0.0, cache_read: None, cache_write: None };
 
 /// A model as an agent step uses it.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,11 +109,8 @@ impl Models {
         let structured = structured.unwrap_or_else(|| usual_structure(kind, &model));
         let context_window = context_window.or_else(|| self.windows.of(&model));
         let settings = ModelSettings { on_other_model, structured, context_window, cache: cache.ttl };
-        let price = if kind == ProviderKind::Rehearsal {
-            Some(Price { input: 0.0, output: 0.0, cache_read: None, cache_write: None })
-        } else {
-            self.prices.of(alias, &model, self.clock.now())
-        };
+        let price =
+            if kind == ProviderKind::Rehearsal { Some(FREE) } else { self.prices.of(alias, &model, self.clock.now()) };
         Ok(ResolvedModel { alias: alias.to_owned(), provider, model, options, price, settings, fallback })
     }
 
@@ -122,6 +122,14 @@ impl Models {
         let Some(config::Fallback { models, on, tries }) = written else { return Ok(Fallback::default()) };
         let models = models.iter().map(|alias| self.resolve(Some(alias)).map(Into::into)).collect::<Result<_, _>>()?;
         Ok(Fallback { models, on: on.clone(), tries: *tries })
+    }
+
+    /// What the model of a conversation costs at a time; `None`: nobody said.
+    pub fn price(&self, head: &RequestHead, at: Timestamp) -> Option<Price> {
+        match self.kind(&head.provider) {
+            Ok(ProviderKind::Rehearsal) => Some(FREE),
+            _ => self.prices.of(&head.alias, &head.model, at),
+        }
     }
 
     /// A provider by name, built at its first use.

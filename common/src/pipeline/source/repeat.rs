@@ -9,7 +9,7 @@ use super::text::Context;
 use crate::diagnostic::Place;
 use crate::document::{Kind, Node, Table};
 use crate::id::{StepId, StepKey};
-use crate::pipeline::model::{RepeatStep, Step, StepKind};
+use crate::pipeline::model::{Budget, RepeatStep, Step, StepKind};
 use crate::pipeline::template::Expression;
 
 /// The most rounds.
@@ -66,6 +66,8 @@ impl<'a> Reader<'a> {
             retry: None,
             timeout: None,
             output,
+            budget: Budget::default(),
+            uses: Vec::new(),
             kind,
             within: None,
         };
@@ -116,6 +118,8 @@ impl<'a> Reader<'a> {
             retry: None,
             timeout: None,
             output: None,
+            budget: Budget::default(),
+            uses: Vec::new(),
             kind,
             within: None,
         };

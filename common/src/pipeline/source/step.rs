@@ -93,6 +93,8 @@ impl<'a> Reader<'a> {
         let retry = table.get("retry").and_then(|node| self.retry(node));
         let timeout = table.read("timeout", self.out);
         let output = table.get("output").and_then(|node| self.schema(node, &here.key("output")));
+        let budget = table.get("budget").and_then(|node| self.budget(node)).unwrap_or_default();
+        let uses = table.get("uses").map(|node| self.uses(node)).unwrap_or_default();
         let kind = self.kind(&mut table, &here);
         table.finish("a step", self.out);
         let foreach = match items {
@@ -100,7 +102,8 @@ impl<'a> Reader<'a> {
             None => None,
         };
         let (id, kind) = (id?, kind?);
-        let step = Step { id, needs, condition, foreach, on_error, retry, timeout, output, kind, within: None };
+        let step =
+            Step { id, needs, condition, foreach, on_error, retry, timeout, output, budget, uses, kind, within: None };
         Some((Placed { step, index, at: id_node.map_or(node.at, |node| node.at), needs_at }, repeat))
     }
 
@@ -108,6 +111,19 @@ impl<'a> Reader<'a> {
         let one = std::slice::from_ref(node);
         let nodes = if let Kind::List(items) = &node.kind { items.as_slice() } else { one };
         nodes.iter().filter_map(|node| Some((node.read(self.file, self.out)?, node.at))).unzip()
+    }
+
+    /// The rate limits that a step names.
+    fn uses(&mut self, node: &Node) -> Vec<String> {
+        let one = std::slice::from_ref(node);
+        let nodes = if let Kind::List(items) = &node.kind { items.as_slice() } else { one };
+        let mut names = Vec::new();
+        for node in nodes {
+            let Some(name) = node.read::<String>(self.file, self.out) else { continue };
+            self.link(LinkTo::RateLimit, &name, node.at);
+            names.push(name);
+        }
+        names
     }
 
     /// The one kind that a step has.
@@ -184,7 +200,9 @@ impl<'a> Reader<'a> {
 
     fn agent_limits(&mut self, node: &Node) -> AgentLimits {
         let limits: AgentLimits = node.read(self.file, self.out).unwrap_or_default();
-        let zero = limits.turns == 0 || limits.repetition == 0 || limits.max_tokens == 0 || limits.tokens == Some(0);
+        let zero = [limits.turns, limits.repetition, limits.errors, limits.monologue].contains(&0)
+            || limits.max_tokens == 0
+            || limits.tokens == Some(0);
         if zero || limits.usd.is_some_and(|usd| !usd.is_finite() || usd <= 0.0) {
             self.error(node.at, "a limit of nothing lets the agent do nothing: use at least 1");
         }

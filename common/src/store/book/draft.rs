@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::entry::{Change, Entry};
+use super::entry::{Added, Change, Entry};
 use super::{Book, Loaded};
 use crate::clock::Timestamp;
 use crate::id::TaskId;
-use crate::journal::{Event, Recorded};
+use crate::journal::{Chained, Event, EventHash, Fingerprint, Recorded, SealKey};
+use crate::store::intake::Encoded;
 use crate::store::{SignalError, StoreError, ledger};
 use crate::task::{Signal, State, StateName};
 
@@ -17,7 +18,8 @@ use crate::task::{Signal, State, StateName};
 pub(super) struct Pending {
     pub(super) before: Arc<Entry>,
     pub(super) after: Arc<Entry>,
-    pub(super) added: Vec<(Recorded, String)>,
+    pub(super) added: Vec<Added>,
+    pub(super) erased: Option<Vec<Chained>>,
 }
 
 /// The changes of one operation, until it has come to its end.
@@ -31,9 +33,11 @@ pub(super) struct Draft<'b> {
 }
 
 impl Pending {
-    pub(super) fn into_change(self) -> Change {
-        let Self { before, after, added } = self;
-        Change { before: Arc::unwrap_or_clone(before), after: Arc::unwrap_or_clone(after), added }
+    pub(super) fn into_change(self, key: Option<&SealKey>) -> Change {
+        let Self { before, after, added, erased } = self;
+        // One signature for all that was added.
+        let seal = if added.is_empty() { None } else { key.and_then(|key| after.sealed(key)) };
+        Change { before: Arc::unwrap_or_clone(before), after: Arc::unwrap_or_clone(after), added, seal, erased }
     }
 }
 
@@ -62,23 +66,29 @@ impl<'b> Draft<'b> {
         }
     }
 
-    /// Notes a task as it is to be, with events of which the first may be encoded already.
+    /// Notes a task as it is to be, with new events, of which the first may be encoded already: here each gets its hash.
     pub(super) fn put(
         &mut self,
         before: &Arc<Entry>,
         mut after: Entry,
         recorded: &[Recorded],
-        encoded: &[String],
+        encoded: Option<&Encoded>,
     ) -> Result<(), StoreError> {
+        let unencodable = |error| StoreError::Refused(format!("an event cannot be encoded: {error}"));
         let mut added = Vec::with_capacity(recorded.len());
         for (index, new) in recorded.iter().enumerate() {
-            let event = match encoded.get(index) {
-                Some(event) => event.clone(),
-                None => serde_json::to_string(&new.event)
-                    .map_err(|error| StoreError::Refused(format!("an event cannot be encoded: {error}")))?,
+            let known = encoded.and_then(|encoded| Some((encoded.events.get(index)?, encoded.prints.get(index)?)));
+            let (event, print) = match known {
+                Some((event, print)) => (event.clone(), *print),
+                None => (
+                    serde_json::to_string(&new.event).map_err(unencodable)?,
+                    Fingerprint::of(&new.event).map_err(unencodable)?,
+                ),
             };
             after.journal_bytes += event.len() as u64;
-            added.push((new.clone(), event));
+            let hash = EventHash::of(after.head.id, after.hash, new.seq, new.at, &print);
+            after.hash = Some(hash);
+            added.push(Added { recorded: new.clone(), event, hash });
         }
         if !matches!(after.head.state, State::Running { .. }) {
             after.lease = None;
@@ -92,13 +102,20 @@ impl<'b> Draft<'b> {
         }
         let pending = if let Some(earlier) = self.book.changed.get(&id) {
             let added = earlier.added.iter().cloned().chain(added).collect();
-            Pending { before: Arc::clone(&earlier.before), after, added }
+            Pending { before: Arc::clone(&earlier.before), after, added, erased: earlier.erased.clone() }
         } else {
             self.order.push(id);
-            Pending { before: Arc::clone(before), after, added }
+            Pending { before: Arc::clone(before), after, added, erased: None }
         };
         self.changed.insert(id, pending);
         Ok(())
+    }
+
+    /// Notes that what a task's journal said is to be without data: all events but those that were just added.
+    pub(super) fn rewrite(&mut self, task: TaskId, events: Vec<Chained>) {
+        if let Some(pending) = self.changed.get_mut(&task) {
+            pending.erased = Some(events);
+        }
     }
 
     /// Applies a signal, and says the state that the task is in then; or keeps it for the holder.
@@ -119,14 +136,14 @@ impl<'b> Draft<'b> {
             let state = after.head.state.name();
             recorded.extend(applied);
             after.set_aside = false;
-            self.put(before, after, &recorded, &[])?;
+            self.put(before, after, &recorded, None)?;
             return Ok(Some(state));
         }
         // Asking twice for the same end keeps one request, so that the inbox stays small.
         let cancel = |signal: &Signal| matches!(signal, Signal::Cancel { .. });
         if !(cancel(signal) && after.kept.iter().any(cancel)) {
             after.kept.push(signal.clone());
-            self.put(before, after, &[], &[])?;
+            self.put(before, after, &[], None)?;
         }
         Ok(None)
     }

@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::id::{AppendId, BlobName, LeaseToken, TaskId};
-use crate::journal::{Recorded, Reference};
+use crate::journal::{Chained, EventHash, Recorded, Reference, Seal, SealKey};
 use crate::store::Hint;
 use crate::task::{Head, Signal, State, StateName};
 
@@ -37,6 +37,8 @@ pub struct Entry {
     pub kept: Vec<Signal>,
     /// The size of its journal: the sum of its events as JSON.
     pub journal_bytes: u64,
+    /// The hash of its newest event, if the chain of its journal goes that far.
+    pub hash: Option<EventHash>,
     /// See [`LastAppend`].
     pub last_append: Option<LastAppend>,
     /// Its unfinished children, whether it has journaled them or not. Only an operation
@@ -68,15 +70,30 @@ pub struct Change {
     pub before: Entry,
     /// As it is to be.
     pub after: Entry,
-    /// The events to be added, with their JSON.
-    pub added: Vec<(Recorded, String)>,
+    /// The events to be added.
+    pub added: Vec<Added>,
+    /// The seal of the journal with these, if there is a key.
+    pub seal: Option<Seal>,
+    /// If its data is erased: all events that it had, in order, without data. It uses no blob any more.
+    pub erased: Option<Vec<Chained>>,
+}
+
+/// An event that is to be added to a journal.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Added {
+    /// The event.
+    pub recorded: Recorded,
+    /// The same as JSON.
+    pub event: String,
+    /// Its hash.
+    pub hash: EventHash,
 }
 
 impl Change {
     /// The blobs that the task uses from now on: what its new events and newly kept signals refer to.
     pub fn blobs(&self) -> Vec<BlobName> {
         let mut names = Vec::new();
-        for (recorded, event) in &self.added {
+        for Added { recorded, event, .. } in &self.added {
             names.extend(Reference::in_event(&recorded.event, event));
         }
         let kept = self.after.kept.strip_prefix(self.before.kept.as_slice()).unwrap_or(&self.after.kept);
@@ -91,7 +108,7 @@ impl Change {
         self.after.ready_since()?;
         let mut head = self.before.head.clone();
         let mut version = None;
-        for (recorded, _) in &self.added {
+        for Added { recorded, .. } in &self.added {
             let ready = matches!(head.state, State::Ready { .. });
             head.apply(recorded).ok()?;
             match head.state {
@@ -106,17 +123,23 @@ impl Change {
 
 impl Entry {
     /// A task that was just accepted.
-    pub fn open(head: Head, journal_bytes: u64) -> Self {
+    pub fn open(head: Head, journal_bytes: u64, hash: Option<EventHash>) -> Self {
         Self {
             head,
             lease: None,
             kept: Vec::new(),
             journal_bytes,
+            hash,
             last_append: None,
             children: Vec::new(),
             ending: None,
             set_aside: false,
         }
+    }
+
+    /// The seal of its journal as it is.
+    pub fn sealed(&self, key: &SealKey) -> Option<Seal> {
+        Some(key.seal(self.head.id, self.head.version, self.hash?))
     }
 
     /// Whether this token may write now.

@@ -40,7 +40,7 @@ fn book() -> Book {
 fn ready(n: u8, parent: Option<u8>) -> Entry {
     let mut task = submitted();
     task.parent = parent.map(|parent| Parent { task: id(parent), step: step(), depth: 1 });
-    Entry::open(Head::open(id(n), at(0), &task), 100)
+    Entry::open(Head::open(id(n), at(0), &task), 100, None)
 }
 
 fn running(n: u8, parent: Option<u8>) -> Entry {
@@ -97,7 +97,7 @@ fn cancel() -> Signal {
 }
 
 fn kinds(change: &Change) -> Vec<&'static str> {
-    change.added.iter().map(|(recorded, _)| recorded.event.kind()).collect()
+    change.added.iter().map(|added| added.recorded.event.kind()).collect()
 }
 
 fn change_of(changes: &[Change], n: u8) -> &Change {
@@ -129,9 +129,9 @@ fn an_append_adds_its_events_and_goes_on() {
     let changes = book.into_changes();
     let [change] = changes.as_slice() else { panic!("{changes:?}") };
     assert_eq!(change.before, entry);
-    assert_eq!(change.added[0].0, recorded[0]);
-    assert_eq!(change.added[0].1, serde_json::to_string(&recorded[0].event).unwrap());
-    assert_eq!(change.after.journal_bytes, 100 + change.added[0].1.len() as u64);
+    assert_eq!(change.added[0].recorded, recorded[0]);
+    assert_eq!(change.added[0].event, serde_json::to_string(&recorded[0].event).unwrap());
+    assert_eq!(change.after.journal_bytes, 100 + change.added[0].event.len() as u64);
     assert_eq!(change.after.lease, Some(lease()));
     assert_eq!(change.after.last_append, Some(LastAppend { id: AppendId::new([7; 16]), from: 3, to: 4 }));
 }
@@ -233,7 +233,7 @@ fn a_signal_to_a_task_at_rest_is_applied() {
     book.load(id(9), Known::Missing);
     assert!(matches!(refused(book.signal(id(9), &cancel())), SignalError::NotFound(task) if task == id(9)));
     let changes = book.into_changes();
-    assert_eq!(changes[0].after.ending, changes[0].added.last().map(|(recorded, _)| recorded.clone()));
+    assert_eq!(changes[0].after.ending, changes[0].added.last().map(|added| added.recorded.clone()));
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_parent_is_told_how_its_child_ended() {
     let changes = book.into_changes();
     let parent = change_of(&changes, PARENT);
     assert_eq!(kinds(parent), ["child_finished"]);
-    let Event::ChildFinished { outcome, result, .. } = &parent.added[0].0.event else { panic!() };
+    let Event::ChildFinished { outcome, result, .. } = &parent.added[0].recorded.event else { panic!() };
     assert_eq!((*outcome, result), (Outcome::Succeeded, &json!("done")));
     let hint = Hint { task: id(PARENT), version: 5, queue: parent.after.head.queue.clone(), priority: 4 };
     assert_eq!(parent.hint(), Some(hint));
@@ -300,7 +300,7 @@ fn a_child_that_ended_before_it_was_journaled_is_no_limbo() {
         let after = book.entry(id(PARENT)).unwrap();
         assert_eq!(after.state(), StateName::Ready, "{outcome:?}");
         let changes = book.into_changes();
-        let (last, _) = changes[0].added.last().unwrap();
+        let last = &changes[0].added.last().unwrap().recorded;
         assert!(matches!(&last.event, Event::ChildFinished { outcome: told, .. } if *told == outcome), "{last:?}");
         assert_eq!(changes[0].hint().map(|hint| hint.version), Some(last.seq));
     }

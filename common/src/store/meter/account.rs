@@ -5,7 +5,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Charge, LARGEST_AMOUNT, LATE_SETTLEMENT, LONGEST_HOLD_BACK, Meter, Reading, Refusal, Usage, Window};
+use super::line::Line;
+use super::{
+    Charge, LARGEST_AMOUNT, LATE_SETTLEMENT, LEVELS, LONGEST_HOLD_BACK, Meter, Reading, Refusal, Usage, Window,
+};
 use crate::clock::Timestamp;
 use crate::id::{ReservationId, TaskId};
 
@@ -25,6 +28,17 @@ pub struct Account {
     pub charged_at: Timestamp,
     /// Nothing is granted before.
     pub held_until: Option<Timestamp>,
+    /// The highest of [`LEVELS`] that was passed since it is counted; 0 for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub level: u8,
+    /// Who holds its places, and who waits for one.
+    #[serde(default, skip_serializing_if = "Line::is_empty")]
+    pub line: Line,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(level: &u8) -> bool {
+    *level == 0
 }
 
 /// A reservation as a store keeps it.
@@ -71,7 +85,7 @@ impl Account {
     /// A meter of which nothing is known.
     pub fn blank(meter: Meter, now: Timestamp) -> Self {
         let since = window_start(meter.window, now);
-        Self { meter, used: 0, limit: None, since, charged_at: now, held_until: None }
+        Self { meter, used: 0, limit: None, since, charged_at: now, held_until: None, level: 0, line: Line::default() }
     }
 
     /// As it is at a time: its window may have turned. It never turns back, whatever a clock says.
@@ -84,16 +98,19 @@ impl Account {
         };
         if turned {
             self.used = 0;
+            self.level = 0;
             self.since = window_start(self.meter.window, now);
         }
+        self.line.forget(now);
         self.held_until = self.held_until.filter(|until| *until > now);
         self
     }
 
-    /// Why a charge cannot be granted at this time, if it cannot.
-    pub fn refusal(&self, charge: &Charge, now: Timestamp) -> Option<Refusal> {
+    /// Why a charge of a task cannot be granted at this time, if it cannot.
+    pub fn refusal(&self, charge: &Charge, task: TaskId, now: Timestamp) -> Option<Refusal> {
         let held = self.held_until.filter(|until| *until > now);
-        let over = self.used.saturating_add(charge.amount) > charge.limit;
+        let promised = self.line.promised_before(task);
+        let over = self.used.saturating_add(promised).saturating_add(charge.amount) > charge.limit;
         let until = match (held, over) {
             (None, false) => return None,
             (held, false) => held,
@@ -101,15 +118,28 @@ impl Account {
             (_, true) if charge.amount > charge.limit => None,
             (held, true) => self.turns_at().map(|turn| held.map_or(turn, |held| held.max(turn))),
         };
-        Some(Refusal { usage: self.usage(charge.limit), until })
+        Some(Refusal { usage: self.usage(charge.limit), until, holders: self.line.holders.clone(), called: Vec::new() })
     }
 
-    /// Books a charge that was granted.
-    pub fn charge(&mut self, charge: &Charge, now: Timestamp) -> Part {
+    /// Books a charge that was granted; with the level that was passed by it, if it was.
+    pub fn charge(&mut self, charge: &Charge, now: Timestamp) -> (Part, Option<u8>) {
+        if self.limit.is_some_and(|before| before != charge.limit) {
+            // What was passed of another limit says nothing of this one.
+            self.level = self.level.min(level(self.used, charge.limit));
+        }
         self.add(charge.amount);
         self.limit = Some(charge.limit);
         self.charged_at = self.charged_at.max(now);
-        Part { meter: self.meter.clone(), since: self.since, amount: charge.amount }
+        let passed = level(self.used, charge.limit);
+        let news = (passed > self.level).then_some(passed);
+        self.level = self.level.max(passed);
+        (Part { meter: self.meter.clone(), since: self.since, amount: charge.amount }, news)
+    }
+
+    /// Has those of the line come for whom there is room.
+    pub fn call(&mut self, now: Timestamp) -> Vec<TaskId> {
+        let room = self.limit.unwrap_or(0).saturating_sub(self.used);
+        self.line.call(room, now)
     }
 
     /// Counts what was really used instead of what was charged; nothing, if that was charged to a window that is over.
@@ -137,7 +167,7 @@ impl Account {
 
     /// How full it is.
     pub fn usage(&self, limit: u64) -> Usage {
-        Usage { meter: self.meter.clone(), used: self.used, limit }
+        Usage { meter: self.meter.clone(), used: self.used, limit, passed: None }
     }
 
     /// What people see of it.
@@ -148,7 +178,7 @@ impl Account {
 
     /// Whether nothing would be lost with it.
     pub fn is_blank(&self) -> bool {
-        self.used == 0 && self.held_until.is_none()
+        self.used == 0 && self.held_until.is_none() && self.line.is_empty()
     }
 
     /// When it has nothing to say any more: the store looks at it then.
@@ -159,7 +189,7 @@ impl Account {
             Window::Total | Window::Places if self.used == 0 => Some(self.charged_at),
             Window::Total | Window::Places => return None,
         };
-        over.max(self.held_until)
+        over.max(self.held_until).max(self.line.goes_at())
     }
 
     /// When its window turns.
@@ -204,6 +234,12 @@ impl FromStr for Status {
         let known = [Self::Held, Self::Settled, Self::Lapsed].into_iter().find(|status| status.as_str() == text);
         known.ok_or_else(|| format!("{text:?} is not the status of a reservation"))
     }
+}
+
+/// The highest level that so much of a limit has passed; 0 for none.
+fn level(used: u64, limit: u64) -> u8 {
+    let passed = |level: &&u8| u128::from(used) * 100 >= u128::from(limit) * u128::from(**level);
+    LEVELS.iter().rev().find(passed).copied().unwrap_or(0)
 }
 
 /// Where the window of a time begins; that time, where nothing turns.

@@ -9,9 +9,9 @@
 use std::collections::BTreeMap;
 
 use super::account::{Account, Part, Reservation, Status};
-use super::{Meter, Refusal, Reserve, Reserved, Settle, Window};
+use super::{Meter, Refusal, Reserve, Reserved, Settle, Settled, Window};
 use crate::clock::Timestamp;
-use crate::id::ReservationId;
+use crate::id::{ReservationId, TaskId};
 use crate::store::StoreError;
 
 /// What is to be done.
@@ -34,6 +34,8 @@ pub enum Order {
 pub enum Answer {
     /// To a reservation.
     Reserved(Reserved),
+    /// To a settlement.
+    Settled(Settled),
     /// To everything else: whether there was anything to do.
     Done(bool),
 }
@@ -43,13 +45,16 @@ impl Answer {
     pub(in crate::store) fn reserved(self) -> Result<Reserved, StoreError> {
         match self {
             Self::Reserved(reserved) => Ok(reserved),
-            Self::Done(_) => Err(StoreError::Damaged("a reservation was answered with something else".to_owned())),
+            _ => Err(StoreError::Damaged("a reservation was answered with something else".to_owned())),
         }
     }
 
-    /// Whether there was anything to do.
-    pub(in crate::store) fn done(self) -> bool {
-        matches!(self, Self::Done(true))
+    /// The answer to a settlement.
+    pub(in crate::store) fn settled(self) -> Result<Settled, StoreError> {
+        match self {
+            Self::Settled(settled) => Ok(settled),
+            _ => Err(StoreError::Damaged("a settlement was answered with something else".to_owned())),
+        }
     }
 }
 
@@ -147,7 +152,7 @@ impl Till {
     pub fn perform(&mut self, order: &Order) -> Answer {
         match order {
             Order::Reserve(reserve) => Answer::Reserved(self.reserve(reserve)),
-            Order::Settle(settle) => Answer::Done(self.settle(settle)),
+            Order::Settle(settle) => Answer::Settled(self.settle(settle)),
             Order::HoldBack(meter, until) => {
                 let mut account = self.account(meter);
                 account.hold_back(*until, self.now);
@@ -214,39 +219,68 @@ impl Till {
             // What was lost with a lapsed one counts as used; this is another try.
             _ => {}
         }
-        let refusals = reserve.charges.iter().filter_map(|charge| {
-            let account = self.account(&charge.meter);
-            account.refusal(charge, self.now)
-        });
-        if let Some(refusal) = refusals.reduce(later) {
+        let refusals: Vec<Refusal> = reserve
+            .charges
+            .iter()
+            .filter_map(|charge| self.account(&charge.meter).refusal(charge, reserve.task, self.now))
+            .collect();
+        if let Some(mut refusal) = refusals.into_iter().reduce(later) {
+            refusal.called = self.stand_in_line(reserve);
             return Reserved::Refused(refusal);
         }
-        let mut parts = Vec::with_capacity(reserve.charges.len());
+        let (mut parts, mut usages) = (Vec::with_capacity(reserve.charges.len()), Vec::new());
         for charge in &reserve.charges {
             let mut account = self.account(&charge.meter);
-            parts.push(account.charge(charge, self.now));
+            let (part, passed) = account.charge(charge, self.now);
+            if charge.meter.window == Window::Places {
+                account.line.enter(&reserve.id, reserve.task);
+            }
+            usages.push(super::Usage { passed, ..account.usage(charge.limit) });
+            parts.push(part);
             self.put(account);
         }
         let (id, task) = (reserve.id.clone(), reserve.task);
         self.put_reservation(&reserve.id, Some(Reservation { id, task, parts, expires, status: Status::Held }));
-        Reserved::Granted(self.usages(reserve))
+        Reserved::Granted(usages)
+    }
+
+    /// Waits for the places that were refused; who else is called.
+    fn stand_in_line(&mut self, reserve: &Reserve) -> Vec<TaskId> {
+        let mut called = Vec::new();
+        for charge in reserve.charges.iter().filter(|charge| charge.meter.window == Window::Places) {
+            let mut account = self.account(&charge.meter);
+            account.limit = Some(charge.limit);
+            // However long it waits, it could not have so many.
+            if charge.amount <= charge.limit && account.refusal(charge, reserve.task, self.now).is_some() {
+                account.line.join(reserve.task, charge.amount, self.now);
+            }
+            called.extend(account.call(self.now).into_iter().filter(|task| *task != reserve.task));
+            self.put(account);
+        }
+        called
     }
 
     fn usages(&self, reserve: &Reserve) -> Vec<super::Usage> {
         reserve.charges.iter().map(|charge| self.account(&charge.meter).usage(charge.limit)).collect()
     }
 
-    fn settle(&mut self, settle: &Settle) -> bool {
-        let Some(known) = self.reservation(&settle.id) else { return false };
+    fn settle(&mut self, settle: &Settle) -> Settled {
+        let Some(known) = self.reservation(&settle.id) else { return Settled::default() };
+        let mut called = Vec::new();
         let places_are_held = match known.status {
-            Status::Settled => return true,
+            Status::Settled => return Settled { found: true, called },
             Status::Held => true,
             Status::Lapsed => false,
         };
         for part in &known.parts {
             let named = settle.spent.iter().find(|(meter, _)| *meter == part.meter).map(|(_, spent)| *spent);
             match part.meter.window {
-                Window::Places if places_are_held => self.correct(part, 0),
+                Window::Places if places_are_held => {
+                    self.free(&settle.id, part);
+                    let mut account = self.account(&part.meter);
+                    called.extend(account.call(self.now));
+                    self.put(account);
+                }
                 Window::Places => {}
                 Window::Total | Window::Idle(_) | Window::Every(_) => {
                     self.correct(part, named.unwrap_or(part.amount));
@@ -256,7 +290,15 @@ impl Till {
         // One that was settled late has been looked at by then: it stays until it would have gone.
         let expires = if places_are_held { known.expires } else { known.due_at() };
         self.put_reservation(&settle.id, Some(Reservation { status: Status::Settled, expires, ..known }));
-        true
+        Settled { found: true, called }
+    }
+
+    /// Gives places back.
+    fn free(&mut self, id: &ReservationId, part: &Part) {
+        let mut account = self.account(&part.meter);
+        account.correct(part, 0);
+        account.line.leave(id);
+        self.put(account);
     }
 
     fn correct(&mut self, part: &Part, spent: u64) {
@@ -273,7 +315,7 @@ impl Till {
             return true;
         }
         for part in known.parts.iter().filter(|part| part.meter.window == Window::Places) {
-            self.correct(part, 0);
+            self.free(id, part);
         }
         // With nothing but places there is nothing to be settled later.
         let counted = known.parts.iter().any(|part| part.meter.window != Window::Places);

@@ -37,15 +37,16 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock($1::int, stripe) FROM unnest($2::int[]) AS u(stripe)";
 const RESERVATIONS: &str = "SELECT id, task, status, expires, parts FROM reservations WHERE id = ANY($1::text[])";
-const ACCOUNTS: &str = "SELECT m.name, m.kind, m.used, m.most, m.since, m.charged_at, m.held_until FROM meters m \
+const ACCOUNTS: &str = "SELECT m.name, m.kind, m.used, m.most, m.since, m.charged_at, m.held_until, m.level, \
+     m.line FROM meters m \
      JOIN unnest($1::text[], $2::text[]) AS u(name, kind) ON m.name = u.name AND m.kind = u.kind";
-const READINGS: &str = "SELECT name, kind, used, most, since, charged_at, held_until FROM meters \
+const READINGS: &str = "SELECT name, kind, used, most, since, charged_at, held_until, level, line FROM meters \
      WHERE name >= $1 ORDER BY name, kind LIMIT $2";
-const PUT_ACCOUNTS: &str = "INSERT INTO meters (name, kind, used, most, since, charged_at, held_until, goes_at) \
-     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], \
-     $7::timestamptz[], $8::timestamptz[]) ON CONFLICT (name, kind) DO UPDATE SET used = excluded.used, \
+const PUT_ACCOUNTS: &str = "INSERT INTO meters (name, kind, used, most, since, charged_at, held_until, \
+     goes_at, level, line) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], \
+     $7::timestamptz[], $8::timestamptz[], $9::smallint[], $10::text[]) ON CONFLICT (name, kind) DO UPDATE SET used = excluded.used, \
      most = excluded.most, since = excluded.since, charged_at = excluded.charged_at, \
-     held_until = excluded.held_until, goes_at = excluded.goes_at";
+     held_until = excluded.held_until, goes_at = excluded.goes_at, level = excluded.level, line = excluded.line";
 const DROP_ACCOUNTS: &str = "DELETE FROM meters m USING unnest($1::text[], $2::text[]) AS u(name, kind) \
      WHERE m.name = u.name AND m.kind = u.kind";
 const PUT_RESERVATIONS: &str = "INSERT INTO reservations (id, task, status, expires, due_at, parts) \
@@ -155,6 +156,7 @@ async fn write(connection: &Connection, changes: Changes) -> Result<(), Fault> {
 async fn write_accounts(connection: &Connection, changes: Vec<(Meter, Change<Account>)>) -> Result<(), Fault> {
     let (mut names, mut kinds, mut used, mut most) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut since, mut charged_at, mut held_until, mut goes_at) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut levels, mut lines) = (Vec::new(), Vec::new());
     let (mut gone_names, mut gone_kinds) = (Vec::new(), Vec::new());
     for (meter, change) in changes {
         let (name, kind) = (meter.name.to_string(), meter.window.to_string());
@@ -171,9 +173,12 @@ async fn write_accounts(connection: &Connection, changes: Vec<(Meter, Change<Acc
         charged_at.push(Time(account.charged_at));
         held_until.push(account.held_until.map(Time));
         goes_at.push(account.goes_at().map(Time));
+        levels.push(i16::from(account.level));
+        lines.push(serde_json::to_string(&account.line).map_err(|error| damaged(&error))?);
     }
     connection.execute(DROP_ACCOUNTS, &[&gone_names, &gone_kinds]).await?;
-    let put: [&(dyn ToSql + Sync); 8] = [&names, &kinds, &used, &most, &since, &charged_at, &held_until, &goes_at];
+    let put: [&(dyn ToSql + Sync); 10] =
+        [&names, &kinds, &used, &most, &since, &charged_at, &held_until, &goes_at, &levels, &lines];
     connection.execute(PUT_ACCOUNTS, &put).await.map(drop)
 }
 
@@ -285,6 +290,8 @@ fn account(row: &Row) -> Result<Account, Fault> {
         since,
         charged_at,
         held_until: row.try_get::<_, Option<Time>>(6)?.map(|Time(until)| until),
+        level: u8::try_from(row.try_get::<_, i16>(7)?).map_err(|error| damaged(&error))?,
+        line: serde_json::from_str(row.try_get(8)?).map_err(|error| damaged(&error))?,
     })
 }
 

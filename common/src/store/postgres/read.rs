@@ -9,11 +9,11 @@ use uuid::Uuid;
 
 use super::connection::Connection;
 use super::fault::Fault;
-use super::row::{event, label};
+use super::row::{chained, event, label};
 use super::value::{Time, integer, natural};
 use crate::clock::Timestamp;
 use crate::id::{Digest, PipelineName, QueueName, TaskId};
-use crate::journal::{Recorded, Usage};
+use crate::journal::{Chained, Recorded, Seal, Usage};
 use crate::store::{Cursor, Filter, Page, Queue, ledger};
 use crate::task::{DeadReason, Head, State, StateName};
 
@@ -22,6 +22,8 @@ const PAGE: usize = 1_000;
 
 const HEAD: &str = "SELECT id, head, state, dead_reason, updated_at FROM tasks WHERE id = $1";
 const JOURNAL: &str = "SELECT seq, at, event FROM journal WHERE task = $1 AND seq > $2 ORDER BY seq LIMIT $3";
+const CHAIN: &str = "SELECT seq, at, event, hash FROM journal WHERE task = $1 AND seq > $2 ORDER BY seq LIMIT $3";
+const SEAL: &str = "SELECT seal FROM tasks WHERE id = $1";
 const ANY_READY: &str = "SELECT EXISTS (SELECT 1 FROM unnest($1::text[]) AS q(name) \
      WHERE NOT EXISTS (SELECT 1 FROM paused_queues p WHERE p.queue = q.name) \
      AND EXISTS (SELECT 1 FROM tasks t WHERE t.state = 'ready' AND t.queue = q.name))";
@@ -48,6 +50,25 @@ pub(super) async fn journal(
 ) -> Result<Vec<Recorded>, Fault> {
     let rows = connection.query(JOURNAL, &[&task.as_uuid(), &integer(after), &integer(limit as u64)]).await?;
     rows.iter().map(|row| event(row, task, 0)).collect()
+}
+
+/// The same as they lie there.
+pub(super) async fn chain(
+    connection: &Connection,
+    task: TaskId,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<Chained>, Fault> {
+    let rows = connection.query(CHAIN, &[&task.as_uuid(), &integer(after), &integer(limit as u64)]).await?;
+    rows.iter().map(chained).collect()
+}
+
+/// The newest seal of a task's journal.
+pub(super) async fn seal(connection: &Connection, task: TaskId) -> Result<Option<Seal>, Fault> {
+    let rows = connection.query(SEAL, &[&task.as_uuid()]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let bytes: Option<&[u8]> = row.try_get(0)?;
+    Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map(Seal::from_bytes))
 }
 
 /// Whether there is something to take in one of these queues; in any, if none is named.
@@ -112,6 +133,7 @@ fn stand_in(id: TaskId, encoded: &str, at: Timestamp, why: &serde_json::Error) -
         open_approvals: Vec::new(),
         unknown_outcomes: Vec::new(),
         open_children: Vec::new(),
+        erased_at: None,
         state: unreadable(why, at),
     })
 }

@@ -12,11 +12,9 @@ use super::submit::{BATCHES, DEPTHS, IDS, KEYS, check_depth};
 use super::transaction::{Rings, Transaction};
 use super::value::{integer, natural};
 use super::write::Created;
-use crate::clock::Timestamp;
 use crate::id::{BatchId, IdempotencyKey, PipelineName, QueueName, TaskId};
-use crate::store::book::Entry;
-use crate::store::intake::Moved;
-use crate::store::{StoreError, StoreOptions, ledger};
+use crate::store::intake::{Arrival, Moved};
+use crate::store::{StoreError, StoreOptions};
 use crate::task::StateName;
 
 /// What is here already.
@@ -53,7 +51,7 @@ pub(super) async fn restore(
             (Some(line), Some(batch)) if here.batches.contains(batch) => Some((line, batch)),
             _ => None,
         };
-        let created = created(moved, tx.now, row.map(|(_, batch)| batch))?;
+        let created = created(&tx, moved, row.map(|(_, batch)| batch))?;
         if matches!(created.entry.state(), StateName::Ready | StateName::Scheduled) {
             *new_in_queue.entry(&submitted.queue).or_default() += 1;
         }
@@ -117,21 +115,12 @@ impl Here {
     }
 }
 
-fn created(moved: &Moved, now: Timestamp, batch: Option<&BatchId>) -> Result<Created, Stop<StoreError>> {
-    let id = moved.id;
-    let (head, added) = ledger::restore(id, &moved.journal, now)
-        .map_err(|illegal| refuse(format!("what was given for task {id} is no journal: {illegal}")))?;
-    let given = moved.journal.iter().zip(&moved.events).map(|(r, event)| (r.seq, r.at, event.clone()));
-    let mut events: Vec<_> = given.collect();
-    for added in added {
-        let event = serde_json::to_string(&added.event)
-            .map_err(|error| refuse(format!("an event of task {id} cannot be encoded: {error}")))?;
-        events.push((added.seq, added.at, event));
-    }
-    let bytes = events.iter().map(|(_, _, event)| event.len() as u64).sum();
+fn created(tx: &Transaction<'_>, moved: &Moved, batch: Option<&BatchId>) -> Result<Created, Stop<StoreError>> {
+    let Arrival { entry, journal, seal } = moved.settle(tx.now, tx.options.seal.as_deref()).map_err(Stop::Refused)?;
     Ok(Created {
-        entry: Entry::open(head, bytes),
-        events,
+        entry,
+        events: journal,
+        seal,
         blobs: moved.blobs.clone(),
         batch: batch.map(ToString::to_string),
         supersede: moved.submitted().and_then(|s| s.supersede.as_ref()).map(ToString::to_string),

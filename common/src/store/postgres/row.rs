@@ -7,14 +7,15 @@ use uuid::Uuid;
 use super::fault::Fault;
 use super::value::{Time, natural};
 use crate::id::{AppendId, LeaseToken, QueueName, TaskId};
-use crate::journal::Recorded;
+use crate::journal::{Chained, EventHash, Recorded};
 use crate::store::book::{Entry, LastAppend, Lease};
 use crate::task::{Head, Signal, StateName};
 
 /// What [`Stored::read`] reads, in order.
 macro_rules! columns {
     () => {
-        "id, head, token, due_at, inbox, journal_bytes, last_append, last_from, last_to, batch, state, queue, parent"
+        "id, head, token, due_at, inbox, journal_bytes, last_append, last_from, last_to, batch, state, queue, parent, \
+         chain, chain_at"
     };
 }
 pub(super) use columns;
@@ -63,6 +64,7 @@ impl Stored {
             journal_bytes,
             unread,
         };
+        let (chain, chain_at) = (hash(row, 13)?, row.try_get::<_, Option<i64>>(14)?);
         let entry = serde_json::from_str::<Head>(row.try_get(1)?).map_err(|why| why.to_string()).map(|head| {
             let lease = token
                 .zip(due_at)
@@ -72,6 +74,8 @@ impl Stored {
                 lease,
                 kept,
                 journal_bytes,
+                // A version without chains may have written after it.
+                hash: chain.filter(|_| chain_at.map(natural) == Some(head.version)),
                 last_append,
                 children: Vec::new(),
                 ending: None,
@@ -119,6 +123,17 @@ pub(super) fn event(row: &Row, task: TaskId, first: usize) -> Result<Recorded, F
     let event = serde_json::from_str(row.try_get(first + 2)?)
         .map_err(|why| Fault::damaged(&format!("event {seq} of task {task}"), &why))?;
     Ok(Recorded { seq, at, event })
+}
+
+/// Decodes the columns `seq, at, event, hash`.
+pub(super) fn chained(row: &Row) -> Result<Chained, Fault> {
+    let Time(at) = row.try_get(1)?;
+    Ok(Chained { seq: natural(row.try_get(0)?), at, event: row.try_get(2)?, hash: hash(row, 3)? })
+}
+
+fn hash(row: &Row, column: usize) -> Result<Option<EventHash>, Fault> {
+    let bytes: Option<&[u8]> = row.try_get(column)?;
+    Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map(EventHash::from_bytes))
 }
 
 /// Labels as they are kept: a line each, so that a filter finds one as a part of the text.

@@ -16,7 +16,7 @@ const LOCK: i64 = 0x544D_5354_4D49_4752;
 const MARK: &str = "the tables of Teamster, version";
 
 /// One entry a version; never changed once released, only added to.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
 
 const VERSION_1: &str = r#"
 -- A task. `head` is the truth for a reader; the other columns are what indexes and filters need of it.
@@ -206,7 +206,21 @@ CREATE TABLE halts (
 );
 "#;
 
-const VERSION_4: &str = r#"
+const VERSION_4: &str = r"
+ALTER TABLE meters ADD COLUMN level smallint NOT NULL DEFAULT 0;    -- the highest level that was passed, in percent
+ALTER TABLE meters ADD COLUMN line text NOT NULL DEFAULT '{}';      -- who holds places and who waits for one: JSON
+";
+
+const VERSION_5: &str = r"
+-- The chain of a journal: what came before has none.
+ALTER TABLE journal ADD COLUMN hash bytea;
+ALTER TABLE journal ALTER COLUMN hash SET STORAGE PLAIN;
+ALTER TABLE tasks ADD COLUMN chain bytea;    -- the hash of the event with the number chain_at
+ALTER TABLE tasks ADD COLUMN chain_at bigint;
+ALTER TABLE tasks ADD COLUMN seal bytea;     -- the newest signature: the event's number, the key, the signature
+";
+
+const VERSION_6: &str = r#"
 -- Conversations that go on across tasks.
 CREATE TABLE sessions (
     name    text COLLATE "C" PRIMARY KEY,    -- the pipeline, / and the key

@@ -15,7 +15,7 @@ use crate::id::{BatchId, GroupKey, IdempotencyKey, PipelineName, QueueName, Shar
 use crate::store::book::Entry;
 use crate::store::intake::Accepted;
 use crate::store::{Receipt, StoreError, ledger};
-use crate::task::{Head, StateName};
+use crate::task::StateName;
 
 /// Only one transaction at a time supersedes within a group. (Groups whose hashes meet wait for each other, no more.)
 pub(super) const LOCK_GROUPS: &str = "SELECT pg_advisory_xact_lock(1414353735, g) FROM unnest($1::int[]) AS g";
@@ -248,9 +248,8 @@ async fn create(
     intake: &mut Intake,
     submission: &Accepted,
 ) -> Result<Receipt, Stop<StoreError>> {
-    let Accepted { id, task, event, blobs } = submission;
-    // `ledger::open`, without a copy of what is encoded already.
-    let entry = Entry::open(Head::open(*id, tx.now, task), event.len() as u64);
+    let Accepted { id, task, blobs, .. } = submission;
+    let entry = submission.entry(tx.now);
     let state = entry.state();
     let batch = task.line.and(task.batch.as_ref()).map(ToString::to_string);
     if let Some(group) = &task.supersede {
@@ -282,7 +281,8 @@ async fn create(
     intake.keys.extend(task.key.clone().map(|key| ((task.pipeline.clone(), key), (*id, state))));
     *intake.depths.entry(task.queue.clone()).or_default() += 1;
     tx.created.push(Created {
-        events: vec![(1, tx.now, event.clone())],
+        events: vec![submission.first(&entry)],
+        seal: tx.options.seal.as_ref().and_then(|key| entry.sealed(key)),
         blobs: blobs.clone(),
         batch,
         supersede: task.supersede.as_ref().map(ToString::to_string),

@@ -96,7 +96,7 @@ impl<'c> Transaction<'c> {
             connection,
             options,
             now,
-            book: Book::new(now, options.limits),
+            book: Book::new(now, options.limits).sealed_with(options.seal.clone()),
             beside: HashMap::new(),
             tally: Tally::default(),
             created: Vec::new(),

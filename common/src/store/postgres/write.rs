@@ -7,7 +7,7 @@ use futures::TryFutureExt;
 use uuid::Uuid;
 
 use super::blob::BEGIN_USE;
-use super::columns::{EVENTS, Events, INSERT, Inserts, UPDATE, Updates, insert, room, update};
+use super::columns::{EVENTS, Events, INSERT, Inserts, REWRITE, UPDATE, Updates, insert, room, update};
 use super::connection::Connection;
 use super::fault::Fault;
 use super::pipeline::Pipeline;
@@ -17,7 +17,8 @@ use super::transaction::Rings;
 use super::value::{Time, integer, token_uuid};
 use crate::clock::Timestamp;
 use crate::id::{BlobName, TaskId};
-use crate::store::book::{Change, Entry};
+use crate::journal::{Chained, Seal};
+use crate::store::book::{Added, Change, Entry};
 use crate::store::{Hint, StoreOptions};
 use crate::task::StateName;
 
@@ -46,7 +47,7 @@ const DROP_HINTS: &str = "DELETE FROM outbox WHERE task = ANY($1::uuid[])";
 
 /// All that is sent with a commit.
 const COMMITTED: &[&str] =
-    &[INSERT, UPDATE, EVENTS, ASIDE, ROWS, REVIVE, OVER, KEEP_HINTS, DROP_HINTS, JOURNALS, BEGIN_USE, ADD];
+    &[INSERT, UPDATE, EVENTS, REWRITE, ASIDE, ROWS, REVIVE, OVER, KEEP_HINTS, DROP_HINTS, JOURNALS, BEGIN_USE, ADD];
 
 pub(super) const JOURNALS: &str =
     "SELECT task, seq, at, event FROM journal WHERE task = ANY($1::uuid[]) ORDER BY task, seq";
@@ -57,8 +58,8 @@ pub(super) type Journals = Vec<tokio_postgres::Row>;
 /// A task that is new here, with its journal.
 pub(super) struct Created {
     pub(super) entry: Entry,
-    /// Numbers, times and JSON.
-    pub(super) events: Vec<(u64, Timestamp, String)>,
+    pub(super) events: Vec<Chained>,
+    pub(super) seal: Option<Seal>,
     /// What these refer to.
     pub(super) blobs: Vec<BlobName>,
     /// The batch of which a row made it.
@@ -84,6 +85,8 @@ pub(super) struct Writing<'c> {
     inserts: Vec<Inserts>,
     updates: Vec<Updates>,
     events: Vec<Events>,
+    /// Journals that are written anew.
+    erased: Vec<(Uuid, Vec<Chained>)>,
     aside: Vec<Uuid>,
     rows: BatchRows,
     lessened: Vec<String>,
@@ -104,6 +107,7 @@ impl<'c> Writing<'c> {
             inserts: Vec::new(),
             updates: Vec::new(),
             events: Vec::new(),
+            erased: Vec::new(),
             aside: Vec::new(),
             rows: BatchRows::default(),
             lessened: Vec::new(),
@@ -123,7 +127,7 @@ impl<'c> Writing<'c> {
                 _ => order(a).cmp(&order(b)),
             }
         });
-        for Created { entry, events, blobs, batch, supersede } in created {
+        for Created { entry, events, seal, blobs, batch, supersede } in created {
             self.uses(entry.head.id, &blobs);
             let head = &entry.head;
             let id = head.id;
@@ -134,8 +138,8 @@ impl<'c> Writing<'c> {
             }
             let hint = entry.ready_since().map(|_| Hint::of(head));
             self.note(id, hint, false);
-            for (seq, at, event) in events {
-                self.event(id, seq, at, event);
+            for event in events {
+                self.event(id, event);
             }
             let columns = room(&mut self.inserts, |columns| columns.bytes);
             columns.ids.push(id.as_uuid());
@@ -148,7 +152,7 @@ impl<'c> Writing<'c> {
             columns.supersedes.push(supersede);
             columns.labels.push(labels(head));
             columns.created_at.push(Time(head.created_at));
-            columns.bytes += columns.common.push(&entry)?;
+            columns.bytes += columns.common.push(&entry, seal)?;
         }
         Ok(())
     }
@@ -158,7 +162,7 @@ impl<'c> Writing<'c> {
         for change in changes {
             let hint = change.hint();
             self.uses(change.after.head.id, &change.blobs());
-            let Change { before, after, added } = change;
+            let Change { before, after, added, seal, erased } = change;
             let id = after.head.id;
             let (batch, unread) = match beside.get(&id) {
                 Some(beside) => (beside.batch.clone(), beside.unread.as_slice()),
@@ -172,8 +176,11 @@ impl<'c> Writing<'c> {
                 self.tally.batch(batch, COST, 0, cost);
             }
             self.note(id, hint, before.ready_since().is_some() && after.ready_since().is_none());
-            for (recorded, event) in added {
-                self.event(id, recorded.seq, recorded.at, event);
+            if let Some(journal) = erased {
+                self.erased.push((id.as_uuid(), journal));
+            }
+            for Added { recorded, event, hash } in added {
+                self.event(id, Chained { seq: recorded.seq, at: recorded.at, event, hash: Some(hash) });
             }
             let columns = room(&mut self.updates, |columns| columns.bytes);
             columns.ids.push(id.as_uuid());
@@ -182,7 +189,7 @@ impl<'c> Writing<'c> {
             columns.appends.push(after.last_append.map(|last| Uuid::from_bytes(*last.id.as_bytes())));
             columns.froms.push(after.last_append.map(|last| integer(last.from)));
             columns.tos.push(after.last_append.map(|last| integer(last.to)));
-            columns.bytes += columns.common.push(&after)?;
+            columns.bytes += columns.common.push(&after, seal)?;
         }
         Ok(())
     }
@@ -225,13 +232,15 @@ impl<'c> Writing<'c> {
         }
     }
 
-    fn event(&mut self, task: TaskId, seq: u64, at: Timestamp, event: String) {
+    fn event(&mut self, task: TaskId, chained: Chained) {
+        let Chained { seq, at, event, hash } = chained;
         let columns = room(&mut self.events, |columns| columns.bytes);
         columns.bytes += event.len();
         columns.tasks.push(task.as_uuid());
         columns.seqs.push(integer(seq));
         columns.ats.push(Time(at));
         columns.json.push(event);
+        columns.hashes.push(hash.map(|hash| hash.as_bytes().to_vec()));
     }
 
     /// Sends everything, the commit last, and waits once. Answers with what is to be rung, and the journals asked for.
@@ -244,6 +253,7 @@ impl<'c> Writing<'c> {
             inserts,
             updates,
             events,
+            erased,
             aside,
             rows,
             lessened,
@@ -262,8 +272,14 @@ impl<'c> Writing<'c> {
         for columns in updates {
             pipeline.send(update(connection, columns)).await;
         }
-        for Events { tasks, seqs, ats, json, .. } in events {
-            let insert = async move { connection.execute(EVENTS, &[&tasks, &seqs, &ats, &json]).await };
+        for (task, journal) in erased {
+            let (seqs, json): (Vec<i64>, Vec<String>) =
+                journal.into_iter().map(|chained| (integer(chained.seq), chained.event)).unzip();
+            let rewrite = async move { connection.execute(REWRITE, &[&task, &seqs, &json]).await };
+            pipeline.send(rewrite.map_ok(drop)).await;
+        }
+        for Events { tasks, seqs, ats, json, hashes, .. } in events {
+            let insert = async move { connection.execute(EVENTS, &[&tasks, &seqs, &ats, &json, &hashes]).await };
             pipeline.send(insert.map_ok(drop)).await;
         }
         if !users.is_empty() {

@@ -3,11 +3,12 @@
 use super::RedisStore;
 use super::desk::{Desk, Outcomes};
 use super::stored::{self, Found};
+use crate::clock::Timestamp;
 use crate::id::TaskId;
-use crate::journal::Recorded;
+use crate::journal::{Chained, Recorded, Seal};
 use crate::store::book::AppendAnswer;
 use crate::store::intake::Encoded;
-use crate::store::{Append, AppendError, Appended, SignalError, Signalled, StoreError};
+use crate::store::{Append, AppendError, Appended, Erasure, SignalError, Signalled, StoreError};
 use crate::task::Signal;
 
 impl RedisStore {
@@ -38,14 +39,46 @@ impl RedisStore {
 
     /// Events of a journal from a number on, at most so many.
     pub(super) async fn events(&self, task: TaskId, from: u64, limit: usize) -> Result<Vec<Recorded>, StoreError> {
+        let elements = self.elements(task, from, limit).await?;
+        stored::events(task, from.max(1), &elements).map(|stretch| stretch.events).map_err(StoreError::Damaged)
+    }
+
+    /// The same as they lie there.
+    pub(super) async fn chained(&self, task: TaskId, from: u64, limit: usize) -> Result<Vec<Chained>, StoreError> {
+        let elements = self.elements(task, from, limit).await?;
+        let chained = |(element, seq): (Vec<u8>, u64)| {
+            let damaged = || Chained {
+                seq,
+                at: Timestamp::default(),
+                event: String::from_utf8_lossy(&element).into_owned(),
+                hash: None,
+            };
+            super::unit::chained(seq, &element).unwrap_or_else(damaged)
+        };
+        Ok(elements.into_iter().zip(from.max(1)..).map(chained).collect())
+    }
+
+    async fn elements(&self, task: TaskId, from: u64, limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
         let Some(last) = u64::try_from(limit).unwrap_or(u64::MAX).checked_sub(1) else { return Ok(Vec::new()) };
         let from = from.max(1);
         let key = self.keys.key(self.keys.of_task(task), &super::keys::of(b't', task));
         let last = from.saturating_add(last).min(1 << 52);
         let mut command = redis::cmd("LRANGE");
         command.arg(key).arg(from.min(1 << 52)).arg(last);
-        let elements = super::reply::list(super::scripts::ask(&self.link, &command).await?);
-        stored::events(task, from, elements).map_err(StoreError::Damaged)
+        Ok(stored::elements(super::reply::list(super::scripts::ask(&self.link, &command).await?)))
+    }
+
+    /// The newest seal of a task's journal.
+    pub(super) async fn newest_seal(&self, task: TaskId) -> Result<Option<Seal>, StoreError> {
+        let record = self.records(self.keys.of_task(task), &[task]).await?.pop().flatten();
+        Ok(record.and_then(|record| record.extra.seal))
+    }
+
+    /// Erases the data of a task that is done.
+    pub(super) async fn erase_data(&self, task: TaskId, by: &str) -> Result<Erasure, SignalError> {
+        let journal = self.chained(task, 1, usize::MAX).await?;
+        let work = |book: &mut crate::store::book::Book| book.erase(task, by, &journal);
+        Ok(self.operate(task, Desk::new(), None, work).await?.answer)
     }
 
     /// Gives a signal to a task: applied now, or kept for its holder.

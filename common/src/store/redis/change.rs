@@ -218,7 +218,9 @@ pub(super) fn write(
     let after = &change.after;
     let task = after.head.id;
     let mut extra = before.extra.clone();
-    if after.head.version >= extra.snapshot + SNAPSHOT {
+    extra.seal = change.seal.or(extra.seal);
+    let erased = change.erased.is_some();
+    if after.head.version >= extra.snapshot + SNAPSHOT || (erased && extra.snapshot > 0) {
         extra.snapshot = after.head.version;
         unit.command("SET", keys::of(b'h', task), [encode(&after.head)?]);
     }
@@ -227,8 +229,19 @@ pub(super) fn write(
     let record = stored.record();
     // A lease that goes on keeps the end that the store has for it: it may have been renewed meanwhile.
     let keep = record.lease.is_some() && before.entry.lease.map(|l| l.token) == record.lease.map(|l| l.token);
-    let events: Vec<_> = change.added.iter().map(|(recorded, event)| element(recorded.at, event)).collect();
-    unit.write(task, &record, keep, &events);
+    let added = change.added.iter().map(|added| element(added.recorded.at, &added.event, Some(added.hash)));
+    if let Some(journal) = &change.erased {
+        let key = keys::of(b't', task);
+        unit.command("UNLINK", key.clone(), []);
+        unit.command("RPUSH", key.clone(), [record.encode()]);
+        let before = journal.iter().map(|one| element(one.at, &one.event, one.hash));
+        for element in before.chain(added) {
+            unit.command("RPUSH", key.clone(), [element]);
+        }
+        unit.quit_blobs(task);
+    } else {
+        unit.write(task, &record, keep, &added.collect::<Vec<_>>());
+    }
     for name in change.blobs() {
         unit.use_blob(task, &name);
     }

@@ -116,7 +116,7 @@ impl RedisStore {
                 self.load(&[first], &mut desk).await?;
             }
             let (answer, changes) = loop {
-                let mut book = Book::new(self.clock.now(), self.options.limits);
+                let mut book = Book::new(self.clock.now(), self.options.limits).sealed_with(self.options.seal.clone());
                 for (task, found) in &desk {
                     book.load(*task, found.known());
                 }

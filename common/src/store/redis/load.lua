@@ -1,5 +1,5 @@
 -- Reads tasks. ARGV: time, R for their records alone or E for all that an entry needs, then ids.
--- A task is its record, its newest snapshot, the events after that (the newest one in any case),
+-- A task is its record, its newest snapshot, the events from there on (the newest one in any case),
 -- the signals that wait for its holder, and its unfinished children.
 local tasks = {}
 for n = 3, #ARGV do
@@ -15,7 +15,8 @@ for n = 3, #ARGV do
     local version = unpack('>I4', record, 37)
     local head = snapshot > 0 and call('GET', K .. 'h' .. id)
     if not head then snapshot = 0 end
-    local from = math.min(snapshot + 1, version)
+    -- The event of the snapshot, too: the chain of those after it hangs upon its hash.
+    local from = math.min(math.max(snapshot, 1), version)
     local kept = unpack('>I4', record, 45) > 0 and call('LRANGE', K .. 'i' .. id, 0, -1) or {}
     local children = math.floor(byte(record, 34) / 2) % 2 == 1 and call('SMEMBERS', K .. 'u' .. id) or {}
     tasks[n - 2] = {record, head or '', from, call('LRANGE', key, from, -1), kept, children}

@@ -7,6 +7,7 @@
 
 use crate::clock::Timestamp;
 use crate::id::{AppendId, BatchId, LeaseToken, QueueName, TaskId};
+use crate::journal::Seal;
 use crate::store::book::{Entry, LastAppend, Lease};
 use crate::task::{State, StateName};
 
@@ -23,6 +24,7 @@ const KEY: u8 = 8;
 const GROUP: u8 = 16;
 const BATCH: u8 = 32;
 const APPENDED: u8 = 64;
+const SEALED: u8 = 128;
 /// The length of the part that every record has.
 const FIXED: usize = 100;
 /// Scores and Lua know whole numbers up to 2^53: times are kept below.
@@ -30,7 +32,7 @@ const LATEST: i64 = 1 << 52;
 /// Room for a time, in milliseconds, below the priority in the score of a ready task (until the year 2248).
 const AGES: i64 = 1 << 43;
 
-/// What is kept of a task beside what its journal says. Never changes, the last two apart.
+/// What is kept of a task beside what its journal says. Never changes, the last three apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Extra {
     /// The digest of its pipeline and idempotency key.
@@ -43,6 +45,8 @@ pub(super) struct Extra {
     pub(super) family: bool,
     /// The number of the event up to which a snapshot of its head is kept; 0 for none.
     pub(super) snapshot: u64,
+    /// The newest seal of its journal.
+    pub(super) seal: Option<Seal>,
 }
 
 /// See the module.
@@ -137,7 +141,8 @@ impl Record {
                 | flag(self.extra.key.is_some(), KEY)
                 | flag(self.extra.group.is_some(), GROUP)
                 | flag(batch.is_some(), BATCH)
-                | flag(self.last_append.is_some(), APPENDED),
+                | flag(self.last_append.is_some(), APPENDED)
+                | flag(self.extra.seal.is_some(), SEALED),
         );
         bytes.push(self.priority);
         bytes.push(length(self.queue.as_str()));
@@ -159,6 +164,7 @@ impl Record {
             bytes.push(length(batch));
             bytes.extend(batch.as_bytes());
         }
+        bytes.extend(self.extra.seal.iter().flat_map(Seal::to_bytes));
         bytes
     }
 
@@ -191,6 +197,7 @@ impl Record {
         } else {
             None
         };
+        let seal = if has(SEALED) { Some(Seal::from_bytes(&chunk(&mut rest)?)) } else { None };
         Some(Self {
             stamp,
             lease: (state == StateName::Running).then_some(Lease { token, expires }),
@@ -206,7 +213,7 @@ impl Record {
             last_append: has(APPENDED).then_some(LastAppend { id, from, to }),
             cost_usd,
             parent,
-            extra: Extra { key, group, batch, family: has(FAMILY), snapshot },
+            extra: Extra { key, group, batch, family: has(FAMILY), snapshot, seal },
         })
     }
 }
@@ -268,6 +275,7 @@ mod tests {
                 batch: Some(BatchId::new("b").unwrap()),
                 family: true,
                 snapshot: 256,
+                seal: Some(Seal::from_bytes(&[6; Seal::LENGTH])),
             },
         }
     }

@@ -11,8 +11,8 @@ use super::record::Extra;
 use super::unit::{Outcome, Unit, element};
 use crate::id::{BatchId, BlobName, TaskId};
 use crate::store::book::Entry;
-use crate::store::intake::{self, Moved};
-use crate::store::{Hint, StoreError, Transcript, ledger};
+use crate::store::intake::{self, Arrival, Moved};
+use crate::store::{Hint, StoreError, Transcript};
 use crate::task::StateName;
 
 /// How often a call is planned before its caller is told to try again.
@@ -138,8 +138,7 @@ impl RedisStore {
         let refuse = |why: &dyn std::fmt::Display| {
             StoreError::Refused(format!("what was given for task {} is no journal: {why}", moved.id))
         };
-        let (head, added) =
-            ledger::restore(moved.id, &moved.journal, self.clock.now()).map_err(|illegal| refuse(&illegal))?;
+        let Arrival { entry, journal, seal } = moved.settle(self.clock.now(), self.options.seal.as_deref())?;
         let task = moved.submitted().ok_or_else(|| refuse(&"it does not begin with what was submitted"))?;
         let extra = Extra {
             key: task.key.as_ref().map(|key| key_digest(&task.pipeline, key)),
@@ -148,17 +147,11 @@ impl RedisStore {
             // Its children may come before or after it.
             family: true,
             snapshot: 0,
+            seal,
         };
-        let mut events: Vec<Vec<u8>> =
-            moved.journal.iter().zip(&moved.events).map(|(recorded, event)| element(recorded.at, event)).collect();
-        let mut bytes: u64 = moved.events.iter().map(|event| event.len() as u64).sum();
-        for recorded in &added {
-            let event = serde_json::to_string(&recorded.event).map_err(|error| refuse(&error))?;
-            bytes += event.len() as u64;
-            events.push(element(recorded.at, &event));
-        }
+        let events = journal.iter().map(|one| element(one.at, &one.event, one.hash)).collect();
         let line = task.line;
-        Ok(Restored { entry: Entry::open(head, bytes), extra, events, blobs: moved.blobs.clone(), line })
+        Ok(Restored { entry, extra, events, blobs: moved.blobs.clone(), line })
     }
 
     fn hint_at(&self, tasks: &HashMap<TaskId, Restored>, created: &HashSet<TaskId>) {

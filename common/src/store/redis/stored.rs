@@ -8,9 +8,11 @@ use serde::Deserialize;
 
 use super::record::{Extra, Record, Stamp};
 use super::reply::{self, Reply, damaged};
+use super::unit;
 use crate::clock::Timestamp;
 use crate::id::{Digest, PipelineName, TaskId};
-use crate::journal::{Event, Recorded, Usage};
+use crate::journal::chain::{self, Reading};
+use crate::journal::{Chained, Event, EventHash, Recorded, Usage};
 use crate::store::book::{Entry, Known};
 use crate::store::{StoreError, ledger};
 use crate::task::{DeadReason, Head, Signal, State};
@@ -118,6 +120,7 @@ impl Unreadable {
             open_approvals: Vec::new(),
             unknown_outcomes: Vec::new(),
             open_children: Vec::new(),
+            erased_at: None,
             state: unreadable(self.why, at),
         })
     }
@@ -128,19 +131,38 @@ impl Unreadable {
     }
 }
 
-/// An event from an element of a journal.
-pub(super) fn event(task: TaskId, seq: u64, element: &[u8]) -> Result<Recorded, String> {
+/// An event from an element of a journal, and its hash.
+fn event(task: TaskId, seq: u64, element: &[u8]) -> Result<(Recorded, Option<EventHash>), String> {
     let wrong = |why: &dyn std::fmt::Display| format!("event {seq} of task {task}: {why}");
-    let start = element.iter().position(|byte| *byte == b'{').ok_or_else(|| wrong(&"it is no event"))?;
-    let (at, json) = element.split_at(start);
-    let at = std::str::from_utf8(at).ok().and_then(|at| at.parse().ok()).ok_or_else(|| wrong(&"it has no time"))?;
-    let event: Event = serde_json::from_slice(json).map_err(|error| wrong(&error))?;
-    Ok(Recorded { seq, at: Timestamp::from_millis(at), event })
+    let Chained { at, event, hash, .. } = unit::chained(seq, element).ok_or_else(|| wrong(&"it has no time"))?;
+    let event: Event = serde_json::from_str(&event).map_err(|error| wrong(&error))?;
+    Ok((Recorded { seq, at, event }, hash))
+}
+
+/// Some events of a journal that follow upon each other, and the hash of the last, if that is known.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    pub(super) events: Vec<Recorded>,
+    pub(super) hash: Option<EventHash>,
 }
 
 /// Events from elements, numbered from `from`.
-pub(super) fn events(task: TaskId, from: u64, elements: Vec<Value>) -> Result<Vec<Recorded>, String> {
-    elements.into_iter().zip(from..).map(|(element, seq)| event(task, seq, &reply::bytes(element))).collect()
+pub(super) fn events<E: AsRef<[u8]>>(task: TaskId, from: u64, elements: &[E]) -> Result<Stretch, String> {
+    let mut events = Vec::with_capacity(elements.len());
+    let mut hashes = Vec::with_capacity(elements.len());
+    for (element, seq) in elements.iter().zip(from..) {
+        let (recorded, hash) = event(task, seq, element.as_ref())?;
+        events.push(recorded);
+        hashes.push(hash);
+    }
+    // Those that a script wrote have none.
+    let hash = chain::head(task, None, Reading::of(&events), events.iter().zip(hashes));
+    Ok(Stretch { events, hash })
+}
+
+/// The bytes of elements.
+pub(super) fn elements(values: impl IntoIterator<Item = Value>) -> Vec<Vec<u8>> {
+    values.into_iter().map(reply::bytes).collect()
 }
 
 /// A task as `load.lua` answers with it.
@@ -152,12 +174,16 @@ pub(super) fn task(id: TaskId, value: Value) -> Result<Found, StoreError> {
     let record = record(&parts.bytes())?;
     let snapshot = parts.bytes();
     let from = u64::try_from(parts.integer()?).map_err(|_| damaged("an event's number"))?;
-    let elements: Vec<Vec<u8>> = parts.list().into_iter().map(reply::bytes).collect();
+    let elements = elements(parts.list());
     let signals: Vec<Vec<u8>> = parts.list().into_iter().map(reply::bytes).collect();
     let children = parts.list().into_iter().map(|id| reply::task(&reply::bytes(id))).collect::<Result<Vec<_>, _>>()?;
     let (kept, foreign) = kept(signals);
     match head(id, &snapshot, from, &elements) {
-        Ok((head, newest)) => Ok(Found::Task(Box::new(assemble(record, head, newest, kept, foreign, children)))),
+        Ok((head, newest, hash)) => {
+            let mut stored = assemble(record, head, newest, hash);
+            (stored.entry.kept, stored.foreign, stored.entry.children) = (kept, foreign, children);
+            Ok(Found::Task(Box::new(stored)))
+        }
         Err(why) => {
             let first = elements.first().filter(|_| from == 1).and_then(|first| {
                 let start = first.iter().position(|byte| *byte == b'{')?;
@@ -186,45 +212,40 @@ pub(super) fn record(bytes: &[u8]) -> Result<Record, StoreError> {
     Record::decode(bytes).ok_or_else(|| damaged("the record of a task"))
 }
 
-/// The head, from a snapshot and the events after it, and the newest event.
-fn head(id: TaskId, snapshot: &[u8], from: u64, elements: &[Vec<u8>]) -> Result<(Head, Option<Recorded>), String> {
-    let decode = |(element, seq): (&Vec<u8>, u64)| event(id, seq, element);
+/// The head, from a snapshot and the events from there on; the newest event, and its hash.
+fn head(
+    id: TaskId,
+    snapshot: &[u8],
+    from: u64,
+    elements: &[Vec<u8>],
+) -> Result<(Head, Option<Recorded>, Option<EventHash>), String> {
+    let Stretch { mut events, hash } = events(id, from, elements)?;
     if snapshot.is_empty() {
-        let journal = elements.iter().zip(from..).map(decode).collect::<Result<Vec<_>, _>>()?;
-        let head = Head::fold(id, &journal).map_err(|illegal| illegal.to_string())?;
-        return Ok((head, journal.into_iter().next_back()));
+        let head = Head::fold(id, &events).map_err(|illegal| illegal.to_string())?;
+        return Ok((head, events.pop(), hash));
     }
     let mut head: Head = serde_json::from_slice(snapshot).map_err(|error| format!("its snapshot: {error}"))?;
-    let mut newest = None;
-    for element in elements.iter().zip(from..) {
-        let recorded = decode(element)?;
+    for recorded in &events {
         if recorded.seq > head.version {
-            head.apply(&recorded).map_err(|illegal| illegal.to_string())?;
+            head.apply(recorded).map_err(|illegal| illegal.to_string())?;
         }
-        newest = Some(recorded);
     }
-    Ok((head, newest))
+    Ok((head, events.pop(), hash))
 }
 
-/// A task from its parts.
-pub(super) fn assemble(
-    record: Record,
-    head: Head,
-    newest: Option<Recorded>,
-    kept: Vec<Signal>,
-    foreign: Vec<Vec<u8>>,
-    children: Vec<TaskId>,
-) -> Stored {
+/// A task of which nothing else is known than its record, its head, and its newest event with its hash.
+pub(super) fn assemble(record: Record, head: Head, newest: Option<Recorded>, hash: Option<EventHash>) -> Stored {
     let ending = newest.filter(|_| head.state.is_terminal());
     let entry = Entry {
         head,
         lease: record.lease,
-        kept,
+        kept: Vec::new(),
         journal_bytes: record.journal_bytes,
+        hash,
         last_append: record.last_append,
-        children,
+        children: Vec::new(),
         ending,
         set_aside: record.set_aside,
     };
-    Stored { entry, stamp: record.stamp, extra: record.extra, foreign }
+    Stored { entry, stamp: record.stamp, extra: record.extra, foreign: Vec::new() }
 }

@@ -21,10 +21,9 @@ use super::scripts::ask;
 use super::stored::Found;
 use super::unit::{Outcome, Unit, element};
 use crate::id::{BatchId, TaskId};
-use crate::store::book::Entry;
 use crate::store::intake::Accepted;
 use crate::store::{Hint, Receipt, StoreError, Submission, intake};
-use crate::task::{Head, StateName};
+use crate::task::StateName;
 
 /// How often a call is planned before its caller is told to try again.
 const TRIES: usize = 12;
@@ -300,12 +299,12 @@ impl RedisStore {
                 if let Some(key) = &one.key {
                     unit.expect_no_key(key);
                 }
-                let event = element(manner.now, &one.accepted.event);
-                let head = Head::open(id, manner.now, task);
+                let entry = one.accepted.entry(manner.now);
+                let event = element(manner.now, &one.accepted.event, entry.hash);
+                let seal = self.options.seal.as_ref().and_then(|key| entry.sealed(key));
                 let family = families.remove(&id);
                 let batch = task.line.and(task.batch.clone());
-                let extra = Extra { key: one.key, group: one.group, batch, family, snapshot: 0 };
-                let entry = Entry::open(head, one.accepted.event.len() as u64);
+                let extra = Extra { key: one.key, group: one.group, batch, family, snapshot: 0, seal };
                 change::bear(unit, &entry, &extra, self.stamp(), &[event], manner);
                 for name in &one.accepted.blobs {
                     unit.use_blob(id, name);

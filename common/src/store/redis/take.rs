@@ -9,10 +9,9 @@ use futures::future::try_join_all;
 use super::RedisStore;
 use super::reply::{self, Reply};
 use super::scripts::{Args, PEEK, RENEW, TAKE};
-use super::stored::{self, Stored};
+use super::stored::{self, Stored, Stretch};
 use crate::clock::Timestamp;
 use crate::id::{LeaseToken, QueueName, TaskId, WorkerId};
-use crate::journal::Recorded;
 use crate::store::{Claim, ClaimTasks, Renew, Renewal, StoreError, Take};
 use crate::task::Head;
 
@@ -176,12 +175,12 @@ impl RedisStore {
         let mut parts = parts.into_iter();
         let record = parts.next().map(reply::bytes).unwrap_or_default();
         let record = stored::record(&record).map_err(|error| error.to_string())?;
-        let journal: Vec<Recorded> = stored::events(task, 1, parts.collect())?;
+        let Stretch { events: journal, hash } = stored::events(task, 1, &stored::elements(parts))?;
         let head = Head::fold(task, &journal).map_err(|illegal| illegal.to_string())?;
         let token = record.lease.map(|lease| lease.token).ok_or("it has no lease")?;
         // What was kept or has children is loaded when it is needed: a fresh lease has neither, as a rule.
         if record.kept == 0 && !record.extra.family {
-            let stored: Stored = stored::assemble(record, head, None, Vec::new(), Vec::new(), Vec::new());
+            let stored: Stored = stored::assemble(record, head, None, hash);
             self.cache().put(task, stored);
         } else {
             self.cache().pop(&task);

@@ -4,11 +4,15 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use super::keys;
 use super::record::{Record, ShortDigest, Stamp};
 use super::scripts::Args;
 use crate::clock::Timestamp;
 use crate::id::{BatchId, BlobName, TaskId};
+use crate::journal::{Chained, EventHash};
 
 /// Arguments of the script before the first unit: the time, the channel, and the header.
 const BEFORE_UNITS: usize = 3;
@@ -53,12 +57,42 @@ pub(super) enum Outcome {
     Gone,
 }
 
-/// An event as it stands in a journal: the time in milliseconds, then the event as JSON.
-pub(super) fn element(at: Timestamp, event: &str) -> Vec<u8> {
-    let mut element = Vec::with_capacity(event.len() + 14);
+/// What an event's hash stands behind in its JSON: a field that versions without chains do not look at.
+const HASH: &str = ",\"#\":\"";
+
+/// An event as it stands in a journal: the time in milliseconds, then the event as JSON with its hash as a last field.
+pub(super) fn element(at: Timestamp, event: &str, hash: Option<EventHash>) -> Vec<u8> {
+    let mut element = Vec::with_capacity(event.len() + 68);
     element.extend(super::record::millis(at).to_string().as_bytes());
-    element.extend(event.as_bytes());
+    match (event.strip_suffix('}'), hash) {
+        (Some(open), Some(hash)) => {
+            element.extend(open.as_bytes());
+            element.extend(HASH.as_bytes());
+            element.extend(URL_SAFE_NO_PAD.encode(hash.as_bytes()).as_bytes());
+            element.extend(b"\"}");
+        }
+        _ => element.extend(event.as_bytes()),
+    }
     element
+}
+
+/// The reverse of [`element`]; nothing if it has no time.
+pub(super) fn chained(seq: u64, element: &[u8]) -> Option<Chained> {
+    let start = element.iter().position(|byte| *byte == b'{')?;
+    let (at, json) = element.split_at(start);
+    let at = Timestamp::from_millis(std::str::from_utf8(at).ok()?.parse().ok()?);
+    let json = String::from_utf8_lossy(json);
+    let hash = json.len().checked_sub(HASH.len() + 43 + 2).and_then(|end| {
+        let text = json.get(end..)?.strip_prefix(HASH)?.strip_suffix("\"}")?;
+        let bytes: [u8; 32] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+        Some((end, EventHash::from_bytes(bytes)))
+    });
+    Some(match hash {
+        Some((end, hash)) => {
+            Chained { seq, at, event: format!("{}}}", json.get(..end).unwrap_or_default()), hash: Some(hash) }
+        }
+        None => Chained { seq, at, event: json.into_owned(), hash: None },
+    })
 }
 
 impl Unit {
@@ -304,6 +338,19 @@ mod tests {
 
     fn header(numbers: &[u32]) -> Vec<u8> {
         numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
+    }
+
+    #[test]
+    fn an_element_is_read_as_it_was_written_with_a_hash_and_without() {
+        let at = Timestamp::from_millis(-5);
+        for hash in [None, Some(EventHash::from_bytes([0xFB; 32]))] {
+            for event in ["{\"type\":\"x\"}", "{\"type\":\"é\",\"v\":{\"#\":\"y\"}}"] {
+                let read = chained(7, &element(at, event, hash));
+                assert_eq!(read, Some(Chained { seq: 7, at, event: event.to_owned(), hash }));
+            }
+        }
+        assert_eq!(chained(1, b"no event"), None);
+        assert_eq!(chained(1, br#"x{"type":"x"}"#), None);
     }
 
     #[test]

@@ -11,7 +11,8 @@ use super::row::{Found, Place, Stored, encode_head, integer, read_events};
 use super::transaction::Transaction;
 use crate::clock::Timestamp;
 use crate::id::{BlobName, TaskId};
-use crate::store::book::{self, Book, Change, Entry, Known, Needs};
+use crate::journal::Chained;
+use crate::store::book::{self, Added, Book, Change, Entry, Known, Needs};
 use crate::store::{SignalError, Signalled, StoreError};
 use crate::task::{Signal, State};
 
@@ -33,7 +34,7 @@ pub(super) struct Entries<'t, 'c> {
 
 impl<'t, 'c> Entries<'t, 'c> {
     pub(super) fn open(tx: &'t mut Transaction<'c>) -> Self {
-        let book = Book::new(tx.now, tx.options.limits);
+        let book = Book::new(tx.now, tx.options.limits).sealed_with(tx.options.seal.clone());
         Self { tx, book, places: HashMap::new() }
     }
 
@@ -124,12 +125,17 @@ impl<'t, 'c> Entries<'t, 'c> {
 impl Transaction<'_> {
     /// Writes a changed task and its new events.
     fn save(&mut self, place: &Place, change: &Change) -> rusqlite::Result<()> {
-        let Change { before, after, added } = change;
+        let Change { before, after, added, seal, erased } = change;
         let head = &after.head;
         let id = head.id.to_string();
-        for (recorded, event) in added {
-            self.insert_event(&id, recorded.seq, recorded.at, event)?;
+        if let Some(events) = erased {
+            self.rewrite(&id, events)?;
         }
+        for Added { recorded, event, hash } in added {
+            self.insert_event(&id, recorded.seq, recorded.at, event, Some(*hash))?;
+        }
+        let (chain, chain_at) = (after.hash.map(|hash| *hash.as_bytes()), after.hash.map(|_| integer(head.version)));
+        let seal = seal.map(|seal| seal.to_bytes());
         blob::begin_use(self, &id, &change.blobs())?;
         let kept = self.keep(&id, place, change)?;
         let last = after.last_append;
@@ -141,7 +147,8 @@ impl Transaction<'_> {
             self.db
                 .prepare_cached(
                     "UPDATE tasks SET updated_at = ?2, version = ?3, kept = ?4, journal_bytes = ?5, last_append = ?6, \
-                     last_from = ?7, last_to = ?8, head = ?9 WHERE n = ?1",
+                     last_from = ?7, last_to = ?8, head = ?9, chain = ?10, chain_at = ?11, seal = coalesce(?12, seal) \
+                     WHERE n = ?1",
                 )?
                 .execute(params![
                     place.n,
@@ -153,6 +160,9 @@ impl Transaction<'_> {
                     last.map(|last| integer(last.from)),
                     last.map(|last| integer(last.to)),
                     encode_head(head)?,
+                    chain,
+                    chain_at,
+                    seal,
                 ])?;
         } else {
             let (finished_at, dead_reason) = ended(&head.state);
@@ -160,7 +170,8 @@ impl Transaction<'_> {
                 .prepare_cached(
                     "UPDATE tasks SET updated_at = ?2, version = ?3, kept = ?4, journal_bytes = ?5, last_append = ?6, \
                      last_from = ?7, last_to = ?8, head = ?9, state = ?10, dead_reason = ?11, ready_since = ?12, \
-                     due_at = ?13, finished_at = ?14, approvals = ?15, token = ?16 WHERE n = ?1",
+                     due_at = ?13, finished_at = ?14, approvals = ?15, token = ?16, chain = ?17, chain_at = ?18, \
+                     seal = coalesce(?19, seal) WHERE n = ?1",
                 )?
                 .execute(params![
                     place.n,
@@ -179,10 +190,22 @@ impl Transaction<'_> {
                     finished_at.map(Timestamp::as_millis),
                     integer(head.open_approvals.len() as u64),
                     after.lease.map(|lease| *lease.token.as_bytes()),
+                    chain,
+                    chain_at,
+                    seal,
                 ])?;
         }
         self.count(place, before, after);
         self.announce(change)
+    }
+
+    /// Writes the events of a journal anew, without data: it uses no blob any more.
+    fn rewrite(&self, id: &str, events: &[Chained]) -> rusqlite::Result<()> {
+        let mut update = self.db.prepare_cached("UPDATE journal SET event = ?3 WHERE task = ?1 AND seq = ?2")?;
+        for Chained { seq, event, .. } in events {
+            update.execute(params![id, integer(*seq), event])?;
+        }
+        blob::end_use(self, id)
     }
 
     /// Writes the signals that wait for the holder of a task; answers with how many there are.

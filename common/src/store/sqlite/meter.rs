@@ -15,11 +15,11 @@ use crate::store::meter::till::{Answer, Changes, Order, Till};
 use crate::store::meter::{Meter, Reading};
 
 /// A row of `meters`, as texts and numbers.
-type Columns = (String, String, i64, Option<i64>, i64, i64, Option<i64>);
+type Columns = (String, String, i64, Option<i64>, i64, i64, Option<i64>, u8, String);
 
 /// When what could not be looked at is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-const ACCOUNT: &str = "name, kind, used, most, since, charged_at, held_until";
+const ACCOUNT: &str = "name, kind, used, most, since, charged_at, held_until, level, line";
 
 /// Does an order.
 pub(super) fn perform(tx: &mut Transaction<'_>, order: &Order) -> Result<Answer, Stop<StoreError>> {
@@ -137,7 +137,7 @@ fn write(db: &Connection, changes: Changes) -> Result<(), Stop<StoreError>> {
             continue;
         };
         db.prepare_cached(&format!(
-            "INSERT OR REPLACE INTO meters ({ACCOUNT}, goes_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+            "INSERT OR REPLACE INTO meters ({ACCOUNT}, goes_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
         ))?
         .execute(params![
             meter.name.as_str(),
@@ -147,6 +147,8 @@ fn write(db: &Connection, changes: Changes) -> Result<(), Stop<StoreError>> {
             account.since.as_millis(),
             account.charged_at.as_millis(),
             account.held_until.map(Timestamp::as_millis),
+            account.level,
+            serde_json::to_string(&account.line).map_err(damaged)?,
             account.goes_at().map(Timestamp::as_millis),
         ])?;
     }
@@ -172,10 +174,21 @@ fn write(db: &Connection, changes: Changes) -> Result<(), Stop<StoreError>> {
 }
 
 fn columns(row: &Row<'_>) -> rusqlite::Result<Columns> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+    Ok((
+        row.get(0)?,
+        row.get(1)?,
+        row.get(2)?,
+        row.get(3)?,
+        row.get(4)?,
+        row.get(5)?,
+        row.get(6)?,
+        row.get(7)?,
+        row.get(8)?,
+    ))
 }
 
-fn decode((name, kind, used, most, since, charged_at, held_until): Columns) -> Result<Account, Stop<StoreError>> {
+fn decode(columns: Columns) -> Result<Account, Stop<StoreError>> {
+    let (name, kind, used, most, since, charged_at, held_until, level, line) = columns;
     Ok(Account {
         meter: meter(name, &kind)?,
         used: natural(used),
@@ -183,6 +196,8 @@ fn decode((name, kind, used, most, since, charged_at, held_until): Columns) -> R
         since: Timestamp::from_millis(since),
         charged_at: Timestamp::from_millis(charged_at),
         held_until: held_until.map(Timestamp::from_millis),
+        level,
+        line: serde_json::from_str(&line).map_err(damaged)?,
     })
 }
 

@@ -3,33 +3,25 @@
 use std::collections::{HashMap, HashSet};
 
 use super::blob;
-use super::connection::{Stop, unencodable};
+use super::connection::Stop;
 use super::submit::{check_depth, find_key, note_row};
 use super::transaction::{NewTask, Transaction};
-use crate::clock::Timestamp;
 use crate::id::TaskId;
-use crate::store::book::Entry;
-use crate::store::intake::Moved;
-use crate::store::{Receipt, StoreError, ledger};
-use crate::task::{Head, StateName};
+use crate::store::intake::{Arrival, Moved};
+use crate::store::{Receipt, StoreError};
+use crate::task::StateName;
 
-/// A task that is not here yet: its head, and the events that are added by its coming.
+/// A task that is not here yet.
 struct New<'a> {
     moved: &'a Moved,
-    head: Head,
-    added: Vec<(u64, Timestamp, String)>,
+    settled: Arrival,
 }
 
 /// Writes those that are not here yet, all or none; says which these are.
 pub(super) fn restore(tx: &mut Transaction<'_>, moved: &[Moved]) -> Result<Vec<bool>, Stop<StoreError>> {
     let (new, answers) = judge(tx, moved)?;
-    for New { moved, head, added } in new {
+    for New { moved, settled: Arrival { entry, journal, seal } } in new {
         let Some(submitted) = moved.submitted() else { continue };
-        let given = moved.journal.iter().zip(&moved.events).map(|(r, event)| (r.seq, r.at, event.as_str()));
-        let added = added.iter().map(|(seq, at, event)| (*seq, *at, event.as_str()));
-        let journal: Vec<_> = given.chain(added).collect();
-        let bytes = journal.iter().map(|(_, _, event)| event.len() as u64).sum();
-        let entry = Entry::open(head, bytes);
         let row = match (submitted.line, &submitted.batch) {
             (Some(line), Some(batch)) if tx.batch_exists(batch)? => Some((line, batch)),
             _ => None,
@@ -37,6 +29,7 @@ pub(super) fn restore(tx: &mut Transaction<'_>, moved: &[Moved]) -> Result<Vec<b
         tx.insert(&NewTask {
             entry: &entry,
             journal: &journal,
+            seal,
             blobs: &moved.blobs,
             batch: row.map(|(_, batch)| batch.as_str()),
             supersede: submitted.supersede.as_ref().map(AsRef::as_ref),
@@ -69,17 +62,11 @@ fn judge<'a>(tx: &Transaction<'_>, moved: &'a [Moved]) -> Result<(Vec<New<'a>>, 
                 )));
             }
         }
-        let (head, added) = ledger::restore(moved.id, &moved.journal, tx.now)
-            .map_err(|illegal| refuse(format!("what was given for task {} is no journal: {illegal}", moved.id)))?;
-        if matches!(head.state.name(), StateName::Ready | StateName::Scheduled) {
+        let settled = moved.settle(tx.now, tx.options.seal.as_deref()).map_err(Stop::Refused)?;
+        if matches!(settled.entry.state(), StateName::Ready | StateName::Scheduled) {
             *new_in_queue.entry(submitted.queue.as_str()).or_default() += 1;
         }
-        let encode = |added: crate::journal::Recorded| {
-            let event = serde_json::to_string(&added.event).map_err(unencodable)?;
-            Ok((added.seq, added.at, event))
-        };
-        let added = added.into_iter().map(encode).collect::<rusqlite::Result<_>>()?;
-        new.push(New { moved, head, added });
+        new.push(New { moved, settled });
     }
     check_depth(tx, new_in_queue)?;
     Ok((new, answers))

@@ -1,18 +1,18 @@
 //! Tasks and events as rows: what is read is decoded here, for writers and readers alike.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::connection::{undecodable, unencodable};
 use crate::clock::Timestamp;
 use crate::id::{AppendId, LeaseToken, TaskId};
-use crate::journal::Recorded;
+use crate::journal::{Chained, EventHash, Recorded, Seal};
 use crate::store::StoreError;
 use crate::store::book::{Entry, LastAppend, Lease};
 use crate::task::{Head, StateName};
 
 /// What [`stored`] reads, in order.
 pub(super) const COLUMNS: &str = "n, id, head, token, due_at, kept, journal_bytes, last_append, last_from, last_to, batch, \
-                       state";
+                       state, chain, chain_at";
 
 /// Where a task stands in the file.
 #[derive(Debug)]
@@ -77,6 +77,30 @@ pub(super) fn read_events(
     Ok(events)
 }
 
+/// Events of a journal after a number as they lie there, at most so many.
+pub(super) fn read_chain(db: &Connection, task: TaskId, after: u64, limit: u64) -> rusqlite::Result<Vec<Chained>> {
+    db.prepare_cached("SELECT seq, at, event, hash FROM journal WHERE task = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")?
+        .query_map(params![task.to_string(), integer(after), integer(limit)], |row| {
+            let hash: Option<[u8; 32]> = row.get(3)?;
+            Ok(Chained {
+                seq: natural(row.get(0)?),
+                at: Timestamp::from_millis(row.get(1)?),
+                event: row.get(2)?,
+                hash: hash.map(EventHash::from_bytes),
+            })
+        })?
+        .collect()
+}
+
+/// The newest seal of a journal.
+pub(super) fn read_seal(db: &Connection, task: TaskId) -> rusqlite::Result<Option<Seal>> {
+    let seal: Option<Option<[u8; Seal::LENGTH]>> = db
+        .prepare_cached("SELECT seal FROM tasks WHERE id = ?1")?
+        .query_row([task.to_string()], |row| row.get(0))
+        .optional()?;
+    Ok(seal.flatten().map(|bytes| Seal::from_bytes(&bytes)))
+}
+
 /// Decodes [`COLUMNS`].
 pub(super) fn stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<Found> {
     let n = row.get(0)?;
@@ -86,7 +110,10 @@ pub(super) fn stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<Found> {
     };
     let token: Option<[u8; 16]> = row.get(3)?;
     let due_at: Option<i64> = row.get(4)?;
-    let mut entry = Entry::open(head, natural(row.get(6)?));
+    let (chain, chain_at): (Option<[u8; 32]>, Option<i64>) = (row.get(12)?, row.get(13)?);
+    // A version without chains may have written after it.
+    let chain = chain.filter(|_| chain_at.map(natural) == Some(head.version));
+    let mut entry = Entry::open(head, natural(row.get(6)?), chain.map(EventHash::from_bytes));
     entry.lease = token
         .zip(due_at)
         .map(|(token, expires)| Lease { token: LeaseToken::new(token), expires: Timestamp::from_millis(expires) });

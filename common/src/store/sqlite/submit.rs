@@ -9,10 +9,9 @@ use super::connection::Stop;
 use super::entries::{Entries, Reach};
 use super::transaction::{NewTask, Transaction};
 use crate::id::{BatchId, IdempotencyKey, PipelineName, TaskId};
-use crate::store::book::Entry;
 use crate::store::intake::Accepted;
 use crate::store::{Receipt, Signalled, StoreError, ledger};
-use crate::task::{Head, StateName};
+use crate::task::StateName;
 
 /// What a submission turned out to be.
 enum Verdict {
@@ -28,7 +27,7 @@ pub(super) fn submit(tx: &mut Transaction<'_>, prepared: &[Accepted]) -> Result<
     let verdicts = judge(tx, prepared)?;
     let mut receipts: Vec<Receipt> = Vec::with_capacity(prepared.len());
     let mut superseded = HashSet::new();
-    for (verdict, submission @ Accepted { event, .. }) in verdicts.into_iter().zip(prepared) {
+    for (verdict, submission) in verdicts.into_iter().zip(prepared) {
         let receipt = match verdict {
             Verdict::Known(id, state) => Receipt { id, state, created: false },
             Verdict::Again(first) => {
@@ -37,12 +36,11 @@ pub(super) fn submit(tx: &mut Transaction<'_>, prepared: &[Accepted]) -> Result<
             }
             Verdict::New => {
                 superseded.extend(supersede(tx, submission)?);
-                // `ledger::open`, without a copy of what is encoded already.
-                let head = Head::open(submission.id, tx.now, &submission.task);
-                let entry = Entry::open(head, event.len() as u64);
+                let entry = submission.entry(tx.now);
                 tx.insert(&NewTask {
                     entry: &entry,
-                    journal: &[(1, tx.now, event)],
+                    journal: &[submission.first(&entry)],
+                    seal: tx.options.seal.as_ref().and_then(|key| entry.sealed(key)),
                     blobs: &submission.blobs,
                     batch: submission.task.line.and(submission.task.batch.as_ref()).map(AsRef::as_ref),
                     supersede: submission.task.supersede.as_ref().map(AsRef::as_ref),

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::clock::{ManualClock, Timestamp};
 use crate::entropy::SeededEntropy;
-use crate::journal::Submitted;
+use crate::journal::{Submitted, chain};
 use crate::store::StoreClock;
 use crate::task::samples;
 
@@ -85,4 +85,39 @@ async fn dropping_the_store_writes_what_was_asked_for() {
     let db = Connection::open(&path).unwrap();
     let tasks: i64 = db.query_row("SELECT count(*) FROM tasks", [], |row| row.get(0)).unwrap();
     assert_eq!(tasks, 1);
+}
+
+#[tokio::test]
+async fn a_journal_of_an_older_version_is_read_and_its_chain_starts_where_it_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (db, path) = opened(&directory);
+    let store = SqliteStore::start(db, path.clone(), options()).unwrap();
+    let id = store.submit(vec![submission(1, 10)]).await.unwrap()[0].id;
+    let cancel = |reason: &str| Signal::Cancel { by: "ann".to_owned(), reason: reason.to_owned() };
+    store.signal(id, cancel("a")).await.unwrap();
+    drop(store);
+    // As a version without chains left it.
+    let db = Connection::open(&path).unwrap();
+    db.execute_batch("UPDATE journal SET hash = NULL; UPDATE tasks SET chain = NULL, chain_at = NULL").unwrap();
+    drop(db);
+    let store = SqliteStore::open(&path, options()).unwrap();
+    let look = async || {
+        let journal = store.chain(id, 0, 100).await.unwrap();
+        let version = store.head(id).await.unwrap().unwrap().version;
+        chain::verify(&chain::Witness { task: id, version, seal: None, keys: &[] }, &journal)
+    };
+    let before = look().await;
+    assert_eq!((before.faults, before.starts, before.events), (vec![], None, 2));
+    assert_eq!(store.journal(id, 0, 100).await.unwrap().len(), 2);
+    store.signal(id, Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None }).await.unwrap();
+    store.signal(id, cancel("b")).await.unwrap();
+    let after = look().await;
+    assert_eq!((after.faults, after.starts, after.events), (vec![], Some(3), 4));
+    // A version without chains that still runs beside this one may write in between.
+    let db = Connection::open(&path).unwrap();
+    db.execute_batch("UPDATE journal SET hash = NULL WHERE seq = 4; UPDATE tasks SET chain_at = 3").unwrap();
+    drop(db);
+    store.signal(id, Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None }).await.unwrap();
+    let mixed = look().await;
+    assert_eq!((mixed.faults, mixed.starts, mixed.events), (vec![], Some(5), 5));
 }

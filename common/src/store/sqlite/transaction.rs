@@ -9,7 +9,7 @@ use super::row::{COLUMNS, Found, Place, Unreadable, encode_head, integer, read_e
 use super::tally::{self, Tally};
 use crate::clock::Timestamp;
 use crate::id::{BlobName, TaskId};
-use crate::journal::Recorded;
+use crate::journal::{Chained, EventHash, Recorded, Seal};
 use crate::store::book::{Change, Entry};
 use crate::store::{Hint, StoreOptions, ledger};
 use crate::task::{Signal, StateName};
@@ -36,8 +36,10 @@ pub(super) struct News {
 /// A task that is put into the store, with all that is known of it.
 pub(super) struct NewTask<'a> {
     pub(super) entry: &'a Entry,
-    /// The number, time and JSON of each event.
-    pub(super) journal: &'a [(u64, Timestamp, &'a str)],
+    /// All of its events.
+    pub(super) journal: &'a [Chained],
+    /// The seal of its journal.
+    pub(super) seal: Option<Seal>,
     /// What its events refer to.
     pub(super) blobs: &'a [BlobName],
     /// The batch of which a row made it.
@@ -87,7 +89,7 @@ impl<'c> Transaction<'c> {
 
     /// Adds a task.
     pub(super) fn insert(&mut self, new: &NewTask<'_>) -> rusqlite::Result<()> {
-        let NewTask { entry, journal, blobs, batch, supersede } = *new;
+        let NewTask { entry, journal, seal, blobs, batch, supersede } = *new;
         let head = &entry.head;
         let id = head.id.to_string();
         let (finished_at, dead_reason) = ended(&head.state);
@@ -95,8 +97,9 @@ impl<'c> Transaction<'c> {
             .prepare_cached(
                 "INSERT INTO tasks (id, pipeline, queue, priority, key, parent, batch, supersede, state, created_at, \
                  updated_at, ready_since, due_at, approvals, version, kept, journal_bytes, head, dead_reason, \
-                 finished_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 0, ?16, ?17, ?18, ?19)",
+                 finished_at, chain, chain_at, seal) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 0, ?16, ?17, ?18, ?19, \
+                 ?20, ?21, ?22)",
             )?
             .execute(params![
                 id,
@@ -118,9 +121,12 @@ impl<'c> Transaction<'c> {
                 encode_head(head)?,
                 dead_reason,
                 finished_at.map(Timestamp::as_millis),
+                entry.hash.map(|hash| *hash.as_bytes()),
+                entry.hash.map(|_| integer(head.version)),
+                seal.map(|seal| seal.to_bytes()),
             ])?;
-        for (seq, at, event) in journal {
-            self.insert_event(&id, *seq, *at, event)?;
+        for Chained { seq, at, event, hash } in journal {
+            self.insert_event(&id, *seq, *at, event, *hash)?;
         }
         blob::begin_use(self, &id, blobs)?;
         let (state, journal_bytes) = (head.state.name(), entry.journal_bytes);
@@ -137,10 +143,17 @@ impl<'c> Transaction<'c> {
         Ok(())
     }
 
-    pub(super) fn insert_event(&self, task: &str, seq: u64, at: Timestamp, event: &str) -> rusqlite::Result<()> {
+    pub(super) fn insert_event(
+        &self,
+        task: &str,
+        seq: u64,
+        at: Timestamp,
+        event: &str,
+        hash: Option<EventHash>,
+    ) -> rusqlite::Result<()> {
         self.db
-            .prepare_cached("INSERT INTO journal (task, seq, at, event) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![task, integer(seq), at.as_millis(), event])
+            .prepare_cached("INSERT INTO journal (task, seq, at, event, hash) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![task, integer(seq), at.as_millis(), event, hash.map(|hash| *hash.as_bytes())])
             .map(drop)
     }
 

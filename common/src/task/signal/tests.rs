@@ -19,6 +19,8 @@ fn signals() -> Vec<Signal> {
         Signal::ChildFinished { child: child(), outcome: Outcome::Dead, result: json!(1) },
         Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None },
         Signal::Unhalt,
+        Signal::Room,
+        Signal::Raise { by: "ann".to_owned(), usd: Some(1.0), tokens: None },
     ]
 }
 
@@ -32,6 +34,8 @@ fn what_is_admitted_can_be_applied_and_the_rest_is_refused() {
                 Signal::Replay { .. } => matches!(state, Dead | Cancelled),
                 // Of the samples, none waits for that.
                 Signal::Unhalt => false,
+                Signal::Room => state == Running,
+                Signal::Raise { .. } => !matches!(state, StateName::Succeeded | Cancelled),
                 // Questions are answered as long as they are open; a task that ends closes them.
                 Signal::Decide { .. } | Signal::Resolve { .. } if state.is_terminal() => continue,
                 _ => !state.is_terminal(),

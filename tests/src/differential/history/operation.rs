@@ -39,6 +39,7 @@ pub(in crate::differential) async fn resolve(
         }
         85 => Some(Request::Due { limit: 1_000 }),
         86 => Some(Request::Pause(queue(chance.below(QUEUES)), chance.once_in(3))),
+        87 if chance.once_in(2) => model.some_task(chance).map(Request::Erase),
         87 => forget(model, store, chance).await?,
         88 => restore(model, store, chance).await?,
         89 | 90 => Some(Request::List {
@@ -151,7 +152,7 @@ async fn forget(model: &mut Model, store: &dyn Store, chance: &Chance) -> anyhow
     let Some(task) = task.or_else(|| model.some_task(chance)) else { return Ok(None) };
     let journal = store.journal(task, 0, 10_000).await?;
     if !journal.is_empty() {
-        model.transcripts.push(Transcript { id: task, journal });
+        model.transcripts.push(Transcript::bare(task, journal));
     }
     Ok(Some(Request::Forget(task)))
 }
@@ -182,7 +183,7 @@ async fn restore(model: &Model, store: &dyn Store, chance: &Chance) -> anyhow::R
         id = Submission::new(TaskId::new(model.now(), chance.bytes()), (**submitted).clone()).id();
         journal.truncate(journal.iter().position(|recorded| own(&recorded.event)).unwrap_or(journal.len()));
     }
-    Ok((!journal.is_empty()).then_some(Request::Restore(vec![Transcript { id, journal }])))
+    Ok((!journal.is_empty()).then_some(Request::Restore(vec![Transcript::bare(id, journal)])))
 }
 
 fn filter(model: &Model, chance: &Chance) -> Filter {

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::journal::chain::{self, Witness};
+use crate::journal::{EventHash, Fingerprint};
 
 /// A task, and then its children and theirs: the parent of each.
 const FAMILY: [Option<u8>; 5] = [None, Some(0), Some(0), Some(1), None];
@@ -38,7 +40,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 /// What a backend keeps.
 #[derive(Debug, Clone, PartialEq)]
 struct Kept {
-    tasks: BTreeMap<TaskId, (Entry, Vec<Recorded>)>,
+    tasks: BTreeMap<TaskId, (Entry, Vec<(Recorded, EventHash)>)>,
 }
 
 impl Kept {
@@ -48,14 +50,16 @@ impl Kept {
             task.parent = parent.map(|parent| Parent { task: id(parent), step: step(), depth: 1 });
             let (head, first) = ledger::open(id(n), task, at(0));
             let bytes = serde_json::to_string(&first.event).unwrap().len() as u64;
-            (id(n), (Entry::open(head, bytes), vec![first]))
+            let print = Fingerprint::of(&first.event).unwrap();
+            let hash = EventHash::of(id(n), None, first.seq, first.at, &print);
+            (id(n), (Entry::open(head, bytes, Some(hash)), vec![(first, hash)]))
         });
         Self { tasks: tasks.collect() }
     }
 
     fn load(&self, book: &mut Book, task: TaskId) {
         let (mut entry, _) = self.tasks[&task].clone();
-        let unfinished = |(other, _): &&(Entry, Vec<Recorded>)| {
+        let unfinished = |(other, _): &&(Entry, Vec<(Recorded, EventHash)>)| {
             !other.head.state.is_terminal() && other.head.parent.as_ref().is_some_and(|parent| parent.task == task)
         };
         entry.children = self.tasks.values().filter(unfinished).map(|(other, _)| other.head.id).collect();
@@ -63,10 +67,10 @@ impl Kept {
     }
 
     fn write(&mut self, changes: Vec<Change>) {
-        for Change { before, mut after, added } in changes {
+        for Change { before, mut after, added, .. } in changes {
             let (entry, journal) = self.tasks.get_mut(&after.head.id).unwrap();
             assert_eq!((&before.head, &before.kept, before.lease), (&entry.head, &entry.kept, entry.lease));
-            journal.extend(added.into_iter().map(|(recorded, _)| recorded));
+            journal.extend(added.into_iter().map(|added| (added.recorded, added.hash)));
             after.children.clear();
             *entry = after;
         }
@@ -74,6 +78,19 @@ impl Kept {
 
     fn verify(&self) {
         for (task, (entry, journal)) in &self.tasks {
+            let chained: Vec<Chained> = journal
+                .iter()
+                .map(|(Recorded { seq, at, event }, hash)| Chained {
+                    seq: *seq,
+                    at: *at,
+                    event: serde_json::to_string(event).unwrap(),
+                    hash: Some(*hash),
+                })
+                .collect();
+            let witness = Witness { task: *task, version: entry.head.version, seal: None, keys: &[] };
+            let verified = chain::verify(&witness, &chained);
+            assert_eq!((verified.faults, verified.starts, verified.head), (vec![], Some(1), entry.hash));
+            let journal: &[Recorded] = &journal.iter().map(|(recorded, _)| recorded.clone()).collect::<Vec<_>>();
             assert_eq!(entry.head, Head::fold(*task, journal).unwrap());
             assert_eq!(entry.lease.is_some(), matches!(entry.head.state, State::Running { .. }));
             let bytes: usize = journal.iter().map(|r| serde_json::to_string(&r.event).unwrap().len()).sum();

@@ -93,7 +93,7 @@ impl Kept {
     }
 
     fn settle(&mut self, name: &str, spent: &[(Meter, u64)]) -> bool {
-        self.order(&Order::Settle(Settle { id: id(name), spent: spent.to_vec() })).done()
+        self.order(&Order::Settle(Settle { id: id(name), spent: spent.to_vec() })).settled().unwrap().found
     }
 
     fn used(&self, meter: &Meter) -> u64 {

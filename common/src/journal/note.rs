@@ -1,0 +1,83 @@
+//! Where an event carries words for people: its notes. They stay in the journal
+//! whatever their size, since heads and lists show them; like the values in
+//! [slots](super::Slot), they may tell of people, so the chain has them by their
+//! digest, and erasing a task's data takes them away.
+
+use super::event::Event;
+use super::record::{CallResult, HoldBack, StepOutcome};
+use super::slot::{Slot, SlotMut};
+
+/// One list for both kinds of visit, so that they cannot differ.
+macro_rules! notes {
+    ($visit:ident, $slot:ident $(, $mut:tt)?) => {
+        impl Event {
+            /// Visits every note, in an order that stays the same.
+            pub fn $visit(&$($mut)? self, visit: &mut dyn FnMut($slot<'_>)) {
+                match self {
+                    // How a task died stands in its head: the detail is no slot.
+                    Self::Died { error, .. } => {
+                        visit($slot::Text(&$($mut)? error.message));
+                        if let Some(detail) = &$($mut)? error.detail {
+                            visit($slot::Value(detail));
+                        }
+                    }
+                    Self::StepRetrying { error, .. }
+                    | Self::OutcomeUnknown { error, .. }
+                    | Self::ModelChanged { why: error, .. }
+                    | Self::StepFinished { outcome: StepOutcome::Failed { error }, .. }
+                    | Self::CallFinished { result: CallResult::Failed { error }, .. } => {
+                        visit($slot::Text(&$($mut)? error.message));
+                    }
+                    Self::CancelRequested { reason, .. } | Self::Cancelled { reason, .. } => {
+                        visit($slot::Text(reason));
+                    }
+                    // A place is asked for under a key that may be made of the input.
+                    Self::HeldBack { why: HoldBack::RateLimit { rate_limit, .. }, .. } => {
+                        visit($slot::Text(rate_limit));
+                    }
+                    Self::ApprovalRequested { title, .. } => visit($slot::Text(title)),
+                    Self::ApprovalDecided { decision, .. } => {
+                        if let Some(comment) = &$($mut)? decision.comment {
+                            visit($slot::Text(comment));
+                        }
+                    }
+                    Self::Submitted(_)
+                    | Self::Leased { .. }
+                    | Self::Released { .. }
+                    | Self::LeaseExpired { .. }
+                    | Self::Parked { .. }
+                    | Self::Woken { .. }
+                    | Self::Succeeded { .. }
+                    | Self::Replayed { .. }
+                    | Self::Erased { .. }
+                    | Self::RoundStarted { .. }
+                    | Self::StepStarted { .. }
+                    | Self::Expanded { .. }
+                    | Self::StepFinished { .. }
+                    | Self::SleepStarted { .. }
+                    | Self::AgentStarted { .. }
+                    | Self::SessionOpened { .. }
+                    | Self::SessionAwaited { .. }
+                    | Self::SessionSaved { .. }
+                    | Self::SubagentCalled { .. }
+                    | Self::TurnFinished { .. }
+                    | Self::Compacted { .. }
+                    | Self::OtherModel { .. }
+                    | Self::Prompted { .. }
+                    | Self::CallIntended { .. }
+                    | Self::CallFinished { .. }
+                    | Self::OutcomeResolved { .. }
+                    | Self::HeldBack { .. }
+                    | Self::BudgetNoted { .. }
+                    | Self::BudgetRaised { .. }
+                    | Self::ApprovalExpired { .. }
+                    | Self::ChildSubmitted { .. }
+                    | Self::ChildFinished { .. } => {}
+                }
+            }
+        }
+    };
+}
+
+notes!(notes, Slot);
+notes!(notes_mut, SlotMut, mut);
