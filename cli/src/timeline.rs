@@ -99,6 +99,7 @@ fn describe(event: &Event) -> (Tone, String) {
             let input = if input.is_some() { ", with a corrected input" } else { "" };
             (Tone::Bold, format!("replayed by {}{from}{input}", cut(by, 80)))
         }
+        Event::RoundStarted { round, .. } => (Tone::Plain, format!("round {round}")),
         Event::Erased { by, .. } => (Tone::Warn, format!("its data was erased at the wish of {}", cut(by, 80))),
         Event::StepStarted { .. } => (Tone::Dim, "started".to_owned()),
         Event::Expanded { items, .. } => (Tone::Plain, format!("fans out over {} items", count(items.len() as u64))),
@@ -119,11 +120,40 @@ fn describe(event: &Event) -> (Tone, String) {
             };
             (Tone::Plain, format!("agent starts: model {} ({} {}), {tools}", head.alias, head.provider, head.model))
         }
+        Event::SessionOpened { session, from, history, dropped, .. } => {
+            let session = cut(session.as_str(), 120);
+            let lost = if *dropped > 0 { format!("; {dropped} older turns are no longer kept") } else { String::new() };
+            let text = match from {
+                Some(task) => {
+                    format!("goes on with session {session} after task {task} ({} messages){lost}", history.len())
+                }
+                None => format!("begins session {session}"),
+            };
+            (Tone::Plain, text)
+        }
+        Event::SessionAwaited { session, holder, .. } => {
+            (Tone::Dim, format!("session {} is with task {holder}", cut(session.as_str(), 120)))
+        }
+        Event::SessionSaved { session, kept: true, .. } => {
+            (Tone::Plain, format!("leaves session {} to the next task", cut(session.as_str(), 120)))
+        }
+        Event::SessionSaved { session, kept: false, .. } => {
+            (Tone::Warn, format!("session {} goes on without this conversation", cut(session.as_str(), 120)))
+        }
         Event::SubagentCalled { agent, prompt, background, .. } => {
             let how = if *background { " in the background" } else { "" };
             (Tone::Plain, format!("called as {}{how}: {}", cut(agent, 80), cut(prompt, TEXT)))
         }
         Event::TurnFinished { call, .. } => (Tone::Plain, turn(call)),
+        Event::Compacted { call, kept_from, .. } => {
+            (Tone::Warn, format!("summarised {kept_from} turns: {}", turn(call)))
+        }
+        Event::ModelChanged { from, to, why, .. } => {
+            (Tone::Warn, format!("asks model {} instead of {}: {}", cut(&to.alias, 80), cut(from, 80), failure(why)))
+        }
+        Event::OtherModel { asked, answered, .. } => {
+            (Tone::Warn, format!("the model {} was asked, and {} answered", cut(asked, 80), cut(answered, 80)))
+        }
         Event::Prompted { text, reason, .. } => (Tone::Warn, format!("told the model ({reason}): {}", cut(text, TEXT))),
         Event::HookDecided { event, ruling, .. } => hooks(*event, ruling),
         Event::CallIntended { call, .. } => {
@@ -246,6 +276,7 @@ fn waits(wait: &Wait) -> String {
             WaitOn::Outcome { step, call } => format!("a word on call {call} of step {step}"),
             WaitOn::Budget { step } => format!("room in the budget{}", of_step(step.as_ref())),
             WaitOn::RateLimit { step } => format!("room under a limit{}", of_step(step.as_ref())),
+            WaitOn::Session { .. } => "a session that another task goes on with".to_owned(),
             WaitOn::Halt => "the end of the emergency stop".to_owned(),
         })
         .collect();

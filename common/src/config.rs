@@ -3,6 +3,7 @@
 
 mod answers;
 mod audit;
+mod fallback;
 pub(crate) mod hooks;
 mod mcp;
 mod permissions;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 pub use self::audit::{Audit, AuditKeyError};
+pub use self::fallback::Fallback;
 pub use self::hooks::{Hook, HookGroup, HookHandler, Hooks, InvalidMatcher, Matcher};
 pub use self::mcp::{
     ClientAuthentication, ClientCredentials, McpAuth, McpEndpoint, McpIdentity, McpProgram, McpServer, McpTransport,
@@ -34,7 +36,7 @@ pub use self::retention::{Keep, Retention};
 pub use self::sandbox::{InvalidLocation, Location, Sandbox, SandboxMode, SandboxPolicy, SandboxRules};
 pub use self::size::Size;
 pub use self::spending::{RateLimit, SharedBudget};
-use crate::journal::Effect;
+use crate::journal::{CacheTtl, Compaction, Effect, OnOtherModel, Structured};
 use crate::secret::SecretRef;
 use crate::span::Span;
 use crate::store::{BlobOptions, BlobPlace};
@@ -65,6 +67,8 @@ pub struct Config {
     pub effects: BTreeMap<String, Effect>,
     /// What agents may do, and what a person is asked about.
     pub permissions: Permissions,
+    /// When a long conversation is summarised; a step's own wins.
+    pub compaction: Compaction,
     /// What model calls of many tasks may cost together, by name.
     pub budgets: BTreeMap<String, SharedBudget>,
     /// How many calls there may be in a time and at once, by name.
@@ -77,6 +81,8 @@ pub struct Config {
     pub blobs: Blobs,
     /// What is kept of finished tasks.
     pub retention: Retention,
+    /// What is kept of conversations that go on across tasks.
+    pub sessions: Sessions,
     /// How workers work.
     pub worker: Worker,
     /// How the programs that workers start are confined.
@@ -178,7 +184,7 @@ impl<T> OneOrMany<T> {
 }
 
 /// A model by the name that agents use.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
     /// A name under `providers:`.
@@ -191,6 +197,30 @@ pub struct Model {
     /// Options for the provider, such as `temperature`; an agent's own win.
     #[serde(default)]
     pub options: serde_json::Map<String, Value>,
+    /// The models that are asked when this one is overloaded or declines.
+    #[serde(default)]
+    pub fallback: Option<Fallback>,
+    /// What a reply from another model than this one does. Default `warn`.
+    #[serde(default)]
+    pub on_other_model: OnOtherModel,
+    /// How it is held to the schema of an output. Default `native`; `tool` for Anthropic's models that are older
+    /// than structured outputs.
+    #[serde(default)]
+    pub structured: Option<Structured>,
+    /// How many tokens it can read and write together, where the table that ships does not say or is wrong.
+    #[serde(default)]
+    pub context_window: Option<u64>,
+    /// How its provider keeps what it has read.
+    #[serde(default)]
+    pub cache: Cache,
+}
+
+/// How a provider keeps the beginning of a conversation, where it is told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// For how long since it was last used: `5m` (the default) or `1h`.
+    pub ttl: CacheTtl,
 }
 
 /// Dollars per million tokens.
@@ -300,6 +330,8 @@ pub struct Limits {
     pub json_depth: usize,
     /// What a tool's answer may have; more is cut or refused. Default 1 MiB.
     pub tool_output: Size,
+    /// What a model sees of a tool's answer at once; it can read on. Default 100 KiB.
+    pub tool_shown: Size,
     /// Tasks that are ready or scheduled in one queue. Default 10 million.
     pub queue_depth: u64,
     /// Leases in a row without a sign of life, after which a task is poison. Default 3.
@@ -322,6 +354,7 @@ impl Default for Limits {
             batch_body: Size(1 << 30),
             json_depth: 64,
             tool_output: Size(1 << 20),
+            tool_shown: Size(100 << 10),
             queue_depth: 10_000_000,
             barren_attempts: 3,
             foreach_items: 10_000,
@@ -353,6 +386,22 @@ impl Default for Blobs {
     fn default() -> Self {
         let BlobOptions { threshold, place, endpoint, cache } = BlobOptions::default();
         Self { threshold: Size(threshold as u64), place, endpoint, cache: Size(cache as u64) }
+    }
+}
+
+/// What is kept of conversations that go on across tasks (`session:` of an agent step).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sessions {
+    /// For how long after its last task. Default 30 days.
+    pub keep: Span,
+    /// How many of its last turns. Default 400.
+    pub turns: usize,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { keep: Span::from_secs(30 * 86_400), turns: 400 }
     }
 }
 

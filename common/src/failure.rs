@@ -22,6 +22,8 @@ pub enum FailureClass {
     Protocol,
     /// The request itself is wrong (400, 404, 422); repeating it cannot help.
     InvalidRequest,
+    /// The conversation is longer than the model can read.
+    ContextWindow,
     /// Credentials are missing, wrong or not allowed to do this (401, 403).
     Authentication,
     /// The account cannot pay (402, a reached spend tier).
@@ -54,7 +56,7 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// Every class.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::RateLimited,
         Self::Overloaded,
         Self::Unavailable,
@@ -62,6 +64,7 @@ impl FailureClass {
         Self::Timeout,
         Self::Protocol,
         Self::InvalidRequest,
+        Self::ContextWindow,
         Self::Authentication,
         Self::Billing,
         Self::Budget,
@@ -88,6 +91,7 @@ impl FailureClass {
             Self::Timeout => "timeout",
             Self::Protocol => "protocol",
             Self::InvalidRequest => "invalid_request",
+            Self::ContextWindow => "context_window",
             Self::Authentication => "authentication",
             Self::Billing => "billing",
             Self::Budget => "budget",

@@ -334,6 +334,10 @@ text_type! {
     WorkerId, "worker id", "use 1 to 256 bytes without control characters", is_short_text
 }
 text_type! {
+    /// The name of a session: the pipeline, `/`, and the key that its step gave.
+    SessionName, "session name", "use 1 to 256 bytes without control characters, the pipeline's name included", is_short_text
+}
+text_type! {
     /// The id of a batch.
     BatchId, "batch id", "use 1 to 64 lower-case letters, digits, '-', '_' or '.', starting with a letter or digit", is_name
 }

@@ -13,20 +13,27 @@ mod hook;
 mod note;
 mod record;
 mod reference;
+mod request;
 mod run;
-mod seal;
+pub mod shown;
 mod slot;
-
-pub use chain::{Chained, EventHash, Fingerprint};
-pub use conversation::{Conversation, Prompted, ToolUse, Turn};
-pub use erasure::{combined_digest, value_digest};
+pub use conversation::{Compacted, Conversation, ModelChange, Prompted, ToolUse, Turn};
 pub use event::{Allowance, Event, Recorded, Submitted};
 pub use hook::{HookDecision, HookEvent, HookPoint, HookRuling, HookRun};
 pub use record::{
-    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, HoldBack, ModelCall, RequestHead, StepOutcome,
-    Usage, WakeCause, WhenSpent,
+    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, HoldBack, ModelCall, StepOutcome, Usage,
+    WakeCause, WhenSpent,
 };
 pub use reference::Reference;
-pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Held, Raised, Run, StepRun, StepStatus, Subagent};
+pub use request::{
+    CacheTtl, Compaction, ContextRules, Fallback, ModelChoice, ModelSettings, OnOtherModel, RequestHead, Structured,
+};
+pub use run::{
+    Approval, ApprovalAnswer, Call, CallState, Child, Held, Raised, Run, SessionRun, SessionState, StepRun, StepStatus,
+    Subagent,
+};
+mod seal;
+pub use chain::{Chained, EventHash, Fingerprint};
+pub use erasure::{combined_digest, value_digest};
 pub use seal::{InvalidKey, KeyId, PublicKey, Seal, SealKey};
 pub use slot::{Slot, SlotMut};

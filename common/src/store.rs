@@ -20,6 +20,7 @@ pub mod offload;
 mod options;
 pub mod postgres;
 pub mod redis;
+pub mod session;
 pub mod sqlite;
 pub mod url;
 
@@ -42,11 +43,12 @@ pub use offload::Offload;
 pub use options::{Keep, Limits, Retention, StoreClock, StoreOptions};
 pub use postgres::PostgresStore;
 pub use redis::RedisStore;
+pub use session::{KeepSession, KeptSession};
 pub use sqlite::SqliteStore;
 pub use url::open;
 
 use crate::clock::Timestamp;
-use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
+use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, SessionName, TaskId};
 use crate::journal::{Chained, Recorded, Seal};
 use crate::task::{Head, Signal};
 
@@ -182,6 +184,14 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Up to `limit` meters (at most [`meter::MOST_READINGS`]) whose names begin like this, by name.
     async fn meters(&self, prefix: &str, limit: usize) -> Result<Vec<Reading>, StoreError>;
+
+    // ---- sessions ----------------------------------------------------------------
+
+    /// What is kept of a session ([`session::Session`]), if its time is not over.
+    async fn session(&self, name: &SessionName) -> Result<Option<KeptSession>, StoreError>;
+
+    /// Keeps a session in place of the version that is expected; false if it has another one by now.
+    async fn keep_session(&self, keep: KeepSession) -> Result<bool, StoreError>;
 
     // ---- the emergency stop -----------------------------------------------------
 

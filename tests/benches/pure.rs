@@ -77,8 +77,7 @@ fn journal(pipeline: &Pipeline) -> (TaskId, Vec<Recorded>) {
         max_tokens: 8_000,
         system: "Think. ".repeat(300),
         tools: (0..12).map(|n| json!({"name": format!("Tool{n}"), "description": "does ".repeat(60), "input_schema": {"type": "object"}})).collect(),
-        output_schema: None,
-        options: serde_json::Map::new(),
+        ..RequestHead::default()
     };
     let mut events = vec![
         Event::Submitted(Box::new(Submitted { ..submitted })),

@@ -202,8 +202,7 @@ async fn long_journal(bench: &Bench, other: &Arc<dyn Store>, result: usize) -> R
         max_tokens: 8_000,
         system: "Think. ".repeat(300),
         tools: Vec::new(),
-        output_schema: None,
-        options: serde_json::Map::new(),
+        ..RequestHead::default()
     };
     let mut events =
         vec![Event::AgentStarted { step: step.clone(), head: Box::new(head), prompt: "Think.".to_owned() }];

@@ -302,6 +302,7 @@ fn request_head(system: &str) -> RequestHead {
         tools: vec![json!({"name": "t", "input_schema": {"description": system}})],
         output_schema: Some(json!({"type": system})),
         options: std::iter::once(("effort".to_owned(), json!(system))).collect(),
+        ..RequestHead::default()
     }
 }
 

@@ -59,19 +59,22 @@ impl World for Script {
                 head: Box::new(head(&self.tools)),
                 prompt: "go".to_owned(),
             }))),
-            Action::CallModel { step } => {
+            Action::CallModel { step, purpose } => {
                 let turns = run.step(step).unwrap().conversation.as_ref().unwrap().turns.len();
                 self.count(format!("{step} turn {turns}"));
                 let content = (self.replies)(run, step);
                 let asks = content.iter().any(|block| block["type"] == "tool_use");
-                Performed::Model(Ok(ModelCall {
-                    content,
-                    stop_reason: if asks { "tool_use" } else { "end_turn" }.to_owned(),
-                    model: "test".to_owned(),
-                    response_id: "r".to_owned(),
-                    usage: Usage { input_tokens: 10, output_tokens: 5, cost_usd: 0.01, ..Usage::default() },
-                    duration_ms: 7,
-                }))
+                Performed::Model {
+                    purpose: *purpose,
+                    answer: Ok(ModelCall {
+                        content,
+                        stop_reason: if asks { "tool_use" } else { "end_turn" }.to_owned(),
+                        model: "m".to_owned(),
+                        response_id: "r".to_owned(),
+                        usage: Usage { input_tokens: 10, output_tokens: 5, cost_usd: 0.01, ..Usage::default() },
+                        duration_ms: 7,
+                    }),
+                }
             }
             Action::Call { step, call } => {
                 let tries = self.count(format!("{step} {}", call.call));
@@ -86,7 +89,7 @@ impl World for Script {
                 let ruling = Ok((self.ruling)(asking, times));
                 Performed::Hooks { event: asking.event, call: asking.call.clone(), ruling }
             }
-            Action::SubmitChild { .. } => {
+            Action::OpenSession { .. } | Action::SaveSession { .. } | Action::SubmitChild { .. } => {
                 Performed::Child(Err(Failure::new(FailureClass::Configuration, "no children here")))
             }
         }
@@ -110,8 +113,7 @@ fn head(tools: &ToolSet) -> RequestHead {
         max_tokens: 1000,
         system: String::new(),
         tools: tools.values().map(|tool| tool.spec().to_json()).collect(),
-        output_schema: None,
-        options: serde_json::Map::new(),
+        ..RequestHead::default()
     }
 }
 

@@ -41,6 +41,7 @@ fn head() -> RequestHead {
         output_schema: Some(json!({"type": "object", "required": ["score"], "properties": {
             "score": {"type": "integer", "minimum": 0, "maximum": 100}}})),
         options: json!({"effort": "low", "thinking": {"type": "adaptive"}}).as_object().cloned().unwrap_or_default(),
+        ..RequestHead::default()
     }
 }
 
@@ -50,7 +51,7 @@ fn conversation() -> Conversation {
 
 async fn ask(provider: &dyn Provider, conversation: &Conversation) -> Result<ModelCall, Failure> {
     let messages = conversation.messages();
-    provider.call(ModelRequest { head: &conversation.head, messages, traceparent: None }).await
+    provider.call(ModelRequest { head: &conversation.head, messages, no_tools: false, traceparent: None }).await
 }
 
 /// What comes of one reply.
@@ -127,7 +128,7 @@ async fn a_recorded_reply_goes_back_as_the_api_takes_it() -> anyhow::Result<()> 
         answer_calls(&mut conversation)?;
         let mut messages = conversation.messages();
         messages.push(json!({"role": "user", "content": [{"type": "text", "text": "Go on."}]}));
-        provider.call(ModelRequest { head: &conversation.head, messages, traceparent: None }).await?;
+        provider.call(ModelRequest { head: &conversation.head, messages, no_tools: false, traceparent: None }).await?;
         assert_eq!(fake.violations(), Vec::<String>::new());
     }
     Ok(())
@@ -329,6 +330,7 @@ async fn headers_are_those_of_the_version_and_of_the_operator() -> anyhow::Resul
     let request = || ModelRequest {
         head: &conversation.head,
         messages: conversation.messages(),
+        no_tools: false,
         traceparent: Some(trace.to_owned()),
     };
     provider(&fake)?.call(request()).await?;

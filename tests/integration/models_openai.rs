@@ -32,15 +32,14 @@ fn conversation() -> Conversation {
         max_tokens: 1_000,
         system: "You review.".to_owned(),
         tools: vec![tool],
-        output_schema: None,
-        options: serde_json::Map::new(),
+        ..RequestHead::default()
     };
     Conversation::new(head, "Review this.".to_owned())
 }
 
 async fn ask(provider: &dyn Provider, conversation: &Conversation) -> Result<ModelCall, Failure> {
     let messages = conversation.messages();
-    provider.call(ModelRequest { head: &conversation.head, messages, traceparent: None }).await
+    provider.call(ModelRequest { head: &conversation.head, messages, no_tools: false, traceparent: None }).await
 }
 
 async fn failure(reply: Reply) -> anyhow::Result<Failure> {

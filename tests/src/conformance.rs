@@ -26,6 +26,7 @@ pub mod question;
 pub mod ready;
 pub mod restore;
 pub mod retention;
+pub mod session;
 pub mod submit;
 pub mod take;
 pub mod timer;
@@ -98,6 +99,7 @@ macro_rules! conformance {
                 places_come_back, what_lapses_counts_its_worst_case, a_meter_is_held_back, what_is_over_goes,
                 readings_are_by_name, impossible_reservations_are_refused, meters_survive_a_restart,
                 places_are_given_in_line, a_level_is_news_once;
+            session: a_session_is_kept_as_it_is, a_session_is_replaced_by_one, a_session_is_gone_when_its_time_is_over;
             halt: a_halt_is_seen_by_all, a_halt_is_lifted_and_ends, a_halt_begins_once,
                 a_task_waits_for_the_end_of_a_halt;
             outbox: a_submit_rings, what_is_refused_is_silent, all_that_makes_ready_rings, a_hint_leads_to_a_claim,

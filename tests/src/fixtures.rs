@@ -1,5 +1,6 @@
 //! Parts of the program, started for a test.
 
+pub mod agent_task;
 pub mod amqp;
 pub mod ear;
 pub mod hinted;

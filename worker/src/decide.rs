@@ -9,12 +9,17 @@
 mod admission;
 mod agent;
 mod budget;
+mod compaction;
 mod effect;
+mod fallback;
 mod foreach;
 pub(crate) mod hold;
 mod hook;
+mod output;
 mod permission;
 mod progress;
+mod repeat;
+mod session;
 mod step;
 mod subagent;
 
@@ -24,7 +29,7 @@ use std::path::Path;
 use common::clock::Timestamp;
 use common::config::{Hooks, Limits, Permissions};
 use common::failure::{Failure, FailureClass};
-use common::id::{CallId, Digest, StepKey};
+use common::id::{CallId, Digest, SessionName, StepKey};
 use common::journal::{
     CallRecord, Effect, Event, HoldBack, HookEvent, HookRuling, ModelCall, Run, StepOutcome, StepRun, WhenSpent,
 };
@@ -39,6 +44,7 @@ use crate::models::Models;
 use crate::quota::Grant;
 use crate::tools::ToolSet;
 
+pub use compaction::summary_request;
 pub use effect::{HTTP, RUN, idempotency_key};
 
 /// Everything beside the journal that a decision rests on.
@@ -99,10 +105,12 @@ pub enum Action {
         /// The call; none for the next turn of the step's conversation.
         call: Option<CallRecord>,
     },
-    /// Ask the model for the next turn of a step's conversation.
+    /// Ask the model for the next turn of a step's conversation, or for a summary of it.
     CallModel {
         /// The step.
         step: StepKey,
+        /// What for.
+        purpose: Purpose,
     },
     /// Make a call: of a tool, an HTTP request, or a program.
     Call {
@@ -118,6 +126,18 @@ pub enum Action {
         /// Who is asked, and about what.
         asking: Box<Asking>,
     },
+    /// Go on with a conversation of earlier tasks, or wait for whoever does.
+    OpenSession {
+        /// The step.
+        step: StepKey,
+        /// The session.
+        session: SessionName,
+    },
+    /// Leave the conversation to the next task of the session.
+    SaveSession {
+        /// The step.
+        step: StepKey,
+    },
     /// Submit the child task of a `pipeline` step.
     SubmitChild {
         /// The step.
@@ -127,13 +147,29 @@ pub enum Action {
     },
 }
 
+/// What a model is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The next turn.
+    Turn,
+    /// A summary of the conversation.
+    Summary {
+        /// How many turns, from the first, it is to stand for.
+        kept_from: usize,
+        /// Whether the conversation did not fit, so that long results are left out of the request.
+        cut: bool,
+    },
+}
+
 impl Action {
     /// Its name while it is in flight.
     pub fn key(&self) -> ActionKey {
         match self {
-            Self::Prepare { step, .. } | Self::CallModel { step } | Self::SubmitChild { step, .. } => {
-                ActionKey { step: step.clone(), call: None }
-            }
+            Self::Prepare { step, .. }
+            | Self::CallModel { step, .. }
+            | Self::OpenSession { step, .. }
+            | Self::SaveSession { step }
+            | Self::SubmitChild { step, .. } => ActionKey { step: step.clone(), call: None },
             Self::Reserve { step, call } => {
                 ActionKey { step: step.clone(), call: call.as_ref().map(|call| call.call.clone()) }
             }
@@ -286,7 +322,7 @@ impl<'a> Deciding<'a> {
 
     fn scope_of(&mut self, key: &StepKey) -> Scope<'a> {
         let run = self.run;
-        with_item(self.scope().clone(), run, key)
+        with_place(self.scope().clone(), self.given.pipeline, run, key)
     }
 
     fn is_in_flight(&self, step: &StepKey) -> bool {
@@ -313,10 +349,15 @@ pub fn scope_of<'a>(
     env: &'a BTreeMap<String, String>,
     key: &StepKey,
 ) -> Scope<'a> {
-    with_item(Scope::of_run(pipeline, run, env), run, key)
+    with_place(Scope::of_run(pipeline, run, env), pipeline, run, key)
 }
 
-fn with_item<'a>(scope: Scope<'a>, run: &'a Run, key: &StepKey) -> Scope<'a> {
+/// With what there is of a fan-out and of rounds where a step is.
+fn with_place<'a>(scope: Scope<'a>, pipeline: &Pipeline, run: &'a Run, key: &StepKey) -> Scope<'a> {
+    let scope = match pipeline.round(run, &key.step) {
+        Some(round) => scope.with_round(round),
+        None => scope,
+    };
     let item = key.index.and_then(|index| {
         let items = run.step(&StepKey::of(key.step.clone()))?.items.as_ref()?;
         Some((items.get(index as usize)?, index))
@@ -352,7 +393,21 @@ pub enum Performed {
     /// The tools were looked up; the head of a new conversation, if it is to start.
     Prepared(Result<Option<Event>, Failure>),
     /// The model answered, or not.
-    Model(Result<ModelCall, Failure>),
+    Model {
+        /// What it was asked for.
+        purpose: Purpose,
+        /// Its answer.
+        answer: Result<ModelCall, Failure>,
+    },
+    /// The session was opened or is somebody else's, or this could not be found out.
+    Opened(Result<Event, Failure>),
+    /// The session was left, or this could not be done.
+    Saved {
+        /// The session.
+        session: SessionName,
+        /// Whether it was kept.
+        kept: Result<bool, Failure>,
+    },
     /// The call was answered, or not.
     Call {
         /// What was called.
@@ -389,7 +444,7 @@ pub fn conclude(
         Performed::HeldBack { why, then, until } => {
             vec![hold::held_back(run, step, hold::Refused { why, then, until }, now, unit)]
         }
-        Performed::Model(Err(error)) if error.class == FailureClass::Billing => {
+        Performed::Model { answer: Err(error), .. } if error.class == FailureClass::Billing => {
             let of = run.step(step).and_then(|known| known.conversation.as_ref());
             let of = of.map_or_else(String::new, |conversation| conversation.head.provider.clone());
             let why = HoldBack::Breaker { of, class: FailureClass::Billing };
@@ -398,13 +453,23 @@ pub fn conclude(
         }
         Performed::Prepared(Ok(event)) => event.into_iter().collect(),
         Performed::Child(Ok(events)) | Performed::Reserved(events) => events,
-        Performed::Model(Ok(call)) => vec![Event::TurnFinished { step: step.clone(), call: Box::new(call) }],
         Performed::Hooks { event, call, ruling: Ok(ruling) } => {
             vec![Event::HookDecided { step: step.clone(), event, call, ruling: Box::new(ruling) }]
         }
+        Performed::Model { purpose: Purpose::Turn, answer: Ok(call) } => fallback::answered(run, step, call),
+        Performed::Model { purpose: Purpose::Summary { kept_from, .. }, answer: Ok(call) } => {
+            compaction::summarised(step, call, kept_from)
+        }
+        Performed::Model { purpose, answer: Err(error) } => fallback::unanswered(&retry, purpose, error),
+        Performed::Opened(Ok(event)) => vec![event],
+        // An answer is not given up because the next task cannot be told of it.
+        Performed::Saved { session, kept } => match kept {
+            Err(error) if retry.wait(&error).is_some() => retry.after(error),
+            kept => vec![Event::SessionSaved { step: step.clone(), session, kept: kept.unwrap_or(false) }],
+        },
         Performed::Prepared(Err(error))
         | Performed::Child(Err(error))
-        | Performed::Model(Err(error))
+        | Performed::Opened(Err(error))
         | Performed::Hooks { ruling: Err(error), .. } => retry.after(error),
         Performed::Call { call, answer, duration_ms } => retry.conclude_call(&call, answer, duration_ms),
     }

@@ -9,6 +9,7 @@ mod grant;
 mod journal;
 mod perform;
 mod place;
+mod session;
 mod workspace;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -332,7 +333,7 @@ impl Execution<'_> {
     async fn settle(&mut self, key: &ActionKey, performed: &Performed) {
         let workspace = &self.workspace;
         let subject = match performed {
-            Performed::Model(_) => {
+            Performed::Model { .. } => {
                 let known = self.journal.run().step(&key.step).and_then(|known| known.conversation.as_ref());
                 known.map(|known| quota::of_provider(&known.head.provider))
             }

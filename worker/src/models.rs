@@ -12,11 +12,13 @@ use serde_json::Value;
 pub mod anthropic;
 pub mod openai;
 mod output;
+pub mod output_tool;
 pub mod price;
 pub mod registry;
 pub mod rehearsal;
 #[cfg(test)]
 mod samples;
+pub mod window;
 pub mod wire;
 
 pub use registry::{Models, ResolvedModel};
@@ -28,6 +30,8 @@ pub struct ModelRequest<'a> {
     pub head: &'a RequestHead,
     /// The messages, in the neutral form of the Messages API.
     pub messages: Vec<Value>,
+    /// Whether the model must answer in words, whatever tools it is told of.
+    pub no_tools: bool,
     /// Goes out with the request where the wire has a place for it.
     pub traceparent: Option<String>,
 }

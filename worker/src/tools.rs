@@ -13,6 +13,7 @@ pub mod http;
 pub mod mcp;
 pub mod read;
 pub mod registry;
+pub mod result;
 pub mod rule;
 pub mod search;
 mod walk;

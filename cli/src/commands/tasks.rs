@@ -11,7 +11,7 @@ use eventsource_stream::Eventsource;
 use futures::StreamExt;
 use reqwest::Method;
 use scheduler::wire::{
-    Cancel, Erased, JournalPage, Raise, Replay, Resolve, Signalled, StepState, Task, TaskPage, TaskSummary,
+    Cancel, Erased, JournalPage, Raise, Replay, Resolve, Signalled, Step, StepState, Task, TaskPage, TaskSummary,
 };
 use serde_json::Value;
 
@@ -411,11 +411,19 @@ fn steps(task: &Task, output: Output) -> Result<(), CommandError> {
                 took,
                 step.tries.to_string(),
                 step.turns.map(|turns| turns.to_string()).unwrap_or_default(),
+                models(step),
                 cut(&result, 100),
             ]
         })
         .collect();
-    Ok(output.table(&["STEP", "STATUS", "TOOK", "TRIES", "TURNS", "RESULT"], rows)?)
+    Ok(output.table(&["STEP", "STATUS", "TOOK", "TRIES", "TURNS", "MODEL", "RESULT"], rows)?)
+}
+
+/// The models of a step in the order in which they were asked, and who answered instead.
+fn models(step: &Step) -> String {
+    let asked: Vec<String> = step.models_before.iter().chain(&step.model).map(|name| cut(name, 40)).collect();
+    let answered = step.answered_by.as_ref().map(|name| format!(" (answered: {})", cut(name, 40)));
+    format!("{}{}", asked.join(" > "), answered.unwrap_or_default())
 }
 
 const fn step_state(state: StepState) -> &'static str {

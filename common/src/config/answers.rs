@@ -128,8 +128,7 @@ impl Config {
         let of = |provider: &str, model: &str| Model {
             provider: provider.to_owned(),
             model: model.to_owned(),
-            price: None,
-            options: serde_json::Map::new(),
+            ..Model::default()
         };
         if name == REHEARSAL {
             return Ok((name, of(REHEARSAL, REHEARSAL)));

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table, closest};
-use crate::journal::PublicKey;
+use crate::journal::{Compaction, PublicKey};
 use crate::store::BlobPlace;
 
 /// Who can send webhooks.
@@ -63,6 +63,7 @@ impl Config {
             tools: entries(table.get("tools"), "tools", file, out, check_tool),
             effects: table.read_or("effects", BTreeMap::new(), out),
             permissions: table.get("permissions").map(|node| permissions(node, file, out)).unwrap_or_default(),
+            compaction: table.get("compaction").map(|node| compaction(node, file, out)).unwrap_or_default(),
             budgets: entries(table.get("budgets"), "budgets", file, out, check_budget),
             rate_limits: entries(rate_limits, "rate_limits", file, out, check_rate_limit),
             hooks: table
@@ -73,6 +74,7 @@ impl Config {
             limits: table.read("limits", out).unwrap_or_default(),
             blobs: table.get("blobs").map(|node| blobs(node, file, out)).unwrap_or_default(),
             retention: table.read("retention", out).unwrap_or_default(),
+            sessions: table.read("sessions", out).unwrap_or_default(),
             worker: table.get("worker").map(|node| worker(node, file, out)).unwrap_or_default(),
             sandbox: table.get("sandbox").map(|node| sandbox(node, file, out)).unwrap_or_default(),
             audit: table.get("audit").map(|node| audit(node, file, out)).unwrap_or_default(),
@@ -96,6 +98,7 @@ impl Config {
         let Some(Kind::Map(entries)) = models.map(|node| &node.kind) else { return };
         for (key, node) in entries {
             let Some(model) = self.models.get(&key.text) else { continue };
+            self.check_fallback(&key.text, model, node, file, out);
             if self.provider_kind(&model.provider).is_some() {
                 continue;
             }
@@ -122,6 +125,24 @@ impl Config {
             if let Some(name) = limit.provider.as_ref().filter(|name| self.provider_kind(name).is_none()) {
                 let at = field(node, "provider").unwrap_or(key.at);
                 out.push(file.error(at, format!("there is no provider `{name}`")));
+            }
+        }
+    }
+}
+
+impl Config {
+    /// Fallbacks are models, and not the model itself.
+    fn check_fallback(&self, name: &str, model: &Model, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+        let at = field(node, "fallback").unwrap_or(node.at);
+        for other in model.fallback.iter().flat_map(|fallback| &fallback.models) {
+            if other == name {
+                out.push(file.error(at, format!("`{name}` cannot stand in for itself")));
+            } else if !self.knows_model(other) {
+                let error = file.error(at, format!("there is no model `{other}`"));
+                out.push(match closest(other, &self.model_names()) {
+                    Some(name) => error.with_help(format!("did you mean `{name}`?")),
+                    None => error.with_help("add it under `models:`"),
+                });
             }
         }
     }
@@ -215,6 +236,13 @@ fn check_webhook(_: &str, webhook: &Webhook, node: &Node, file: &SourceFile, out
 }
 
 fn check_model(_: &str, model: &Model, node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+    if let Some(Err(why)) = model.fallback.as_ref().map(super::Fallback::check) {
+        out.push(file.error(field(node, "fallback").unwrap_or(node.at), why));
+    }
+    if model.context_window.is_some_and(|tokens| tokens < 1_000) {
+        let at = field(node, "context_window").unwrap_or(node.at);
+        out.push(file.error(at, "`context_window` must be at least 1000 tokens"));
+    }
     let Some(price) = &model.price else { return };
     let all = [Some(price.input), Some(price.output), price.cache_read, price.cache_write];
     if all.into_iter().flatten().any(|dollars| !dollars.is_finite() || dollars < 0.0) {
@@ -263,6 +291,14 @@ fn check_tool(name: &str, tool: &HttpTool, node: &Node, file: &SourceFile, out: 
     } else if let Err(error) = jsonschema::options().build(&tool.input) {
         out.push(file.error(place("input"), format!("the JSON Schema is not valid: {error}")));
     }
+}
+
+fn compaction(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> Compaction {
+    let compaction: Compaction = node.read(file, out).unwrap_or_default();
+    if let Err(why) = compaction.check() {
+        out.push(file.error(node.at, why));
+    }
+    compaction
 }
 
 fn worker(node: &Node, file: &SourceFile, out: &mut Diagnostics) -> super::Worker {

@@ -11,13 +11,14 @@ use serde_json::Value;
 
 use super::hook::{HookEvent, HookRuling};
 use super::record::{
-    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, HoldBack, ModelCall, RequestHead, StepOutcome, WakeCause,
-    WhenSpent,
+    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, HoldBack, ModelCall, StepOutcome, WakeCause, WhenSpent,
 };
+use super::request::{ModelChoice, RequestHead};
 use crate::clock::Timestamp;
 use crate::failure::Failure;
 use crate::id::{
-    ApprovalId, BatchId, CallId, Digest, GroupKey, IdempotencyKey, PipelineName, QueueName, StepKey, TaskId, WorkerId,
+    ApprovalId, BatchId, CallId, Digest, GroupKey, IdempotencyKey, PipelineName, QueueName, SessionName, StepKey,
+    TaskId, WorkerId,
 };
 use crate::task::{DeadReason, Outcome, Parent, Wait};
 
@@ -175,6 +176,16 @@ pub enum Event {
     },
 
     // ---- steps ----------------------------------------------------------------
+    /// A step with `repeat` started a round: its steps run, from the second round on anew.
+    RoundStarted {
+        /// The step.
+        step: StepKey,
+        /// The number of the round, from 1.
+        round: u32,
+        /// The steps that start from nothing; what they came to in the round before stays known.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reset: Vec<crate::id::StepId>,
+    },
     /// A step with effects or a model started its first try.
     StepStarted {
         /// The step.
@@ -221,6 +232,42 @@ pub enum Event {
         /// The first user message, rendered.
         prompt: String,
     },
+    /// A step goes on with a conversation that earlier tasks had, and nobody else does until it is done with it.
+    SessionOpened {
+        /// The step.
+        step: StepKey,
+        /// The session.
+        session: SessionName,
+        /// The task whose conversation it is so far; nothing: it begins here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<TaskId>,
+        /// The conversation so far, as messages.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        history: Vec<Value>,
+        /// How many of its oldest turns are lost: more were had than are kept.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        dropped: usize,
+    },
+    /// Another task goes on with the session now.
+    SessionAwaited {
+        /// The step.
+        step: StepKey,
+        /// The session.
+        session: SessionName,
+        /// The task that goes on with it.
+        holder: TaskId,
+        /// When to look again, if nobody calls before.
+        until: Timestamp,
+    },
+    /// The conversation was left to the next task of the session.
+    SessionSaved {
+        /// The step.
+        step: StepKey,
+        /// The session.
+        session: SessionName,
+        /// Whether it was kept: not if somebody else went on with the session meanwhile, or if it is too large.
+        kept: bool,
+    },
     /// An agent called another one: a new one, or one that had come to its end, which goes on with its whole history.
     SubagentCalled {
         /// The subagent: its events name this key as their step.
@@ -241,6 +288,36 @@ pub enum Event {
         step: StepKey,
         /// The answer.
         call: Box<ModelCall>,
+    },
+    /// The model summarised the older part of a conversation: from now on it is told the summary instead.
+    Compacted {
+        /// The step.
+        step: StepKey,
+        /// The reply with the summary, and what it cost.
+        call: Box<ModelCall>,
+        /// How many turns, from the first, the summary stands for; those behind them stay as they are.
+        kept_from: usize,
+    },
+    /// The model that was asked did not answer, or declined: from now on another one is asked. A reply in which it
+    /// declined is no longer part of the conversation.
+    ModelChanged {
+        /// The step.
+        step: StepKey,
+        /// The model that was asked until now, by its name in `teamster.yaml`.
+        from: String,
+        /// The one that is asked from now on.
+        to: Box<ModelChoice>,
+        /// What went wrong.
+        why: Failure,
+    },
+    /// A model answered that was not asked. Written when this is first seen of an answering model.
+    OtherModel {
+        /// The step.
+        step: StepKey,
+        /// The model that was asked, by its name at the provider.
+        asked: String,
+        /// The one that answered.
+        answered: String,
     },
     /// The loop itself said something to the model (repair, nudge, go on).
     Prompted {
@@ -388,6 +465,11 @@ pub enum Event {
     },
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 impl Event {
     /// The event's name as it is written.
     pub const fn kind(&self) -> &'static str {
@@ -403,6 +485,7 @@ impl Event {
             Self::Succeeded { .. } => "succeeded",
             Self::Died { .. } => "died",
             Self::Replayed { .. } => "replayed",
+            Self::RoundStarted { .. } => "round_started",
             Self::Erased { .. } => "erased",
             Self::StepStarted { .. } => "step_started",
             Self::Expanded { .. } => "expanded",
@@ -410,8 +493,14 @@ impl Event {
             Self::StepFinished { .. } => "step_finished",
             Self::SleepStarted { .. } => "sleep_started",
             Self::AgentStarted { .. } => "agent_started",
+            Self::SessionOpened { .. } => "session_opened",
+            Self::SessionAwaited { .. } => "session_awaited",
+            Self::SessionSaved { .. } => "session_saved",
             Self::SubagentCalled { .. } => "subagent_called",
             Self::TurnFinished { .. } => "turn_finished",
+            Self::Compacted { .. } => "compacted",
+            Self::ModelChanged { .. } => "model_changed",
+            Self::OtherModel { .. } => "other_model",
             Self::Prompted { .. } => "prompted",
             Self::HookDecided { .. } => "hook_decided",
             Self::CallIntended { .. } => "call_intended",
@@ -452,14 +541,21 @@ impl Event {
     /// The step that the event belongs to, where it names one.
     pub const fn step(&self) -> Option<&StepKey> {
         match self {
-            Self::StepStarted { step }
+            Self::RoundStarted { step, .. }
+            | Self::StepStarted { step }
             | Self::Expanded { step, .. }
             | Self::StepRetrying { step, .. }
             | Self::StepFinished { step, .. }
             | Self::SleepStarted { step, .. }
             | Self::AgentStarted { step, .. }
+            | Self::SessionOpened { step, .. }
+            | Self::SessionAwaited { step, .. }
+            | Self::SessionSaved { step, .. }
             | Self::SubagentCalled { step, .. }
             | Self::TurnFinished { step, .. }
+            | Self::Compacted { step, .. }
+            | Self::ModelChanged { step, .. }
+            | Self::OtherModel { step, .. }
             | Self::Prompted { step, .. }
             | Self::HookDecided { step, .. }
             | Self::CallIntended { step, .. }

@@ -24,6 +24,7 @@ macro_rules! notes {
                     }
                     Self::StepRetrying { error, .. }
                     | Self::OutcomeUnknown { error, .. }
+                    | Self::ModelChanged { why: error, .. }
                     | Self::StepFinished { outcome: StepOutcome::Failed { error }, .. }
                     | Self::CallFinished { result: CallResult::Failed { error }, .. } => {
                         visit($slot::Text(&$($mut)? error.message));
@@ -61,13 +62,19 @@ macro_rules! notes {
                     | Self::Succeeded { .. }
                     | Self::Replayed { .. }
                     | Self::Erased { .. }
+                    | Self::RoundStarted { .. }
                     | Self::StepStarted { .. }
                     | Self::Expanded { .. }
                     | Self::StepFinished { .. }
                     | Self::SleepStarted { .. }
                     | Self::AgentStarted { .. }
+                    | Self::SessionOpened { .. }
+                    | Self::SessionAwaited { .. }
+                    | Self::SessionSaved { .. }
                     | Self::SubagentCalled { .. }
                     | Self::TurnFinished { .. }
+                    | Self::Compacted { .. }
+                    | Self::OtherModel { .. }
                     | Self::Prompted { .. }
                     | Self::CallIntended { .. }
                     | Self::CallFinished { .. }

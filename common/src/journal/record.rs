@@ -57,32 +57,6 @@ impl Usage {
     }
 }
 
-/// What stays the same in every request of one agent step. Journaled whole when
-/// the step starts, so that a changed deploy or a changed tool list of an MCP
-/// server cannot change a conversation that is under way.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RequestHead {
-    /// The model's name in `teamster.yaml`.
-    pub alias: String,
-    /// The provider's name in `teamster.yaml`.
-    pub provider: String,
-    /// The model's name at the provider.
-    pub model: String,
-    /// The most tokens that one reply may have.
-    pub max_tokens: u32,
-    /// The system prompt; empty for none.
-    pub system: String,
-    /// The tools offered: `{name, description, input_schema}` each, in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tools: Vec<Value>,
-    /// The JSON Schema that the final output must fit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output_schema: Option<Value>,
-    /// Provider options that the agent or pipeline set (`effort`, `temperature`, …).
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    pub options: serde_json::Map<String, Value>,
-}
-
 /// An answered model call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelCall {

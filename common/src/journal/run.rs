@@ -4,6 +4,8 @@
 mod family;
 mod held;
 mod hooks;
+mod round;
+mod session;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use serde_json::Value;
 
 pub use self::family::Subagent;
 pub use self::held::{Held, Raised};
+pub use self::session::{SessionRun, SessionState};
 use super::chain::Reading;
 use super::conversation::Conversation;
 use super::conversation::Prompted;
@@ -19,7 +22,7 @@ use super::event::{Event, Recorded, Submitted};
 use super::hook::{HookEvent, HookPoint, HookRuling};
 use super::record::{ApprovalDecision, ApprovalTerms, CallRecord, CallResult, StepOutcome};
 use crate::clock::Timestamp;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureClass};
 use crate::id::{ApprovalId, CallId, StepKey, TaskId};
 use crate::task::{Head, IllegalEvent, Outcome};
 
@@ -84,6 +87,12 @@ pub struct StepRun {
     pub rulings: BTreeMap<HookPoint, Arc<HookRuling>>,
     /// The child task of a `pipeline` step.
     pub child: Option<Child>,
+    /// The conversation across tasks that it goes on with.
+    pub session: Option<SessionRun>,
+    /// The round that a step with `repeat` is in, from 1.
+    pub round: u32,
+    /// How it ended in the round before this one.
+    pub before: Option<StepOutcome>,
     /// What stands in the way of its next call.
     pub held: Option<Held>,
 }
@@ -239,6 +248,10 @@ impl Run {
         self.head.apply(recorded)?;
         self.apply_task(recorded);
         self.apply_step(recorded);
+        self.apply_session(recorded);
+        if let Event::RoundStarted { step, round, reset } = &recorded.event {
+            self.start_round(step, *round, reset);
+        }
         Ok(())
     }
 
@@ -255,8 +268,17 @@ impl Run {
         let conversation = step.and_then(|s| s.conversation.as_ref());
         match event {
             Event::AgentStarted { .. } if conversation.is_some() => Err("the agent was started before"),
-            Event::TurnFinished { .. } if conversation.is_none() => Err("the agent was not started"),
-            Event::TurnFinished { .. } if conversation.is_some_and(|c| !c.open_calls().is_empty()) => {
+            Event::TurnFinished { .. } | Event::ModelChanged { .. } | Event::Compacted { .. }
+                if conversation.is_none() =>
+            {
+                Err("the agent was not started")
+            }
+            Event::Compacted { kept_from, .. } if conversation.is_some_and(|c| *kept_from > c.turns.len()) => {
+                Err("a summary cannot stand for turns to come")
+            }
+            Event::TurnFinished { .. } | Event::Compacted { .. }
+                if conversation.is_some_and(|c| !c.open_calls().is_empty()) =>
+            {
                 Err("calls of the turn before have no results")
             }
             Event::Prompted { .. } if conversation.is_none_or(|c| c.turns.is_empty()) => {
@@ -405,6 +427,9 @@ impl Run {
             Event::StepRetrying { error, not_before, .. } => {
                 step.failed_tries += 1;
                 step.last_error = Some(error.clone());
+                if let Some(conversation) = &mut step.conversation {
+                    conversation.overflowed |= error.class == FailureClass::ContextWindow;
+                }
                 step.status = StepStatus::Retrying { not_before: *not_before };
             }
             Event::StepFinished { outcome, .. } => {
@@ -417,7 +442,11 @@ impl Run {
             }
             Event::SleepStarted { until, .. } => step.sleep_until = Some(*until),
             Event::AgentStarted { head, prompt, .. } => {
-                step.conversation = Some(Conversation::new((**head).clone(), prompt.clone()));
+                let mut conversation = Conversation::new((**head).clone(), prompt.clone());
+                if let Some(session) = &step.session {
+                    conversation.history = Arc::clone(&session.history);
+                }
+                step.conversation = Some(conversation);
             }
             Event::TurnFinished { call, .. } => {
                 step.busy_ms += call.duration_ms;
@@ -427,6 +456,25 @@ impl Run {
                 step.rulings.clear();
                 if let Some(conversation) = &mut step.conversation {
                     conversation.answered((**call).clone());
+                }
+            }
+            Event::Compacted { call, kept_from, .. } => {
+                step.busy_ms += call.duration_ms;
+                step.failed_tries = 0;
+                if let Some(conversation) = &mut step.conversation {
+                    conversation.compact(call, *kept_from);
+                }
+            }
+            Event::ModelChanged { to, why, .. } => {
+                // Each model has tries of its own.
+                step.failed_tries = 0;
+                if let Some(conversation) = &mut step.conversation {
+                    conversation.change_model(to, why);
+                }
+            }
+            Event::OtherModel { answered, .. } => {
+                if let Some(conversation) = &mut step.conversation {
+                    conversation.other_model = Some(answered.clone());
                 }
             }
             Event::SubagentCalled { call, agent, prompt, background, .. } => {
@@ -484,6 +532,9 @@ impl StepRun {
         let record = self.calls.get(call).and_then(|known| known.record.clone());
         if let Some(turn) = self.conversation.as_mut().and_then(|c| c.turn_of(call)) {
             turn.results.insert(call.clone(), result.clone());
+            if let Some(conversation) = &mut self.conversation {
+                conversation.note_cut(result);
+            }
             if record.is_none() {
                 return;
             }
@@ -500,6 +551,7 @@ impl StepRun {
         // The question lapsed and the child ended with the task: ask, and submit, anew.
         self.approval = None;
         self.permissions.clear();
+        self.release_session();
         self.held = None;
         self.forget_rulings();
         if self.child.take().is_some() {

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::event::Event;
 use super::hook::HookRuling;
-use super::record::{ApprovalDecision, CallResult, ModelCall, RequestHead, StepOutcome};
+use super::record::{ApprovalDecision, CallResult, ModelCall, StepOutcome};
+use super::request::RequestHead;
 use crate::failure::Failure;
 use crate::task::Signal;
 
@@ -54,7 +55,7 @@ macro_rules! visits {
                         StepOutcome::Skipped => {}
                     },
                     Self::AgentStarted { head, prompt, .. } => {
-                        let RequestHead { system, tools, output_schema, options, .. } = &$($mut)? **head;
+                        let RequestHead { system, tools, output_schema, options, fallback, .. } = &$($mut)? **head;
                         visit($slot::Text(system));
                         for tool in tools.$iter() {
                             visit($slot::Value(tool));
@@ -65,9 +66,23 @@ macro_rules! visits {
                         for option in options.$values() {
                             visit($slot::Value(option));
                         }
+                        for option in fallback.models.$iter().flat_map(|model| model.options.$values()) {
+                            visit($slot::Value(option));
+                        }
                         visit($slot::Text(prompt));
                     }
-                    Self::TurnFinished { call, .. } => {
+                    Self::SessionOpened { history, .. } => {
+                        for message in history.$iter() {
+                            visit($slot::Value(message));
+                        }
+                    }
+                    Self::ModelChanged { to, why, .. } => {
+                        for option in to.options.$values() {
+                            visit($slot::Value(option));
+                        }
+                        why.$visit(visit);
+                    }
+                    Self::TurnFinished { call, .. } | Self::Compacted { call, .. } => {
                         let ModelCall { content, .. } = &$($mut)? **call;
                         for block in content.$iter() {
                             visit($slot::Value(block));
@@ -104,6 +119,10 @@ macro_rules! visits {
                     | Self::CancelRequested { .. }
                     | Self::Cancelled { .. }
                     | Self::StepStarted { .. }
+                    | Self::RoundStarted { .. }
+                    | Self::OtherModel { .. }
+                    | Self::SessionAwaited { .. }
+                    | Self::SessionSaved { .. }
                     | Self::SleepStarted { .. }
                     | Self::ApprovalExpired { .. }
                     | Self::HeldBack { .. }

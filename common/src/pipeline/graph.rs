@@ -2,18 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::Step;
+use super::model::{Step, StepKind};
 use crate::id::StepId;
 
 /// Who needs whom, by the steps' ids.
 #[derive(Debug)]
 pub(crate) struct Graph<'s> {
-    needs: BTreeMap<&'s StepId, &'s [StepId]>,
+    needs: BTreeMap<&'s StepId, Vec<&'s StepId>>,
 }
 
 impl<'s> Graph<'s> {
+    /// A step with `repeat` is done after its steps, which start after what it needs.
     pub(crate) fn of(steps: impl Iterator<Item = &'s Step>) -> Self {
-        Self { needs: steps.map(|step| (&step.id, step.needs.as_slice())).collect() }
+        let steps: Vec<&Step> = steps.collect();
+        let own: BTreeMap<&StepId, &Step> = steps.iter().map(|step| (&step.id, *step)).collect();
+        let needs = |step: &'s Step| {
+            let members = match &step.kind {
+                StepKind::Repeat(repeat) => repeat.steps.as_slice(),
+                _ => &[],
+            };
+            let of_group = step.within.as_ref().and_then(|group| own.get(group)).map_or(&[][..], |group| &group.needs);
+            step.needs.iter().chain(members).chain(of_group).collect()
+        };
+        Self { needs: steps.iter().map(|step| (&step.id, needs(step))).collect() }
     }
 
     /// All that a step needs, directly or not. Without the step itself, unless it is in a cycle.
@@ -21,8 +32,8 @@ impl<'s> Graph<'s> {
         let mut found = BTreeSet::new();
         let mut open = vec![step];
         while let Some(step) = open.pop() {
-            let needs = self.needs.get(step).copied().unwrap_or_default();
-            open.extend(needs.iter().filter(|need| found.insert(*need)));
+            let needs = self.needs.get(step).map(Vec::as_slice).unwrap_or_default();
+            open.extend(needs.iter().copied().filter(|need| found.insert(*need)));
         }
         found
     }
@@ -33,8 +44,8 @@ impl<'s> Graph<'s> {
         for start in self.needs.keys().copied() {
             let mut path: Vec<(&StepId, usize)> = vec![(start, 0)];
             while let Some((step, next)) = path.pop() {
-                let needs = self.needs.get(step).copied().unwrap_or_default();
-                let Some(need) = needs.get(next).filter(|_| !done.contains(step)) else {
+                let needs = self.needs.get(step).map(Vec::as_slice).unwrap_or_default();
+                let Some(need) = needs.get(next).copied().filter(|_| !done.contains(step)) else {
                     done.insert(step);
                     continue;
                 };

@@ -8,9 +8,9 @@ use serde_json::Value;
 pub use super::schema::{Schema, SchemaIssue};
 use super::template::{Expression, Template};
 use crate::config::policy::Layer;
-use crate::config::{Hooks, PermissionMode};
-use crate::id::{Digest, PipelineName, QueueName, StepId};
-use crate::journal::{Effect, WhenSpent};
+use crate::config::{Fallback, Hooks, PermissionMode};
+use crate::id::{Digest, PipelineName, QueueName, StepId, StepKey};
+use crate::journal::{Compaction, Effect, Run, WhenSpent};
 use crate::retry::RetryPolicy;
 use crate::span::Span;
 
@@ -120,6 +120,8 @@ pub struct Step {
     pub uses: Vec<String>,
     /// What it does.
     pub kind: StepKind,
+    /// The step with `repeat` that it belongs to.
+    pub within: Option<StepId>,
 }
 
 /// A fan-out over the items of a list.
@@ -161,6 +163,8 @@ pub enum StepKind {
     Sleep(SleepStep),
     /// Runs another pipeline as a child task.
     Pipeline(PipelineStep),
+    /// Runs steps of the pipeline again and again.
+    Repeat(RepeatStep),
 }
 
 impl StepKind {
@@ -175,6 +179,7 @@ impl StepKind {
             Self::Approval(_) => "approval",
             Self::Sleep(_) => "sleep",
             Self::Pipeline(_) => "pipeline",
+            Self::Repeat(_) => "repeat",
         }
     }
 }
@@ -188,6 +193,12 @@ pub struct AgentStep {
     pub prompt: Template,
     /// A model's name in `teamster.yaml`, or what computes it; `None`, or an empty text: as the agent says.
     pub model: Option<Template>,
+    /// The models that are asked when that one is overloaded or declines; `None`: as `teamster.yaml` says of it.
+    pub fallback: Option<Fallback>,
+    /// The key of the conversation across tasks that it goes on with; `None`, or an empty text: it begins anew.
+    pub session: Option<Template>,
+    /// When its conversation is summarised; `None`: as `teamster.yaml` says.
+    pub compaction: Option<Compaction>,
     /// When to stop.
     pub limits: AgentLimits,
 }
@@ -312,6 +323,17 @@ pub enum SleepStep {
     Until(Template),
 }
 
+/// `repeat:` with `steps:`, or on any other step, which then is its only one.
+#[derive(Debug)]
+pub struct RepeatStep {
+    /// When a round was the last one. Templates see `round`, and what the steps came to in it.
+    pub until: Expression,
+    /// The most rounds, 1 to 100.
+    pub max: u32,
+    /// Its steps, in the order of the file: each [`Step::within`] it.
+    pub steps: Vec<StepId>,
+}
+
 /// `pipeline: NAME` with `input:`.
 #[derive(Debug)]
 pub struct PipelineStep {
@@ -434,6 +456,17 @@ impl Callees {
 }
 
 impl Pipeline {
+    /// The round that a step is in, of one that is repeated or repeats others.
+    pub fn round(&self, run: &Run, id: &StepId) -> Option<u32> {
+        let step = self.step(id)?;
+        let of = match (&step.kind, &step.within) {
+            (StepKind::Repeat(_), _) => id,
+            (_, Some(within)) => within,
+            _ => return None,
+        };
+        run.step(&StepKey::of(of.clone())).map(|known| known.round)
+    }
+
     /// A step by its id.
     pub fn step(&self, id: &StepId) -> Option<&Step> {
         self.steps.iter().find(|step| &step.id == id)

@@ -24,7 +24,9 @@ pub fn reset(pipeline: &Pipeline, from: Option<&StepId>) -> Result<Vec<StepId>, 
         return Err(UnknownStep { step: from.clone(), known });
     }
     let graph = Graph::of(pipeline.steps.iter());
-    let again = pipeline.steps.iter().filter(|step| &step.id == from || graph.ancestors(&step.id).contains(from));
+    let again = pipeline.steps.iter().filter(|step| {
+        &step.id == from || step.within.as_ref() == Some(from) || graph.ancestors(&step.id).contains(from)
+    });
     Ok(again.map(|step| step.id.clone()).collect())
 }
 

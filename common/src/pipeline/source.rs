@@ -5,6 +5,7 @@
 //! [`Reading::links`] lists it, so that a stored definition reads the same
 //! everywhere.
 
+mod repeat;
 mod step;
 mod text;
 mod trigger;

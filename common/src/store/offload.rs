@@ -32,13 +32,13 @@ use self::object::Objects;
 use self::outgoing::{Kept, Unkept};
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, BlobOptions, Claim, ClaimTasks, Cursor, Definition, Due,
-    Erasure, Filter, Finding, Halt, HaltChange, Hint, Limits, Meter, OpenBatch, Page, Queue, Reading, Receipt,
-    RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Settled, Severity, SignalError, Signalled, Store,
-    StoreClock, StoreError, StoreOptions, Submission, Take, Transcript, intake,
+    Erasure, Filter, Finding, Halt, HaltChange, Hint, KeepSession, KeptSession, Limits, Meter, OpenBatch, Page, Queue,
+    Reading, Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Settled, Severity, SignalError,
+    Signalled, Store, StoreClock, StoreError, StoreOptions, Submission, Take, Transcript, intake,
 };
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
-use crate::id::{BatchId, BlobHouse, BlobName, Digest, PipelineName, QueueName, Shard, TaskId};
+use crate::id::{BatchId, BlobHouse, BlobName, Digest, PipelineName, QueueName, SessionName, Shard, TaskId};
 use crate::journal::{Chained, Recorded, Seal};
 use crate::task::{Head, Signal};
 
@@ -331,6 +331,14 @@ impl Store for Offload {
 
     async fn meters(&self, prefix: &str, limit: usize) -> Result<Vec<Reading>, StoreError> {
         self.inner.meters(prefix, limit).await
+    }
+
+    async fn session(&self, name: &SessionName) -> Result<Option<KeptSession>, StoreError> {
+        self.inner.session(name).await
+    }
+
+    async fn keep_session(&self, keep: KeepSession) -> Result<bool, StoreError> {
+        self.inner.keep_session(keep).await
     }
 
     async fn change_halt(&self, change: HaltChange) -> Result<Option<Halt>, StoreError> {

@@ -30,6 +30,7 @@ mod restore;
 mod retain;
 mod row;
 mod schema;
+mod session;
 mod submit;
 mod tally;
 mod tls;
@@ -56,13 +57,13 @@ use self::tls::Connector;
 use self::writer::{Tools, Writers};
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Erasure, Filter,
-    Finding, Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal,
-    Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError, StoreOptions, Submission, Take,
-    Transcript, intake,
+    Finding, Halt, HaltChange, Hint, KeepSession, KeptSession, Meter, OpenBatch, Page, Queue, Reading, Receipt,
+    RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError,
+    StoreOptions, Submission, Take, Transcript, intake,
     meter::{MOST_READINGS, teller::Teller, till::Order},
 };
 use crate::clock::Timestamp;
-use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
+use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, SessionName, TaskId};
 use crate::journal::{Chained, Recorded, Seal};
 use crate::task::{Head, Signal};
 
@@ -343,6 +344,14 @@ impl Store for PostgresStore {
     async fn meters(&self, prefix: &str, limit: usize) -> Result<Vec<Reading>, StoreError> {
         let limit = limit.min(MOST_READINGS);
         Ok(with!(self, read connection => meter::readings(connection, &self.options, prefix, limit)))
+    }
+
+    async fn session(&self, name: &SessionName) -> Result<Option<KeptSession>, StoreError> {
+        Ok(with!(self, read connection => session::read(connection, &self.options, name)))
+    }
+
+    async fn keep_session(&self, keep: KeepSession) -> Result<bool, StoreError> {
+        Ok(with!(self, connection => session::keep(connection, &self.options, keep.clone())))
     }
 
     async fn change_halt(&self, change: HaltChange) -> Result<Option<Halt>, StoreError> {

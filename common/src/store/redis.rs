@@ -49,6 +49,7 @@ mod reply;
 mod restore;
 mod retention;
 mod scripts;
+mod session;
 mod stored;
 mod submit;
 mod supersede;
@@ -77,13 +78,13 @@ use self::meter::Meters;
 use self::stored::Stored;
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Erasure, Filter,
-    Finding, Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal,
-    Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError, StoreOptions, Submission, Take,
-    Transcript, intake,
+    Finding, Halt, HaltChange, Hint, KeepSession, KeptSession, Meter, OpenBatch, Page, Queue, Reading, Receipt,
+    RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError,
+    StoreOptions, Submission, Take, Transcript, intake,
     meter::{teller::Teller, till::Order},
 };
 use crate::clock::Timestamp;
-use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
+use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, SessionName, TaskId};
 use crate::journal::{Chained, Recorded, Seal};
 use crate::task::{Head, Signal};
 
@@ -287,6 +288,14 @@ impl Store for RedisStore {
 
     async fn meters(&self, prefix: &str, limit: usize) -> Result<Vec<Reading>, StoreError> {
         self.readings(prefix, limit).await
+    }
+
+    async fn session(&self, name: &SessionName) -> Result<Option<KeptSession>, StoreError> {
+        self.kept_session(name).await
+    }
+
+    async fn keep_session(&self, keep: KeepSession) -> Result<bool, StoreError> {
+        self.replace_session(keep).await
     }
 
     async fn change_halt(&self, change: HaltChange) -> Result<Option<Halt>, StoreError> {

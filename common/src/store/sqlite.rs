@@ -26,6 +26,7 @@ mod read;
 mod restore;
 mod row;
 mod schema;
+mod session;
 mod signal;
 mod submit;
 mod tally;
@@ -46,13 +47,13 @@ use self::lease::{Leased, Loaded};
 use self::writer::Writer;
 use super::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Due, Erasure, Filter,
-    Finding, Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow, Renew, Renewal,
-    Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError, StoreOptions, Submission, Take,
-    Transcript, intake,
+    Finding, Halt, HaltChange, Hint, KeepSession, KeptSession, Meter, OpenBatch, Page, Queue, Reading, Receipt,
+    RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError,
+    StoreOptions, Submission, Take, Transcript, intake,
     meter::{MOST_READINGS, till::Order},
 };
 use crate::clock::Timestamp;
-use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
+use crate::id::{BatchId, BlobName, Digest, PipelineName, QueueName, SessionName, TaskId};
 use crate::journal::{Chained, Recorded, Seal};
 use crate::task::{Head, Signal};
 
@@ -302,6 +303,15 @@ impl Store for SqliteStore {
     async fn meters(&self, prefix: &str, limit: usize) -> Result<Vec<Reading>, StoreError> {
         let (prefix, now) = (prefix.to_owned(), self.options.clock.now());
         self.readers.read(move |db| meter::readings(db, &prefix, limit.min(MOST_READINGS), now)).await
+    }
+
+    async fn session(&self, name: &SessionName) -> Result<Option<KeptSession>, StoreError> {
+        let (name, now) = (name.clone(), self.options.clock.now());
+        self.readers.read(move |db| session::read(db, &name, now)).await
+    }
+
+    async fn keep_session(&self, keep: KeepSession) -> Result<bool, StoreError> {
+        self.writer.write(1, move |tx| session::keep(tx, &keep)).await
     }
 
     async fn change_halt(&self, change: HaltChange) -> Result<Option<Halt>, StoreError> {

@@ -251,13 +251,20 @@ impl Head {
             (
                 Event::Woken { cause: WakeCause::Room }
                 | Event::StepStarted { .. }
+                | Event::RoundStarted { .. }
                 | Event::Expanded { .. }
                 | Event::StepRetrying { .. }
                 | Event::StepFinished { .. }
                 | Event::SleepStarted { .. }
                 | Event::AgentStarted { .. }
+                | Event::SessionOpened { .. }
+                | Event::SessionAwaited { .. }
+                | Event::SessionSaved { .. }
                 | Event::SubagentCalled { .. }
                 | Event::TurnFinished { .. }
+                | Event::Compacted { .. }
+                | Event::ModelChanged { .. }
+                | Event::OtherModel { .. }
                 | Event::Prompted { .. }
                 | Event::HookDecided { .. }
                 | Event::CallIntended { .. }
@@ -314,7 +321,7 @@ impl Head {
             }
             // Questions lapse with the task, but a call of unknown outcome stays unknown.
             Event::Succeeded { .. } | Event::Cancelled { .. } | Event::Died { .. } => self.open_approvals.clear(),
-            Event::TurnFinished { call, .. } => self.usage.add(&call.usage),
+            Event::TurnFinished { call, .. } | Event::Compacted { call, .. } => self.usage.add(&call.usage),
             Event::ApprovalRequested { .. } => {
                 self.open_approvals.push(ApprovalId { task: self.id, seq: recorded.seq });
             }

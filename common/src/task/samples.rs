@@ -7,10 +7,10 @@ use serde_json::json;
 
 use crate::clock::Timestamp;
 use crate::failure::{Failure, FailureClass};
-use crate::id::{ApprovalId, CallId, Digest, PipelineName, QueueName, StepId, StepKey, TaskId, WorkerId};
+use crate::id::{ApprovalId, CallId, Digest, PipelineName, QueueName, SessionName, StepId, StepKey, TaskId, WorkerId};
 use crate::journal::{
     ApprovalDecision, CallRecord, CallResult, Effect, Event, HookDecision, HookEvent, HookRuling, HookRun, ModelCall,
-    Recorded, RequestHead, StepOutcome, Submitted, Usage, WakeCause,
+    ModelChoice, Recorded, RequestHead, StepOutcome, Submitted, Usage, WakeCause,
 };
 use crate::task::{DeadReason, Head, Outcome, State, StateName, Wait, WaitOn};
 
@@ -105,16 +105,17 @@ pub(crate) fn decision() -> ApprovalDecision {
     ApprovalDecision { approved: true, by: "ann".to_owned(), comment: None, edits: None }
 }
 
+fn session() -> SessionName {
+    SessionName::new("p/k").unwrap()
+}
+
 fn request_head() -> RequestHead {
     RequestHead {
         alias: "m".to_owned(),
         provider: "p".to_owned(),
         model: "m".to_owned(),
         max_tokens: 1,
-        system: String::new(),
-        tools: Vec::new(),
-        output_schema: None,
-        options: serde_json::Map::new(),
+        ..RequestHead::default()
     }
 }
 
@@ -165,18 +166,36 @@ pub(crate) fn events() -> Vec<Event> {
         Event::Died { reason: DeadReason::Failed, error: failure(), step: Some(step()) },
         Event::Replayed { by: by.clone(), reset: vec![step().step], input: Some(json!(2)) },
         Event::StepStarted { step: step() },
+        Event::RoundStarted { step: step(), round: 1, reset: Vec::new() },
         Event::Expanded { step: step(), items: vec![json!(1)] },
         Event::StepRetrying { step: step(), error: failure(), not_before: at(10) },
         finished(),
         Event::SleepStarted { step: step(), until: at(10) },
         Event::AgentStarted { step: step(), head: Box::new(request_head()), prompt: "go".to_owned() },
         Event::TurnFinished { step: step(), call: Box::new(model_call()) },
+        Event::Compacted { step: step(), call: Box::new(model_call()), kept_from: 0 },
+        Event::ModelChanged {
+            step: step(),
+            from: "m".to_owned(),
+            to: Box::new(ModelChoice { alias: "n".to_owned(), ..ModelChoice::default() }),
+            why: failure(),
+        },
+        Event::OtherModel { step: step(), asked: "m".to_owned(), answered: "n".to_owned() },
         Event::Prompted {
             step: step(),
             text: "go on".to_owned(),
             reason: "continue".to_owned(),
             subagents: Vec::new(),
         },
+        Event::SessionOpened {
+            step: step(),
+            session: session(),
+            from: Some(child()),
+            history: vec![json!(1)],
+            dropped: 1,
+        },
+        Event::SessionAwaited { step: step(), session: session(), holder: child(), until: at(10) },
+        Event::SessionSaved { step: step(), session: session(), kept: true },
         Event::SubagentCalled {
             step: step().subagent(1),
             call: call(),

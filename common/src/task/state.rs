@@ -215,6 +215,11 @@ pub enum WaitOn {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         step: Option<StepKey>,
     },
+    /// A session that another task goes on with.
+    Session {
+        /// The step that waits.
+        step: StepKey,
+    },
     /// The end of the emergency stop that covers the task.
     Halt,
 }
@@ -234,6 +239,7 @@ impl WaitOn {
             Self::Outcome { .. } => "outcome",
             Self::Budget { .. } => "budget",
             Self::RateLimit { .. } => "rate_limit",
+            Self::Session { .. } => "session",
             Self::Halt => "halt",
         }
     }

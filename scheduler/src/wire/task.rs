@@ -207,17 +207,37 @@ pub struct Step {
     pub retry_at: Option<Timestamp>,
     /// How many tries were started.
     pub tries: u32,
+    /// The model that is asked, by its name in `teamster.yaml`, of an agent step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The models that were asked before it and gave up or declined, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models_before: Vec<String>,
+    /// The model that answered although another one was asked, by its name at the provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_by: Option<String>,
     /// Model calls that were answered, of an agent step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub turns: Option<usize>,
+    /// How often its conversation was summarised because it grew too long.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub compactions: u32,
     /// What its model calls cost, of an agent step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub usage: Option<Usage>,
+    /// The round that a step with `repeat` is in, or ended with.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub round: u32,
     /// The child task of a `pipeline` step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "uuid")]
     pub child: Option<TaskId>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Where a step is.
@@ -349,6 +369,7 @@ impl Step {
             StepStatus::Done(StepOutcome::Skipped) => (StepState::Skipped, None, None, None),
         };
         let under_way = matches!(status, StepState::Started | StepState::Succeeded);
+        let conversation = step.conversation.as_ref();
         Self {
             id,
             agent: step.subagent.map(|subagent| subagent.agent),
@@ -359,8 +380,17 @@ impl Step {
             finished_at: step.finished_at,
             retry_at,
             tries: step.failed_tries + u32::from(under_way),
-            turns: step.conversation.as_ref().map(|c| c.turns.len()),
-            usage: step.conversation.as_ref().map(common::journal::Conversation::usage),
+            model: conversation.map(|known| known.head.alias.clone()),
+            models_before: conversation
+                .into_iter()
+                .flat_map(|c| &c.changes)
+                .map(|change| change.from.clone())
+                .collect(),
+            answered_by: conversation.and_then(|known| known.other_model.clone()),
+            turns: conversation.map(|known| known.turns.len()),
+            compactions: conversation.and_then(|known| known.compacted.as_ref()).map_or(0, |last| last.number),
+            usage: conversation.map(common::journal::Conversation::usage),
+            round: step.round,
             child: step.child.map(|child| child.task),
         }
     }

@@ -203,8 +203,7 @@ pub async fn the_cost_is_summed(place: Place) -> Result<()> {
         max_tokens: 10,
         system: String::new(),
         tools: Vec::new(),
-        output_schema: None,
-        options: serde_json::Map::new(),
+        ..RequestHead::default()
     };
     let reply = ModelCall {
         content: Vec::new(),

@@ -248,10 +248,10 @@ fn reply(shared: &Shared, request: &Request) -> Reply {
 async fn write_reply(stream: &mut TcpStream, request: &Request, request_id: &str, reply: Reply) -> io::Result<bool> {
     let body_of = |message: &Message| {
         let id = format!("msg_fake_{}", request.number);
-        let (model, tokens) = (&request.json["model"], request.body.len() / 4);
+        let (model, tokens) = message.origin(&request.json["model"], request.body.len() / 4);
         match request.api {
-            Api::Chat => chat::stream(message, &id, model, tokens),
-            _ => message.stream(&id, model, tokens),
+            Api::Chat => chat::stream(message, &id, &model, tokens),
+            _ => message.stream(&id, &model, tokens),
         }
     };
     match reply {

@@ -8,13 +8,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use common::clock::Timestamp;
-use common::id::{BatchId, BlobName, Digest, PipelineName, QueueName, TaskId};
+use common::id::{BatchId, BlobName, Digest, PipelineName, QueueName, SessionName, TaskId};
 use common::journal::{Chained, Recorded, Seal};
 use common::store::{
     Append, AppendError, Appended, BatchRow, BatchStatus, Claim, ClaimTasks, Cursor, Definition, Doorbell, Due,
-    Erasure, Filter, Finding, Halt, HaltChange, Hint, Meter, OpenBatch, Page, Queue, Reading, Receipt, RejectedRow,
-    Renew, Renewal, Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store, StoreError, Submission, Take,
-    Transcript,
+    Erasure, Filter, Finding, Halt, HaltChange, Hint, KeepSession, KeptSession, Meter, OpenBatch, Page, Queue, Reading,
+    Receipt, RejectedRow, Renew, Renewal, Reserve, Reserved, Settle, Settled, SignalError, Signalled, Store,
+    StoreError, Submission, Take, Transcript,
 };
 use common::task::{Head, Signal};
 
@@ -336,6 +336,15 @@ impl Store for Faulty {
     async fn meters(&self, prefix: &str, limit: usize) -> Result<Vec<Reading>, StoreError> {
         let prefix = prefix.to_owned();
         self.call(move |truth| truth.ask("meters", async |store| store.meters(&prefix, limit).await)).await
+    }
+
+    async fn session(&self, name: &SessionName) -> Result<Option<KeptSession>, StoreError> {
+        let name = name.clone();
+        self.call(move |truth| truth.ask("session", async |store| store.session(&name).await)).await
+    }
+
+    async fn keep_session(&self, keep: KeepSession) -> Result<bool, StoreError> {
+        self.call(|truth| truth.ask("keep_session", async |store| store.keep_session(keep).await)).await
     }
 
     async fn change_halt(&self, change: HaltChange) -> Result<Option<Halt>, StoreError> {

@@ -4,31 +4,34 @@
 
 use common::failure::{Failure, FailureClass};
 use common::id::{CallId, StepKey};
+use common::journal::shown::READ_RESULT;
 use common::journal::{CallRecord, CallResult, CallState, Conversation, Event, StepRun, ToolUse, Turn, Usage};
 use common::pipeline::model::{AgentLimits, AgentStep, Step};
 use serde_json::{Value, json};
 
-use super::admission::{Verdict, admit, calls, offered, tool_uses, verdict};
+use super::admission::{Refusal, Verdict, admit, calls, offered, tool_uses, verdict};
 use super::effect::idempotency_key;
 use super::hook::{Review, ended_by};
+use super::output::{REPAIR, REPAIRS, answer, prompts, repairs, with_attempts};
 use super::permission::{Permit, Wanted};
-use super::{Action, ActionKey, Deciding};
-use crate::tools::Tool;
+use super::{Action, ActionKey, Deciding, compaction, fallback, output};
 use crate::tools::agent::AGENT;
+use crate::tools::{self, Tool};
 
 /// How often a reply that was cut off is asked to go on.
 const CONTINUATIONS: usize = 3;
-/// How often an output that does not fit is sent back.
-const REPAIRS: usize = 1;
 /// Tool calls of one step that run at once.
 pub(super) const PARALLEL_CALLS: usize = 8;
 
-const REPAIR: &str = "repair";
-const CONTINUE: &str = "continue";
+/// Why the model is told something: its reply was cut off.
+pub(super) const CONTINUE: &str = "continue";
 
 impl Deciding<'_> {
     pub(super) fn agent(&mut self, step: &Step, key: &StepKey, known: &StepRun, agent: &AgentStep) {
         self.subagents(step, key, agent);
+        if !self.holds_session(key, known, agent) {
+            return;
+        }
         let Some(conversation) = &known.conversation else {
             if !self.is_in_flight(key) {
                 self.act(Action::Prepare { step: key.clone(), start: true });
@@ -49,8 +52,11 @@ impl Deciding<'_> {
             return self.wind_up(key, known, &open, ended_by(event, ruling));
         }
         let review = self.review(key, known, turn, agent);
-        if !open.is_empty() {
+        if open.iter().any(|call| !output::is_output(conversation, call)) {
             return self.tool_calls(key, known, conversation, &open, agent);
+        }
+        if !open.is_empty() {
+            return self.given_output(step, key, conversation, &open, agent);
         }
         if review == Review::Pending {
             return;
@@ -58,7 +64,7 @@ impl Deciding<'_> {
         if turn.prompted.is_none() && !self.is_in_flight(key) && self.report(key) {
             return;
         }
-        if turn.prompted.is_some() || !turn.tool_uses.is_empty() {
+        if turn.prompted.is_some() || !turn.tool_uses.is_empty() || turn.set_aside {
             return self.ask(step, key, conversation, agent);
         }
         self.ended(step, key, conversation, turn, agent);
@@ -79,9 +85,7 @@ impl Deciding<'_> {
         if !conversation.head.tools.is_empty() && !self.given.tools.contains_key(key) {
             return self.act(Action::Prepare { step: key.clone(), start: false });
         }
-        if self.cleared(key, None) {
-            self.act(Action::CallModel { step: key.clone() });
-        }
+        self.call_model(key, compaction::room(conversation));
     }
 
     fn room(&self, key: &StepKey, conversation: &Conversation, agent: &AgentStep) -> Result<(), Failure> {
@@ -157,6 +161,17 @@ impl Deciding<'_> {
                 }
                 continue;
             }
+            if output::is_output(conversation, call) {
+                continue;
+            }
+            if conversation.cut && call.name == READ_RESULT {
+                match self.read_result(key, conversation, call, made, &limits) {
+                    Ok(()) => {}
+                    Err(_) if flying > 0 || before > 0 => {}
+                    Err(error) => return self.stop(key, error),
+                }
+                continue;
+            }
             match known.calls.get(&call.id) {
                 Some(journaled) if !matches!(journaled.state, CallState::Finished(_)) => {
                     self.take_up(key, &call.id, journaled);
@@ -202,6 +217,29 @@ impl Deciding<'_> {
         self.answer_call(key, call, tool, CallResult::Done { content, is_error: true });
     }
 
+    /// Answers a call that reads on in a result of the journal. What ends the step is the error.
+    fn read_result(
+        &mut self,
+        key: &StepKey,
+        conversation: &Conversation,
+        call: &ToolUse,
+        made: usize,
+        limits: &AgentLimits,
+    ) -> Result<(), Failure> {
+        let read = match admit(conversation, call, made, limits, &tools::result::spec().to_json()) {
+            Ok(()) => tools::result::read(conversation, &call.input)
+                .map_err(|why| Failure::new(FailureClass::InvalidRequest, why)),
+            Err(Refusal::Told(error)) => Err(error),
+            Err(Refusal::Final(error)) => return Err(error),
+        };
+        let result = match read {
+            Ok(text) => CallResult::Done { content: Value::String(text), is_error: false },
+            Err(error) => CallResult::Failed { error },
+        };
+        self.answer_call(key, &call.id, &call.name, result);
+        Ok(())
+    }
+
     /// Answers a call without making one.
     pub(super) fn answer_call(&mut self, key: &StepKey, call: &CallId, tool: &str, result: CallResult) {
         let (step, call, tool) = (key.clone(), call.clone(), tool.to_owned());
@@ -236,7 +274,11 @@ impl Deciding<'_> {
             "refusal" => {
                 let error =
                     Failure::new(FailureClass::Refused, format!("the model {} refused to answer", turn.reply.model));
-                self.decision.fail_step(key, error.with_detail(json!({"text": conversation.last_text()})));
+                let error = error.with_detail(json!({"text": conversation.last_text()}));
+                match fallback::declined(key, conversation, &error) {
+                    Some(event) => self.decision.record(event),
+                    None => self.decision.fail_step(key, error),
+                }
             }
             "max_tokens" if prompts(conversation, CONTINUE) < CONTINUATIONS => {
                 self.decision.record(prompt(
@@ -252,16 +294,16 @@ impl Deciding<'_> {
                 );
                 self.decision.fail_step(key, Failure::new(FailureClass::Limit, message));
             }
-            "model_context_window_exceeded" => {
-                let message = "the conversation no longer fits the model's context window; give the agent fewer or smaller tool results";
-                self.decision.fail_step(key, Failure::new(FailureClass::Limit, message));
-            }
+            "model_context_window_exceeded" if self.is_in_flight(key) => {}
+            "model_context_window_exceeded" => self.call_model(key, compaction::overflow(conversation)),
             // Subagents in the background: there is news to come.
             _ if self.at_work(key) > 0 => {}
-            _ if key.is_subagent() => self.end(key, conversation, agent, Value::String(full_text(conversation))),
+            _ if key.is_subagent() => {
+                self.end(key, conversation, agent, Value::String(output::full_text(conversation)))
+            }
             _ => match answer(step, conversation) {
                 Ok(output) => self.end(key, conversation, agent, output),
-                Err(error) if prompts(conversation, REPAIR) < REPAIRS => {
+                Err(error) if repairs(conversation) < REPAIRS => {
                     let text = format!("{}\nAnswer again, with the corrected JSON and nothing else.", error.message);
                     self.decision.record(prompt(text, REPAIR));
                 }
@@ -269,58 +311,4 @@ impl Deciding<'_> {
             },
         }
     }
-}
-
-/// How often the loop itself has spoken for this reason.
-pub(super) fn prompts(conversation: &Conversation, reason: &str) -> usize {
-    let counted = conversation.turns.iter().skip(conversation.counted_from);
-    counted.filter(|turn| turn.prompted.as_ref().is_some_and(|prompted| prompted.reason == reason)).count()
-}
-
-/// The step's output: the text, or what its schema makes of it.
-fn answer(step: &Step, conversation: &Conversation) -> Result<Value, Failure> {
-    let text = full_text(conversation);
-    let Some(schema) = &step.output else { return Ok(Value::String(text)) };
-    let output: Value = serde_json::from_str(strip_fence(&text)).map_err(|error| {
-        Failure::new(
-            FailureClass::InvalidOutput,
-            format!("the answer is not JSON as {} asks for: {error}", schema.origin),
-        )
-        .with_detail(json!({"output": text}))
-    })?;
-    super::step::fits(step, &output)?;
-    Ok(output)
-}
-
-/// The text of the last reply, with those that were cut off before it.
-pub(super) fn full_text(conversation: &Conversation) -> String {
-    let turns = &conversation.turns;
-    let cut_off = turns
-        .iter()
-        .rev()
-        .skip(1)
-        .take_while(|turn| turn.prompted.as_ref().is_some_and(|prompted| prompted.reason == CONTINUE))
-        .count();
-    turns[turns.len() - (cut_off + 1).min(turns.len())..].iter().map(|turn| turn.text()).collect()
-}
-
-/// Models like to wrap JSON into a Markdown fence, whatever they are told.
-fn strip_fence(text: &str) -> &str {
-    let text = text.trim();
-    let Some(inner) = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```")) else { return text };
-    inner.strip_prefix("json").unwrap_or(inner).trim()
-}
-
-/// Keeps the texts of both attempts at an output.
-fn with_attempts(error: Failure, conversation: &Conversation) -> Failure {
-    let texts: Vec<String> = conversation
-        .turns
-        .iter()
-        .filter(|turn| turn.tool_uses.is_empty())
-        .rev()
-        .take(REPAIRS + 1)
-        .map(|turn| turn.text())
-        .collect();
-    let detail = json!({"attempts": texts.into_iter().rev().collect::<Vec<_>>(), "last": error.detail});
-    error.with_detail(detail)
 }

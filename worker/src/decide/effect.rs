@@ -226,7 +226,7 @@ impl Retry<'_> {
         }
     }
 
-    fn wait(&self, error: &Failure) -> Option<Duration> {
+    pub(super) fn wait(&self, error: &Failure) -> Option<Duration> {
         let policy = self.step().and_then(|step| step.retry.as_ref()).unwrap_or(&self.pipeline.retry);
         let failed_before = self.run.step(self.key).map_or(0, |known| known.failed_tries);
         policy.next_try(failed_before + 1, error, self.unit)

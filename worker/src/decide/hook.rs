@@ -11,10 +11,10 @@ use common::journal::{
     ApprovalAnswer, CallResult, CallState, Conversation, Event, HookDecision, HookEvent, HookRuling, StepOutcome,
     StepRun, ToolUse, Turn,
 };
-use common::pipeline::model::AgentStep;
+use common::pipeline::model::{AgentStep, Step, StepKind};
 use serde_json::{Value, json};
 
-use super::agent::{full_text, prompts};
+use super::output::{full_text, prompts};
 use super::permission::Wanted;
 use super::{Action, ActionKey, Deciding};
 use crate::hooks::Asking;
@@ -33,6 +33,18 @@ pub(super) enum Hooked<'a> {
     Pending,
     /// What they said.
     Ruled(&'a HookRuling),
+}
+
+/// Whether an agent may end.
+pub(super) enum Ending {
+    /// Hooks are being asked, or something of it is under way.
+    Pending,
+    /// It may.
+    Allowed,
+    /// It is told something instead.
+    GoesOn(Event),
+    /// It must not, and was told often enough.
+    Refused(Failure),
 }
 
 /// Whether the results of a turn may be shown to the model.
@@ -142,11 +154,28 @@ impl Deciding<'_> {
 
     /// Ends an agent with its output, if hooks let it.
     pub(super) fn end(&mut self, key: &StepKey, conversation: &Conversation, agent: &AgentStep, output: Value) {
-        let run = self.run;
-        let Some(known) = run.step(key) else { return };
-        if self.is_in_flight(key) {
-            return;
+        match self.ending_of(key, conversation, agent, &output) {
+            Ending::Pending => {}
+            Ending::Allowed => {
+                if self.left_session(key) {
+                    self.decision.finish_step(key, StepOutcome::Succeeded { output });
+                }
+            }
+            Ending::GoesOn(text) => self.decision.record(text),
+            Ending::Refused(error) => self.decision.fail_step(key, error),
         }
+    }
+
+    /// Whether an agent may end with an output.
+    pub(super) fn ending_of(
+        &mut self,
+        key: &StepKey,
+        conversation: &Conversation,
+        agent: &AgentStep,
+        output: &Value,
+    ) -> Ending {
+        let run = self.run;
+        let Some(known) = run.step(key).filter(|_| !self.is_in_flight(key)) else { return Ending::Pending };
         let name = run.agent(key).unwrap_or(&agent.agent);
         let told = prompts(conversation, HOOK);
         let (event, subject) = if key.is_subagent() { (HookEvent::SubagentStop, name) } else { (HookEvent::Stop, "") };
@@ -158,17 +187,15 @@ impl Deciding<'_> {
             || json!({"stop_hook_active": told > 0, "last_assistant_message": full_text(conversation)}),
         );
         let ruling = match hooked {
-            Hooked::Pending => return,
+            Hooked::Pending => return Ending::Pending,
             Hooked::Ruled(ruling) if ruling.decision == HookDecision::Deny => ruling,
-            Hooked::Silent | Hooked::Ruled(_) => {
-                return self.decision.finish_step(key, StepOutcome::Succeeded { output });
-            }
+            Hooked::Silent | Hooked::Ruled(_) => return Ending::Allowed,
         };
         let reason = ruling.reason.as_deref().unwrap_or("it is not done yet");
         if told >= DETOURS {
             let message = format!("a hook had the agent go on {told} times and does not let it end: {reason}");
-            let error = Failure::new(FailureClass::Limit, message).with_detail(json!({"output": output}));
-            return self.decision.fail_step(key, error);
+            let error = Failure::new(FailureClass::Limit, message).with_detail(json!({ "output": output }));
+            return Ending::Refused(error);
         }
         let mut text = format!("You are not done yet; a hook says: {reason}");
         for context in &ruling.context {
@@ -176,7 +203,23 @@ impl Deciding<'_> {
             text.push_str(context);
         }
         let (step, reason) = (key.clone(), HOOK.to_owned());
-        self.decision.record(Event::Prompted { step, text, reason, subagents: Vec::new() });
+        Ending::GoesOn(Event::Prompted { step, text, reason, subagents: Vec::new() })
+    }
+
+    /// What hooks say about a summary that is to stand for the older part of a conversation.
+    pub(super) fn before_compaction<'k>(&mut self, key: &StepKey, known: &'k StepRun) -> Hooked<'k> {
+        let run = self.run;
+        let agent = run.agent(key).or_else(|| self.given.pipeline.step(&key.step).and_then(agent_of));
+        let point = Point { event: HookEvent::PreCompact, call: None, subject: "auto", agent };
+        self.hooked(key, known, &point, || json!({"trigger": "auto", "custom_instructions": ""}))
+    }
+}
+
+/// The agent of a step.
+fn agent_of(step: &Step) -> Option<&str> {
+    match &step.kind {
+        StepKind::Agent(agent) => Some(&agent.agent),
+        _ => None,
     }
 }
 

@@ -125,16 +125,7 @@ mod tests {
 
     /// A conversation with a call a turn: `a` answers, `!` fails; the last is still open.
     fn talk(calls: &str) -> Conversation {
-        let head = RequestHead {
-            alias: "m".to_owned(),
-            provider: "p".to_owned(),
-            model: "m".to_owned(),
-            max_tokens: 1,
-            system: String::new(),
-            tools: Vec::new(),
-            output_schema: None,
-            options: serde_json::Map::new(),
-        };
+        let head = RequestHead::default();
         let mut conversation = Conversation::new(head, String::new());
         let count = calls.chars().count();
         for (number, name) in calls.chars().enumerate() {

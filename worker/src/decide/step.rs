@@ -41,6 +41,13 @@ impl Deciding<'_> {
 
     fn gate(&mut self, step: &Step) -> Result<Gate, Failure> {
         let mut skipped = false;
+        if let Some(group) = &step.within {
+            match self.run.step(&StepKey::of(group.clone())) {
+                Some(group) if group.is_done() => return Ok(Gate::Skip),
+                Some(group) if group.round > 0 => {}
+                _ => return Ok(Gate::Closed),
+            }
+        }
         for need in &step.needs {
             match self.run.step(&StepKey::of(need.clone())).and_then(StepRun::outcome) {
                 None => return Ok(Gate::Closed),
@@ -73,6 +80,7 @@ impl Deciding<'_> {
             StepKind::Approval(approval) => self.approval(step, key, known, approval),
             StepKind::Pipeline(child) => self.child(step, key, known, child),
             StepKind::Agent(agent) => self.agent(step, key, known, agent),
+            StepKind::Repeat(repeat) => self.repeat(step, key, known, repeat),
             StepKind::Tool(_) | StepKind::Http(_) | StepKind::Run(_) => self.single_call(step, key, known),
         }
     }

@@ -67,7 +67,7 @@ impl Executor {
             }
             (None, None) => {
                 let error = internal("there is no conversation to go on with");
-                return async move { Done::of(Performed::Model(Err(error))) }.boxed();
+                return async move { Done::of(Performed::Prepared(Err(error))) }.boxed();
             }
         };
         let request = Request {
@@ -211,10 +211,12 @@ impl Executor {
         now: Timestamp,
     ) {
         let (used, failure) = match performed {
-            Performed::Model(Ok(call)) => (Used::Model(call.usage), None),
-            Performed::Model(Err(error)) if may_be_billed(error.class) => (Used::Unknown, Some(error)),
+            Performed::Model { answer: Ok(call), .. } => (Used::Model(call.usage), None),
+            Performed::Model { answer: Err(error), .. } if may_be_billed(error.class) => (Used::Unknown, Some(error)),
             // Nothing came of it, so nothing is billed.
-            Performed::Model(Err(error)) => (Used::Model(common::journal::Usage::default()), Some(error)),
+            Performed::Model { answer: Err(error), .. } => {
+                (Used::Model(common::journal::Usage::default()), Some(error))
+            }
             Performed::Call { answer: Ok(_), .. } => (Used::Unknown, None),
             Performed::Call { answer: Err(ToolError::Lost(error) | ToolError::Failed(error)), .. } => {
                 (Used::Unknown, Some(error))
@@ -248,9 +250,14 @@ impl Executor {
 fn reservation_id(run: &Run, step: &StepKey, call: Option<&CallRecord>) -> Result<ReservationId, Failure> {
     let known = run.step(step);
     let (generation, tries) = known.map_or((0, 0), |known| (known.generation, known.failed_tries));
-    let turns = known.and_then(|known| known.conversation.as_ref()).map_or(0, |known| known.turns.len());
+    // A summary is a call beside the turns, and another model has tries of its own.
+    let conversation = known.and_then(|known| known.conversation.as_ref());
+    let turns = conversation.map_or([0; 3], |known| {
+        let summaries = known.compacted.as_ref().map_or(0, |last| last.number as usize);
+        [known.turns.len(), summaries, known.changes.len()]
+    });
     let call = call.map_or("", |call| call.call.as_str());
-    let digest = blake3::hash(format!("{step}\n{generation}\n{turns}\n{call}\n{tries}").as_bytes()).to_hex();
+    let digest = blake3::hash(format!("{step}\n{generation}\n{turns:?}\n{call}\n{tries}").as_bytes()).to_hex();
     let id = format!("{} {} {}", run.head.id, run.head.attempts, &digest[..32]);
     ReservationId::new(id).map_err(|error| internal(error.to_string()))
 }

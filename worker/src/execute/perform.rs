@@ -11,7 +11,7 @@ use common::clock::Timestamp;
 use common::config::{PermissionMode, Permissions};
 use common::failure::{Failure, FailureClass};
 use common::id::{StepKey, TaskId};
-use common::journal::{CallRecord, Conversation, Event, RequestHead, Run};
+use common::journal::{CallRecord, ContextRules, Conversation, Event, ModelChoice, RequestHead, Run};
 use common::pipeline::model::{Agent, AgentStep, Pipeline, RunStep, Step, StepKind};
 use common::pipeline::template::Scope;
 use common::span::Span;
@@ -23,8 +23,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::child::Child;
-use super::{Executor, internal, workspace};
-use crate::decide::{Action, HTTP, Performed, RUN};
+use super::{Executor, internal, session, workspace};
+use crate::decide::{Action, HTTP, Performed, Purpose, RUN, summary_request};
 use crate::http::HttpRequest;
 use crate::models::ModelRequest;
 use crate::process::{self, Ended, Program};
@@ -64,9 +64,21 @@ impl Executor {
         match action {
             Action::Reserve { step, call } => self.reserve(&step, call.as_ref(), run, pipeline, now),
             Action::Prepare { step, start } => self.prepare(step, start, run, pipeline),
-            Action::CallModel { step } => self.call_model(&step, run, pipeline),
+            Action::CallModel { step, purpose } => self.call_model(&step, purpose, run, pipeline),
             Action::Call { step, call } => self.call(&step, call, run, pipeline, tools),
             Action::AskHooks { step, asking } => self.ask_hooks(&step, *asking, run, pipeline),
+            Action::OpenSession { step, session } => {
+                let opening = session::Opening::of(run, step, session);
+                async move { Done::of(Performed::Opened(self.open_session(opening).await)) }.boxed()
+            }
+            Action::SaveSession { step } => match session::Closing::of(run, step) {
+                Some(closing) => async move {
+                    let session = closing.session().clone();
+                    Done::of(Performed::Saved { session, kept: self.save_session(closing).await })
+                }
+                .boxed(),
+                None => failed(Performed::Opened(Err(internal("there is no session to be left")))),
+            },
             Action::SubmitChild { step, input } => {
                 let child = Child::of(run, pipeline, &step, input);
                 async move { Done::of(Performed::Child(self.submit_child(child).await)) }.boxed()
@@ -143,10 +155,15 @@ impl Executor {
     /// Fixes what all requests of an agent share.
     fn start_agent(&self, step: StepKey, opening: Opening<'_>, tools: &ToolSet) -> Result<Event, Failure> {
         let Opening { role, prompt, output_schema, model, callees } = opening;
-        let model = self.outside.models.resolve(model.as_deref().filter(|alias| *alias != "inherit"))?;
-        let mut options = model.options;
+        let models = &self.outside.models;
+        let model = models.resolve(model.as_deref().filter(|alias| *alias != "inherit"))?;
+        let mut fallback = models.fallback(role.agent_step.fallback.as_ref().or(model.fallback.as_ref()))?;
+        let mut model = ModelChoice::from(model);
+        fallback.models.retain(|other| other.alias != model.alias);
         if let Some(effort) = &role.agent.effort {
-            options.insert("effort".to_owned(), Value::from(effort.as_str()));
+            for choice in std::iter::once(&mut model).chain(&mut fallback.models) {
+                choice.options.insert("effort".to_owned(), Value::from(effort.as_str()));
+            }
         }
         let specs = self.outside.tools.offered(tools).map(tools::ToolSpec::to_json);
         let head = RequestHead {
@@ -157,17 +174,30 @@ impl Executor {
             system: role.agent.system.clone(),
             tools: tools::agent::spec(&callees).iter().map(tools::ToolSpec::to_json).chain(specs).collect(),
             output_schema,
-            options,
+            options: model.options,
+            settings: model.settings,
+            fallback,
+            context: ContextRules {
+                compaction: Some(role.agent_step.compaction.unwrap_or(self.config.compaction)),
+                shown: Some(self.config.limits.tool_shown.bytes()),
+            },
         };
         Ok(Event::AgentStarted { step, head: Box::new(head), prompt })
     }
 
-    fn call_model<'a>(&'a self, key: &StepKey, run: &Run, pipeline: &'a Pipeline) -> BoxFuture<'a, Done> {
+    fn call_model<'a>(
+        &'a self,
+        key: &StepKey,
+        purpose: Purpose,
+        run: &Run,
+        pipeline: &'a Pipeline,
+    ) -> BoxFuture<'a, Done> {
         let conversation = run.step(key).and_then(|known| known.conversation.as_ref());
-        let Some((head, messages)) = conversation.map(|known: &Conversation| (known.head.clone(), known.messages()))
-        else {
-            return failed(Performed::Model(Err(internal("there is no conversation to go on with"))));
+        let Some((head, messages)) = conversation.map(|known| request(known, purpose)) else {
+            let answer = Err(internal("there is no conversation to go on with"));
+            return failed(Performed::Model { purpose, answer });
         };
+        let no_tools = purpose != Purpose::Turn;
         let timeout = remaining(pipeline.step(&key.step), run, key);
         let traceparent = run.submitted.traceparent.clone();
         // Before the request goes out: a call whose answer is lost with its worker is seen here only.
@@ -175,12 +205,12 @@ impl Executor {
         async move {
             let answer = async {
                 let provider = self.outside.models.provider(&head.provider)?;
-                let request = ModelRequest { head: &head, messages, traceparent };
+                let request = ModelRequest { head: &head, messages, no_tools, traceparent };
                 tokio::time::timeout(timeout, provider.call(request))
                     .await
                     .unwrap_or_else(|_| Err(timed_out("the model", timeout)))
             };
-            Done::of(Performed::Model(answer.await))
+            Done::of(Performed::Model { purpose, answer: answer.await })
         }
         .boxed()
     }
@@ -299,6 +329,18 @@ pub(super) async fn make_workspace(path: &std::path::Path) -> Result<(), ToolErr
         let message = format!("the working directory {} cannot be made: {error} (worker.workspaces)", path.display());
         ToolError::Failed(Failure::new(FailureClass::Configuration, message))
     })
+}
+
+/// What a model is sent.
+fn request(conversation: &Conversation, purpose: Purpose) -> (RequestHead, Vec<Value>) {
+    let (mut head, messages) = match purpose {
+        Purpose::Turn => ((*conversation.head).clone(), conversation.messages()),
+        Purpose::Summary { kept_from, cut } => summary_request(conversation, kept_from, cut),
+    };
+    if conversation.cut {
+        head.tools.push(tools::result::spec().to_json());
+    }
+    (head, messages)
 }
 
 fn failed<'a>(performed: Performed) -> BoxFuture<'a, Done> {

@@ -49,7 +49,7 @@ impl Anthropic {
 #[async_trait]
 impl Provider for Anthropic {
     async fn call(&self, request: ModelRequest<'_>) -> Result<ModelCall, Failure> {
-        let body = request::body(request.head, &request.messages)?;
+        let body = request::body(request.head, &request.messages, request.no_tools)?;
         self.wire.call::<Accumulator>(request.head, &body, request.traceparent.as_deref()).await
     }
 }

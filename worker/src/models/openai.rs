@@ -48,7 +48,7 @@ impl OpenAi {
 #[async_trait]
 impl Provider for OpenAi {
     async fn call(&self, request: ModelRequest<'_>) -> Result<ModelCall, Failure> {
-        let body = request::body(self.dialect, request.head, &request.messages)?;
+        let body = request::body(self.dialect, request.head, &request.messages, request.no_tools)?;
         self.wire.call::<Accumulator>(request.head, &body, request.traceparent.as_deref()).await
     }
 }

@@ -20,6 +20,8 @@ const CACHE_WRITE_1H: f64 = 2.0;
 
 /// Unknown models that were warned of; more are not, so that this stays small.
 const WARNINGS: usize = 1_000;
+/// How a rehearsal calls itself.
+pub(super) const REHEARSAL: &str = "rehearsal";
 
 /// The tokens of one reply, as they are billed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -128,13 +130,29 @@ fn millions(count: u64) -> f64 {
     count as f64 / 1_000_000.0
 }
 
-/// The name without the date of a snapshot: `claude-haiku-4-5-20251001`, `…-latest`.
-fn undated(model: &str) -> &str {
-    match model.rsplit_once('-') {
-        Some((name, "latest")) => name,
-        Some((name, date)) if date.len() == 8 && date.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => model,
+/// The name without the date of a snapshot: `claude-haiku-4-5-20251001`, `gpt-4o-2024-08-06`, `…-latest`.
+pub(super) fn undated(model: &str) -> &str {
+    let digits = |text: &str, count| text.len() == count && text.bytes().all(|b| b.is_ascii_digit());
+    let named = model.strip_suffix(":latest").unwrap_or(model);
+    let mut parts = named.rsplitn(4, '-');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some("latest"), Some(_), ..) => &named[..named.len() - "-latest".len()],
+        (Some(date), Some(_), ..) if digits(date, 8) => &named[..named.len() - 9],
+        (Some(day), Some(month), Some(year), Some(name))
+            if digits(day, 2) && digits(month, 2) && digits(year, 4) && !name.is_empty() =>
+        {
+            name
+        }
+        _ => named,
     }
+}
+
+/// Whether an answer is from the model that was asked: dates of snapshots and the names of vendors that gateways put
+/// before it aside. Who does not say who answers is believed.
+pub fn is_same_model(asked: &str, answered: &str) -> bool {
+    let bare = |model: &str| undated(model.rsplit('/').next().unwrap_or(model)).to_ascii_lowercase();
+    // A rehearsal stands in for any model, because the operator wants it to.
+    answered.is_empty() || answered == REHEARSAL || bare(asked) == bare(answered)
 }
 
 #[cfg(test)]
@@ -159,6 +177,29 @@ mod tests {
         assert_eq!(per_million("claude-haiku-4-5-latest"), Some((1.0, 5.0)));
         assert_eq!(per_million("claude-haiku-4-5-turbo"), None);
         assert_eq!(per_million(""), None);
+    }
+
+    #[test]
+    fn a_snapshot_is_the_model_that_was_asked_and_another_model_is_not() {
+        for (asked, answered) in [
+            ("claude-haiku-4-5", "claude-haiku-4-5-20251001"),
+            ("claude-haiku-4-5-latest", "claude-haiku-4-5-20251001"),
+            ("gpt-4o", "gpt-4o-2024-08-06"),
+            ("anthropic/claude-opus-5", "claude-opus-5"),
+            ("llama3", "llama3:latest"),
+            ("Qwen/Qwen3-8B", "qwen3-8b"),
+            ("anything", ""),
+        ] {
+            assert!(is_same_model(asked, answered), "{asked} {answered}");
+        }
+        for (asked, answered) in [
+            ("claude-opus-5", "claude-haiku-4-5"),
+            ("gpt-4o", "gpt-4o-mini-2024-07-18"),
+            ("llama3", "llama3:8b"),
+            ("latest", "newest"),
+        ] {
+            assert!(!is_same_model(asked, answered), "{asked} {answered}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::clock::{Clock, SystemClock, Timestamp};
 use common::config::{self, Config, Price, ProviderKind};
 use common::failure::{Failure, FailureClass};
-use common::journal::RequestHead;
+use common::journal::{Fallback, ModelChoice, ModelSettings, RequestHead, Structured};
 use common::secret::SecretRef;
 use serde_json::{Map, Value};
 
@@ -19,6 +19,7 @@ use super::anthropic::{self, Anthropic};
 use super::openai::{self, OpenAi};
 use super::price::Prices;
 use super::rehearsal::Rehearsal;
+use super::window::Windows;
 use super::wire;
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -40,6 +41,17 @@ pub struct ResolvedModel {
     pub options: Map<String, Value>,
     /// What it costs; `None`: nobody said, and it counts as free.
     pub price: Option<Price>,
+    /// What else is known of it.
+    pub settings: ModelSettings,
+    /// The models that stand in for it.
+    pub fallback: Option<config::Fallback>,
+}
+
+impl From<ResolvedModel> for ModelChoice {
+    fn from(model: ResolvedModel) -> Self {
+        let ResolvedModel { alias, provider, model, options, settings, .. } = model;
+        Self { alias, provider, model, options, settings }
+    }
 }
 
 /// The models and providers of an installation.
@@ -47,6 +59,7 @@ pub struct ResolvedModel {
 pub struct Models {
     config: Config,
     prices: Arc<Prices>,
+    windows: Windows,
     clock: Arc<dyn Clock>,
     built: Mutex<BTreeMap<String, Arc<dyn Provider>>>,
 }
@@ -63,6 +76,7 @@ impl Models {
         let models = Self {
             config: config.clone(),
             prices: Arc::new(prices),
+            windows: Windows::shipped()?,
             clock: Arc::new(SystemClock),
             built: Mutex::default(),
         };
@@ -87,13 +101,27 @@ impl Models {
     /// # Errors
     /// `Configuration`, when there is no such model.
     pub fn resolve(&self, alias: Option<&str>) -> Result<ResolvedModel, Failure> {
-        let (alias, config::Model { provider, model, options, .. }) = self.config.model(alias)?;
-        let price = if self.kind(&provider)? == ProviderKind::Rehearsal {
-            Some(FREE)
-        } else {
-            self.prices.of(alias, &model, self.clock.now())
-        };
-        Ok(ResolvedModel { alias: alias.to_owned(), provider, model, options, price })
+        let (alias, named) = self.config.model(alias)?;
+        let config::Model {
+            provider, model, options, fallback, on_other_model, structured, context_window, cache, ..
+        } = named;
+        let kind = self.kind(&provider)?;
+        let structured = structured.unwrap_or_else(|| usual_structure(kind, &model));
+        let context_window = context_window.or_else(|| self.windows.of(&model));
+        let settings = ModelSettings { on_other_model, structured, context_window, cache: cache.ttl };
+        let price =
+            if kind == ProviderKind::Rehearsal { Some(FREE) } else { self.prices.of(alias, &model, self.clock.now()) };
+        Ok(ResolvedModel { alias: alias.to_owned(), provider, model, options, price, settings, fallback })
+    }
+
+    /// The models that stand in for another one, by what is written of them.
+    ///
+    /// # Errors
+    /// `Configuration`, when there is no such model.
+    pub fn fallback(&self, written: Option<&config::Fallback>) -> Result<Fallback, Failure> {
+        let Some(config::Fallback { models, on, tries }) = written else { return Ok(Fallback::default()) };
+        let models = models.iter().map(|alias| self.resolve(Some(alias)).map(Into::into)).collect::<Result<_, _>>()?;
+        Ok(Fallback { models, on: on.clone(), tries: *tries })
     }
 
     /// What the model of a conversation costs at a time; `None`: nobody said.
@@ -173,6 +201,23 @@ impl Models {
     }
 }
 
+/// Anthropic's models that are older than structured outputs, by how their names begin.
+const UNSTRUCTURED: [&str; 7] = [
+    "claude-2",
+    "claude-instant",
+    "claude-3",
+    "claude-opus-4-0",
+    "claude-sonnet-4-0",
+    "claude-opus-4-2025",
+    "claude-sonnet-4-2025",
+];
+
+/// How a model is held to a schema of which nobody says anything.
+fn usual_structure(kind: ProviderKind, model: &str) -> Structured {
+    let old = UNSTRUCTURED.iter().any(|name| model.starts_with(name));
+    if kind == ProviderKind::Anthropic && old { Structured::Tool } else { Structured::Native }
+}
+
 /// Where a wire is usually spoken, and with which key.
 struct Usual {
     base_url: &'static str,
@@ -237,6 +282,18 @@ mod tests {
         assert_eq!(resolved(&none, Some("haiku")), named("anthropic", "claude-haiku-4-5"));
         assert_eq!(resolved(&none, Some("claude-opus-4-8")), named("anthropic", "claude-opus-4-8"));
         assert_eq!(resolved(&none, Some("rehearsal")), named("rehearsal", "rehearsal"));
+    }
+
+    #[test]
+    fn models_older_than_structured_outputs_are_held_to_a_schema_by_a_tool() {
+        let structured =
+            |config: Value, alias: &str| models(&config).unwrap().resolve(Some(alias)).unwrap().settings.structured;
+        assert_eq!(structured(json!({}), "claude-3-5-haiku-20241022"), Structured::Tool);
+        assert_eq!(structured(json!({}), "claude-sonnet-4-20250514"), Structured::Tool);
+        assert_eq!(structured(json!({}), "sonnet"), Structured::Native);
+        let model = |how: &str| json!({"models": {"m": {"provider": "openai", "model": "m", "structured": how}}});
+        assert_eq!(structured(model("tool"), "m"), Structured::Tool);
+        assert_eq!(structured(model("prompt"), "m"), Structured::Prompt);
     }
 
     #[test]

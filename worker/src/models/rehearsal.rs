@@ -47,7 +47,11 @@ impl Provider for Rehearsal {
     async fn call(&self, request: ModelRequest<'_>) -> Result<ModelCall, Failure> {
         let started = Instant::now();
         let options = Options::read(request.head)?;
-        let mut call = reply(request.head, &request.messages, &options);
+        let mut call = if request.no_tools {
+            summary(request.head, &request.messages, &options)
+        } else {
+            reply(request.head, &request.messages, &options)
+        };
         if !options.latency.is_zero() {
             tokio::time::sleep(options.latency).await;
         }
@@ -76,6 +80,13 @@ impl Options {
     }
 }
 
+/// The reply to who wants a summary of the conversation.
+fn summary(head: &RequestHead, messages: &[Value], options: &Options) -> ModelCall {
+    let text = format!("A rehearsed summary of {} messages; no language model wrote it.", messages.len());
+    let content = vec![json!({"type": "text", "text": text})];
+    ModelCall { content, stop_reason: "end_turn".to_owned(), ..reply(head, messages, options) }
+}
+
 /// The reply to a conversation.
 fn reply(head: &RequestHead, messages: &[Value], options: &Options) -> ModelCall {
     let input = Input::read(messages);
@@ -101,7 +112,7 @@ fn reply(head: &RequestHead, messages: &[Value], options: &Options) -> ModelCall
     ModelCall {
         content,
         stop_reason: stop_reason.to_owned(),
-        model: "rehearsal".to_owned(),
+        model: super::price::REHEARSAL.to_owned(),
         response_id: format!("msg_rehearsal_{id}"),
         usage,
         duration_ms: 0,
@@ -166,8 +177,7 @@ mod tests {
                 .iter()
                 .map(|name| json!({"name": name, "description": "", "input_schema": schema(name)}))
                 .collect(),
-            output_schema: None,
-            options: Map::new(),
+            ..RequestHead::default()
         }
     }
 

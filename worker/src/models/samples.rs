@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::journal::RequestHead;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::wire::Options;
 
@@ -31,8 +31,7 @@ pub(super) fn head() -> RequestHead {
         max_tokens: 1_000,
         system: "Be brief.".to_owned(),
         tools: vec![json!({"name": "Read", "description": "d", "input_schema": {"type": "object"}})],
-        output_schema: None,
-        options: Map::new(),
+        ..RequestHead::default()
     }
 }
 

@@ -107,16 +107,7 @@ mod tests {
     #[test]
     fn the_first_call_may_use_all_that_is_said_and_the_longest_reply() {
         let price = Price { input: 3.0, output: 15.0, cache_read: None, cache_write: None };
-        let head = RequestHead {
-            alias: "m".to_owned(),
-            provider: "p".to_owned(),
-            model: "m".to_owned(),
-            max_tokens: 1_000,
-            system: "Be brief.".to_owned(),
-            tools: Vec::new(),
-            output_schema: None,
-            options: serde_json::Map::new(),
-        };
+        let head = RequestHead { max_tokens: 1_000, system: "Be brief.".to_owned(), ..RequestHead::default() };
         let conversation = Conversation::new(head, "x".repeat(10_000));
         let worst = worst(&conversation, Some(price));
         assert!((6_000..10_000).contains(&worst.tokens), "{worst:?}");

@@ -23,6 +23,7 @@ pub fn defaults() -> Vec<Setting> {
         batch_body,
         json_depth,
         tool_output,
+        tool_shown,
         queue_depth,
         barren_attempts,
         foreach_items,
@@ -36,6 +37,7 @@ pub fn defaults() -> Vec<Setting> {
         ("values", values),
         ("batch_body", batch_body),
         ("tool_output", tool_output),
+        ("tool_shown", tool_shown),
     ];
     for (key, size) in sizes {
         add(format!("limits.{key}"), json!(size.0));

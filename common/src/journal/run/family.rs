@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::conversation::RESUME;
 use super::{Conversation, Prompted, Run, StepRun};
 use crate::id::{CallId, StepKey};
 
@@ -67,7 +68,8 @@ impl StepRun {
     /// Whether a subagent that came to its end can be told something more.
     pub fn can_be_resumed(&self) -> bool {
         let ready = |known: &Conversation| {
-            known.open_calls().is_empty() && known.turns.last().is_some_and(|turn| turn.prompted.is_none())
+            known.open_calls().is_empty()
+                && known.turns.last().is_some_and(|turn| turn.prompted.is_none() && !turn.set_aside)
         };
         self.is_done() && self.conversation.as_ref().is_some_and(ready)
     }
@@ -76,7 +78,7 @@ impl StepRun {
     pub(super) fn call_subagent(&mut self, called: Subagent) {
         if let Some(conversation) = &mut self.conversation {
             if let Some(turn) = conversation.turns.last_mut() {
-                let prompted = Prompted { text: called.prompt.clone(), reason: "resume".to_owned() };
+                let prompted = Prompted { text: called.prompt.clone(), reason: RESUME.to_owned() };
                 Arc::make_mut(turn).prompted = Some(prompted);
             }
             conversation.counted_from = conversation.turns.len();

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::text::Context;
 use super::{LinkTo, Reader, STEP_LIMIT, repeated};
+use crate::config::Fallback;
 use crate::diagnostic::Place;
 use crate::document::{Kind, Node, Table, closest};
 use crate::id::{StepId, StepKey};
-use crate::journal::Effect;
+use crate::journal::{Compaction, Effect};
 use crate::pipeline::graph;
 use crate::pipeline::model::{
     AgentLimits, AgentStep, ApprovalStep, Foreach, HttpStep, PipelineStep, RunStep, SleepStep, Step, StepKind, ToolStep,
@@ -27,13 +28,13 @@ pub(super) struct Placed {
 }
 
 /// Where in the file a step is, for the parts of it.
-struct Here {
-    context: Context,
-    key: String,
+pub(super) struct Here {
+    pub(super) context: Context,
+    pub(super) key: String,
 }
 
 impl Here {
-    fn key(&self, name: &str) -> String {
+    pub(super) fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.key)
     }
 }
@@ -49,14 +50,26 @@ impl<'a> Reader<'a> {
             return Vec::new();
         }
         let mut steps: Vec<Placed> = Vec::with_capacity(items.len());
-        for (index, item) in items.iter().enumerate() {
-            let before = steps.last().map(|placed| placed.step.id.clone());
-            steps.extend(self.step(item, index, before));
+        for item in items {
+            let outside = |placed: &&Placed| placed.step.within.is_none();
+            let before = steps.iter().rev().find(outside).map(|placed| placed.step.id.clone());
+            let more = self.step_or_group(item, steps.len(), before);
+            steps.extend(more);
+        }
+        if steps.len() > STEP_LIMIT {
+            self.error(node.at, format!("a pipeline has at most {STEP_LIMIT} steps, those of groups included"));
         }
         steps
     }
 
-    fn step(&mut self, node: &'a Node, index: usize, before: Option<StepId>) -> Option<Placed> {
+    /// One step. `repeated`: it belongs to a group.
+    pub(super) fn step(
+        &mut self,
+        node: &'a Node,
+        index: usize,
+        before: Option<StepId>,
+        repeated: bool,
+    ) -> Option<(Placed, Option<&'a Node>)> {
         let mut table = Table::of(node, self.file, "a step", self.out)?;
         let id_node = table.need("id", "a step", self.out);
         let id: Option<StepId> = id_node.and_then(|node| node.read(self.file, self.out));
@@ -65,7 +78,9 @@ impl<'a> Reader<'a> {
             Some(node) => self.needs(node),
             None => (before.into_iter().collect(), Vec::new()),
         };
-        let plain = Here { context: Context::Step { index, item: false }, key: format!("steps.{name}") };
+        let repeat = table.get("repeat");
+        let round = repeated || repeat.is_some();
+        let plain = Here { context: Context::Step { index, item: false, round }, key: format!("steps.{name}") };
         let condition = table.get("if").and_then(|node| self.expression(node, &plain.key("if"), plain.context));
         let items = table.get("foreach").map(|node| self.expression(node, &plain.key("foreach"), plain.context));
         let parallel_node = table.get("max_parallel");
@@ -73,7 +88,7 @@ impl<'a> Reader<'a> {
         if let (Some(node), None) = (parallel_node, &items) {
             self.error(node.at, "`max_parallel` is for a step with `foreach`");
         }
-        let here = Here { context: Context::Step { index, item: items.is_some() }, ..plain };
+        let here = Here { context: Context::Step { index, item: items.is_some(), round }, ..plain };
         let on_error = table.read("on_error", self.out).unwrap_or_default();
         let retry = table.get("retry").and_then(|node| self.retry(node));
         let timeout = table.read("timeout", self.out);
@@ -86,12 +101,13 @@ impl<'a> Reader<'a> {
             Some(items) => Some(Foreach { items: items?, max_parallel }),
             None => None,
         };
-        let kind = kind?;
-        let step = Step { id: id?, needs, condition, foreach, on_error, retry, timeout, output, budget, uses, kind };
-        Some(Placed { step, index, at: id_node.map_or(node.at, |node| node.at), needs_at })
+        let (id, kind) = (id?, kind?);
+        let step =
+            Step { id, needs, condition, foreach, on_error, retry, timeout, output, budget, uses, kind, within: None };
+        Some((Placed { step, index, at: id_node.map_or(node.at, |node| node.at), needs_at }, repeat))
     }
 
-    fn needs(&mut self, node: &Node) -> (Vec<StepId>, Vec<Place>) {
+    pub(super) fn needs(&mut self, node: &Node) -> (Vec<StepId>, Vec<Place>) {
         let one = std::slice::from_ref(node);
         let nodes = if let Kind::List(items) = &node.kind { items.as_slice() } else { one };
         nodes.iter().filter_map(|node| Some((node.read(self.file, self.out)?, node.at))).unzip()
@@ -151,11 +167,35 @@ impl<'a> Reader<'a> {
             Some((node, name)) if !name.contains("{{") => self.link(LinkTo::Model, name, node.at),
             _ => self.link(LinkTo::AnyModel, "", node.at),
         }
+        let fallback = table.get("fallback").and_then(|node| self.fallback(node));
+        let session = table.get("session");
+        let session = session.and_then(|node| self.text_template(node, &here.key("session"), here.context));
+        let compaction = table.get("compaction").and_then(|node| self.compaction(node));
         let limits = match table.get("limits") {
             Some(node) => self.agent_limits(node),
             None => AgentLimits::default(),
         };
-        Some(AgentStep { agent: name?, prompt: prompt?, model, limits })
+        Some(AgentStep { agent: name?, prompt: prompt?, model, fallback, session, compaction, limits })
+    }
+
+    fn compaction(&mut self, node: &Node) -> Option<Compaction> {
+        let compaction: Compaction = node.read(self.file, self.out)?;
+        if let Err(why) = compaction.check() {
+            self.error(node.at, why);
+        }
+        Some(compaction)
+    }
+
+    /// Models that are asked when another one does not answer.
+    fn fallback(&mut self, node: &Node) -> Option<Fallback> {
+        let fallback: Fallback = node.read(self.file, self.out)?;
+        if let Err(why) = fallback.check() {
+            self.error(node.at, why);
+        }
+        for model in &fallback.models {
+            self.link(LinkTo::Model, model, node.at);
+        }
+        Some(fallback)
     }
 
     fn agent_limits(&mut self, node: &Node) -> AgentLimits {
@@ -290,7 +330,8 @@ impl<'a> Reader<'a> {
         let ids: Vec<&str> = steps.iter().map(|placed| placed.step.id.as_str()).collect();
         for placed in steps {
             for (need, at) in placed.step.needs.iter().zip(&placed.needs_at) {
-                if ids.contains(&need.as_str()) {
+                if let Some(needed) = steps.iter().find(|other| &other.step.id == need) {
+                    self.check_need(placed, needed, *at);
                     continue;
                 }
                 let error =

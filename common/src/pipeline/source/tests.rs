@@ -277,3 +277,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_cannot_be_repeated_is_refused_in_its_place() {
+    let groups = |rest: &str| format!("name: p\nsteps:\n{rest}");
+    for (steps, expected) in [
+        ("  - { id: g, repeat: { until: true }, steps: [{ id: a, set: 1 }] }\n", "`max`"),
+        ("  - { id: g, repeat: { until: true, max: 0 }, steps: [{ id: a, set: 1 }] }\n", "1 to 100"),
+        ("  - { id: g, repeat: { until: true, max: 2 }, steps: [] }\n", "at least one step"),
+        ("  - { id: g, steps: [{ id: a, set: 1 }] }\n", "`repeat`"),
+        (
+            "  - { id: g, repeat: { until: true, max: 2 }, steps: [{ id: a, repeat: { until: true, max: 2 }, set: 1 }] }\n",
+            "cannot repeat anything itself",
+        ),
+        (
+            "  - { id: g, repeat: { until: true, max: 2 }, steps: [{ id: a, set: 1 }] }\n  - { id: b, needs: [a], set: 1 }\n",
+            "done only when `g` is",
+        ),
+        ("  - { id: a, set: '{{ round }}' }\n", "no name `round`"),
+        ("  - { id: g, foreach: [1], repeat: { until: true, max: 2 }, steps: [{ id: a, set: 1 }] }\n", "foreach"),
+    ] {
+        let file = SourceFile::new("pipelines/p.yaml", &groups(steps));
+        let mut out = Diagnostics::new();
+        let reading = read(&file, &Files::default(), &Digest::of(b""), &mut out);
+        let text = format!("{out:?}");
+        assert!(reading.is_none() && text.contains(expected), "{steps}: {text}");
+    }
+}
+
+#[test]
+fn what_is_repeated_may_look_at_the_round_before_and_what_follows_at_the_last() {
+    let text = "name: p\nsteps:\n  - id: g\n    repeat: { until: steps.b.output, max: 2 }\n    steps:\n      - { id: a, set: '{{ steps.b.output }}' }\n      - { id: b, set: '{{ steps.a.output }} {{ round }}' }\n  - { id: c, set: '{{ steps.g.output }} {{ steps.b.output }}' }\n";
+    let mut out = Diagnostics::new();
+    let file = SourceFile::new("pipelines/p.yaml", text);
+    let pipeline = read(&file, &Files::default(), &Digest::of(b""), &mut out).unwrap().pipeline;
+    let ids: Vec<&str> = pipeline.steps.iter().map(|step| step.id.as_str()).collect();
+    assert_eq!(ids, ["g", "a", "b", "c"]);
+    let again = crate::pipeline::replay::reset(&pipeline, Some(&crate::id::StepId::new("g").unwrap())).unwrap();
+    assert_eq!(again.len(), 4, "a group is replayed with its steps");
+}

@@ -10,7 +10,7 @@ use crate::diagnostic::{Diagnostic, Place};
 use crate::document::{Kind, Node, closest, place_within};
 use crate::id::StepId;
 use crate::pipeline::graph::Graph;
-use crate::pipeline::model::Schema;
+use crate::pipeline::model::{Schema, Step, StepKind};
 use crate::pipeline::template::{self, Expression, Key, Reference, SyntaxError, Template};
 
 /// Where a template stands: what decides which names it may use.
@@ -20,8 +20,8 @@ pub(super) enum Context {
     Event,
     /// In `labels`, which are rendered at submit: `input`.
     Labels,
-    /// In a step, by its position; `item` says whether `item` and `index` are there.
-    Step { index: usize, item: bool },
+    /// In a step, by its position; `item` says whether `item` and `index` are there, `round` whether `round` is.
+    Step { index: usize, item: bool, round: bool },
     /// The pipeline's output.
     Output,
 }
@@ -31,8 +31,10 @@ impl Context {
         match self {
             Self::Event => &["event", "headers", "env"],
             Self::Labels => &["input"],
+            Self::Step { item: true, round: true, .. } => &["input", "steps", "env", "task", "item", "index", "round"],
             Self::Step { item: true, .. } => &["input", "steps", "env", "task", "item", "index"],
-            Self::Step { item: false, .. } | Self::Output => &["input", "steps", "env", "task"],
+            Self::Step { round: true, .. } => &["input", "steps", "env", "task", "round"],
+            Self::Step { .. } | Self::Output => &["input", "steps", "env", "task"],
         }
     }
 }
@@ -189,6 +191,7 @@ impl Reader<'_> {
         }
         let elsewhere = match root {
             "item" | "index" => "`item` and `index` are there in a step with `foreach` only; ",
+            "round" => "`round` is there in steps that are repeated; ",
             "event" | "headers" => "`event` and `headers` are there in triggers only; ",
             _ => "",
         };
@@ -220,8 +223,12 @@ impl Reader<'_> {
             )));
         }
         let Context::Step { index, .. } = mention.context else { return None };
-        let here = &steps.iter().find(|placed| placed.index == index)?.step.id;
-        self.order(mention, here, &target.step.id, steps)
+        let here = &steps.iter().find(|placed| placed.index == index)?.step;
+        // What is repeated may look at what came of the round before.
+        if repeated_by(here).is_some_and(|group| repeated_by(&target.step) == Some(group)) {
+            return None;
+        }
+        self.order(mention, &here.id, &target.step.id, steps)
     }
 
     fn order(&self, mention: &Mention, here: &StepId, target: &StepId, steps: &[Placed]) -> Option<Diagnostic> {
@@ -238,6 +245,14 @@ impl Reader<'_> {
         }
         let message = format!("the step `{here}` looks at `{target}`, which may not be done by then");
         Some(self.mistake(mention, message).with_help(format!("add `{target}` to the `needs` of `{here}`")))
+    }
+}
+
+/// The step with `repeat` that a step is, or belongs to.
+const fn repeated_by(step: &Step) -> Option<&StepId> {
+    match step.kind {
+        StepKind::Repeat(_) => Some(&step.id),
+        _ => step.within.as_ref(),
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::syntax::{Key, Reference};
 use crate::id::{StepId, StepKey};
 use crate::journal::{Run, StepOutcome};
-use crate::pipeline::model::Pipeline;
+use crate::pipeline::model::{Pipeline, StepKind};
 
 /// The names that a template may use. Cheap to make and to clone.
 #[derive(Debug, Clone)]
@@ -18,6 +18,7 @@ pub struct Scope<'a> {
     names: Names<'a>,
     env: Option<&'a BTreeMap<String, String>>,
     item: Option<(&'a Value, u32)>,
+    round: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +41,7 @@ impl<'a> Scope<'a> {
     /// What the steps of a task see: `input`, `steps`, `env`, `task`. Every step of the pipeline
     /// is in `steps`, with `status`, `output` and `error`.
     pub const fn of_run(pipeline: &'a Pipeline, run: &'a Run, env: &'a BTreeMap<String, String>) -> Self {
-        Self { names: Names::Run { pipeline, run }, env: Some(env), item: None }
+        Self { names: Names::Run { pipeline, run }, env: Some(env), item: None, round: None }
     }
 
     /// What a trigger sees: `event`, `headers`, `env`.
@@ -49,18 +50,25 @@ impl<'a> Scope<'a> {
         headers: &'a BTreeMap<String, String>,
         env: &'a BTreeMap<String, String>,
     ) -> Self {
-        Self { names: Names::Event { event, headers }, env: Some(env), item: None }
+        Self { names: Names::Event { event, headers }, env: Some(env), item: None, round: None }
     }
 
     /// What labels see: `input`.
     pub const fn of_input(input: &'a Value) -> Self {
-        Self { names: Names::Input(input), env: None, item: None }
+        Self { names: Names::Input(input), env: None, item: None, round: None }
     }
 
     /// The same with `item` and `index` of a fan-out.
     #[must_use]
     pub const fn with_item(mut self, item: &'a Value, index: u32) -> Self {
         self.item = Some((item, index));
+        self
+    }
+
+    /// The same with `round` of a step that is repeated.
+    #[must_use]
+    pub const fn with_round(mut self, round: u32) -> Self {
+        self.round = Some(round);
         self
     }
 
@@ -98,6 +106,7 @@ impl<'a> Scope<'a> {
         match (root, self.names) {
             ("item", _) => whole(self.item?.0),
             ("index", _) => Some((Cow::Owned(self.item?.1.into()), 0)),
+            ("round", _) => Some((Cow::Owned(self.round?.into()), 0)),
             ("env", _) => match (self.env?, keys) {
                 (env, [Key::Name(name), ..]) => Some((Cow::Owned(env.get(name)?.as_str().into()), 1)),
                 (env, _) => Some((Cow::Owned(json!(env)), 0)),
@@ -111,10 +120,13 @@ impl<'a> Scope<'a> {
                 Some((Cow::Owned(json!({"id": head.id, "pipeline": head.pipeline, "labels": head.labels})), 0))
             }
             ("steps", Names::Run { pipeline, run }) => match keys {
-                [Key::Name(step), Key::Name(field), ..] => Some((step_field(run, known(pipeline, step)?, field)?, 2)),
-                [Key::Name(step), ..] => Some((Cow::Owned(whole_step(run, known(pipeline, step)?)), 1)),
+                [Key::Name(step), Key::Name(field), ..] => {
+                    Some((step_field(pipeline, run, known(pipeline, step)?, field)?, 2))
+                }
+                [Key::Name(step), ..] => Some((Cow::Owned(whole_step(pipeline, run, known(pipeline, step)?)), 1)),
                 _ => {
-                    let steps = pipeline.steps.iter().map(|step| (step.id.to_string(), whole_step(run, &step.id)));
+                    let steps =
+                        pipeline.steps.iter().map(|step| (step.id.to_string(), whole_step(pipeline, run, &step.id)));
                     Some((Cow::Owned(Value::Object(steps.collect())), 0))
                 }
             },
@@ -170,12 +182,18 @@ fn known<'a>(pipeline: &'a Pipeline, id: &str) -> Option<&'a StepId> {
     pipeline.steps.iter().map(|step| &step.id).find(|known| known.as_str() == id)
 }
 
-fn outcome<'a>(run: &'a Run, step: &StepId) -> Option<&'a StepOutcome> {
-    run.step(&StepKey::of(step.clone()))?.outcome()
+/// How a step ended: in this round, or else in the one before. A step that repeats others is what the last of them is.
+fn outcome<'a>(pipeline: &'a Pipeline, run: &'a Run, id: &StepId) -> Option<&'a StepOutcome> {
+    let known = run.step(&StepKey::of(id.clone()));
+    known.and_then(|known| known.outcome().or(known.before.as_ref())).or_else(|| {
+        let StepKind::Repeat(repeat) = &pipeline.step(id)?.kind else { return None };
+        let known = run.step(&StepKey::of(repeat.steps.last()?.clone()))?;
+        known.outcome().or(known.before.as_ref())
+    })
 }
 
-fn step_field<'a>(run: &'a Run, step: &StepId, field: &str) -> Option<Cow<'a, Value>> {
-    let outcome = outcome(run, step);
+fn step_field<'a>(pipeline: &'a Pipeline, run: &'a Run, step: &StepId, field: &str) -> Option<Cow<'a, Value>> {
+    let outcome = outcome(pipeline, run, step);
     Some(match (field, outcome) {
         ("status", Some(StepOutcome::Succeeded { .. })) => Cow::Owned("succeeded".into()),
         ("status", Some(StepOutcome::Failed { .. })) => Cow::Owned("failed".into()),
@@ -187,8 +205,8 @@ fn step_field<'a>(run: &'a Run, step: &StepId, field: &str) -> Option<Cow<'a, Va
     })
 }
 
-fn whole_step(run: &Run, step: &StepId) -> Value {
-    let field = |name: &str| step_field(run, step, name).map_or(Value::Null, Cow::into_owned);
+fn whole_step(pipeline: &Pipeline, run: &Run, step: &StepId) -> Value {
+    let field = |name: &str| step_field(pipeline, run, step, name).map_or(Value::Null, Cow::into_owned);
     json!({"status": field("status"), "output": field("output"), "error": field("error")})
 }
 

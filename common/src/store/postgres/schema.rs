@@ -16,7 +16,7 @@ const LOCK: i64 = 0x544D_5354_4D49_4752;
 const MARK: &str = "the tables of Teamster, version";
 
 /// One entry a version; never changed once released, only added to.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
 
 const VERSION_1: &str = r#"
 -- A task. `head` is the truth for a reader; the other columns are what indexes and filters need of it.
@@ -219,6 +219,17 @@ ALTER TABLE tasks ADD COLUMN chain bytea;    -- the hash of the event with the n
 ALTER TABLE tasks ADD COLUMN chain_at bigint;
 ALTER TABLE tasks ADD COLUMN seal bytea;     -- the newest signature: the event's number, the key, the signature
 ";
+
+const VERSION_6: &str = r#"
+-- Conversations that go on across tasks.
+CREATE TABLE sessions (
+    name    text COLLATE "C" PRIMARY KEY,    -- the pipeline, / and the key
+    version bigint NOT NULL,                 -- how often it was replaced
+    body    bytea NOT NULL,                  -- JSON
+    until   timestamptz NOT NULL             -- when it may go
+);
+CREATE INDEX sessions_until ON sessions (until);
+"#;
 
 /// Brings the schema to the version that this program knows, or refuses it.
 pub(super) async fn migrate(connection: &Connection, address: &Address) -> Result<(), Stop<StoreError>> {

@@ -25,6 +25,7 @@
 //! | `bn:`BATCH, `br:`BATCH, `bd:`BATCH | counts of a batch; its rows by line; its tasks that existed before |
 //! | `b:`BATCH, `bx:`BATCH, `over` | in the batch's own partition: what was opened; rejected rows by line; closed batches by age |
 //! | `meters`, `reservations`, `halts` | in partition 0: hashes of JSON |
+//! | `sessions` | in partition 0: hash of a line of JSON and a body |
 //! | `names`, `looks` | in partition 0, zsets: the meters by name; meters and reservations by when they are to be looked at |
 //! | `definitions`, `current`, `schedules`, `paused`, `health` | in partition 0, the last in each |
 

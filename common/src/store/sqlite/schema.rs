@@ -16,7 +16,7 @@ use crate::store::StoreError;
 const APPLICATION_ID: i32 = 0x544D_5354;
 
 /// One entry a version; never changed once released, only added to.
-const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7];
 
 const VERSION_1: &str = r"
 -- A task. `head` is the truth for a reader; the other columns are what indexes and filters need of it.
@@ -226,6 +226,17 @@ ALTER TABLE journal ADD COLUMN hash BLOB;
 ALTER TABLE tasks ADD COLUMN chain BLOB;        -- the hash of the event with the number chain_at
 ALTER TABLE tasks ADD COLUMN chain_at INTEGER;
 ALTER TABLE tasks ADD COLUMN seal BLOB;         -- the newest signature: the event's number, the key, the signature
+";
+
+const VERSION_7: &str = "
+-- Conversations that go on across tasks.
+CREATE TABLE sessions (
+    name    TEXT PRIMARY KEY,       -- the pipeline, / and the key
+    version INTEGER NOT NULL,       -- how often it was replaced
+    body    BLOB NOT NULL,          -- JSON
+    until   INTEGER NOT NULL        -- when it may go
+) STRICT;
+CREATE INDEX sessions_until ON sessions (until);
 ";
 
 /// Brings the file to the version that this program knows, or refuses it.

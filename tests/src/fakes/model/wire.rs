@@ -13,6 +13,8 @@ use tokio::sync::Notify;
 pub struct Message {
     content: Vec<Value>,
     stop_reason: Option<String>,
+    model: Option<String>,
+    input_tokens: Option<usize>,
 }
 
 impl Message {
@@ -56,6 +58,26 @@ impl Message {
     pub fn stop(mut self, reason: &str) -> Self {
         self.stop_reason = Some(reason.to_owned());
         self
+    }
+
+    /// Says which model it is from; by default the one that was asked.
+    #[must_use]
+    pub fn from(mut self, model: &str) -> Self {
+        self.model = Some(model.to_owned());
+        self
+    }
+
+    /// Says how many tokens were read; by default a quarter of the request's bytes.
+    #[must_use]
+    pub fn having_read(mut self, tokens: usize) -> Self {
+        self.input_tokens = Some(tokens);
+        self
+    }
+
+    /// Which model it is from, and how many tokens it read, where it says so itself.
+    pub(super) fn origin<'a>(&'a self, asked: &'a Value, tokens: usize) -> (Value, usize) {
+        let model = self.model.as_ref().map_or_else(|| asked.clone(), |model| json!(model));
+        (model, self.input_tokens.unwrap_or(tokens))
     }
 
     /// The blocks.

@@ -9,7 +9,8 @@ use common::failure::{Failure, FailureClass};
 use common::journal::RequestHead;
 use serde_json::{Map, Value, json};
 
-use super::super::output;
+use super::super::output::{self, Output};
+use super::super::output_tool::STRUCTURED_OUTPUT;
 
 /// Fields that the agent loop decides; options cannot.
 const RESERVED: [&str; 8] =
@@ -39,11 +40,13 @@ impl Dialect {
 }
 
 /// Builds the body. Refuses options that cannot be sent, and a conversation of nothing.
-pub(super) fn body(dialect: Dialect, head: &RequestHead, messages: &[Value]) -> Result<Value, Failure> {
+pub(super) fn body(dialect: Dialect, head: &RequestHead, messages: &[Value], no_tools: bool) -> Result<Value, Failure> {
     let mut options = head.options.clone();
     output::refuse_reserved(head, &RESERVED)?;
-    let in_words = output::is_in_words(head, &mut options)?;
-    let mut system = head.system.clone();
+    // Not `strict`: that takes few schemas, and the step validates the output in any case.
+    let output = Output::of(head, |schema| Some(schema.clone()));
+    let forced = matches!(output, Output::Tool(_)) && !options.contains_key("tool_choice");
+    let system = output.system(&head.system, forced);
     let mut body = Map::new();
     body.insert("model".to_owned(), json!(head.model));
     body.insert(dialect.limit().to_owned(), json!(head.max_tokens));
@@ -54,17 +57,26 @@ pub(super) fn body(dialect: Dialect, head: &RequestHead, messages: &[Value]) -> 
         body.insert("reasoning_effort".to_owned(), effort);
     }
     body.extend(options);
-    match &head.output_schema {
-        Some(schema) if in_words => system = output::with_schema(&system, schema),
-        Some(schema) => {
-            // Not `strict`: that takes few schemas, and the step validates the output in any case.
-            let format = json!({"type": "json_schema", "json_schema": {"name": "output", "schema": schema}});
-            body.insert("response_format".to_owned(), format);
-        }
-        None => {}
+    if no_tools && !head.tools.is_empty() {
+        body.insert("tool_choice".to_owned(), json!("none"));
     }
-    if !head.tools.is_empty() {
-        body.insert("tools".to_owned(), head.tools.iter().map(function).collect());
+    if forced {
+        let choice = match head.tools.as_slice() {
+            [] => json!({"type": "function", "function": {"name": STRUCTURED_OUTPUT}}),
+            _ => json!("required"),
+        };
+        body.insert("tool_choice".to_owned(), choice);
+    }
+    if let Output::Format(schema) = &output {
+        let format = json!({"type": "json_schema", "json_schema": {"name": "output", "schema": schema}});
+        body.insert("response_format".to_owned(), format);
+    }
+    let mut tools: Vec<Value> = head.tools.iter().map(function).collect();
+    if let Output::Tool(tool) = &output {
+        tools.push(function(tool));
+    }
+    if !tools.is_empty() {
+        body.insert("tools".to_owned(), Value::Array(tools));
     }
     let translated: Vec<Value> = messages.iter().flat_map(translate).collect();
     if translated.is_empty() {
@@ -184,6 +196,8 @@ fn part(block: &Value) -> Option<Value> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use common::journal::{ModelSettings, Structured};
+
     use super::*;
     use crate::models::samples::{head, with_options};
 
@@ -202,7 +216,7 @@ mod tests {
                     {"type": "text", "text": "no"}, {"type": "image", "source": {}}]},
                 {"type": "text", "text": "Go on."}]}),
         ];
-        let body = body(Dialect::OpenAi, &head(), &messages).unwrap();
+        let body = body(Dialect::OpenAi, &head(), &messages, false).unwrap();
         assert_eq!(
             body["messages"],
             json!([
@@ -226,20 +240,27 @@ mod tests {
         for (base_url, field) in
             [("https://api.openai.com/v1", "max_completion_tokens"), ("http://127.0.0.1:11434/v1", "max_tokens")]
         {
-            let body = body(Dialect::of(base_url), &head(), &messages).unwrap();
+            let body = body(Dialect::of(base_url), &head(), &messages, false).unwrap();
             assert_eq!(body[field], 1_000, "{base_url}");
         }
     }
 
     #[test]
-    fn an_output_schema_is_a_format_or_told_in_words() {
+    fn an_output_schema_is_a_format_a_tool_or_told_in_words() {
         let messages = [json!({"role": "user", "content": "Go."})];
         let schema = json!({"type": "object", "properties": {"score": {"type": "integer"}}});
         let as_format = RequestHead { output_schema: Some(schema.clone()), ..head() };
-        let told = body(Dialect::OpenAi, &as_format, &messages).unwrap();
+        let told = body(Dialect::OpenAi, &as_format, &messages, false).unwrap();
         assert_eq!(told["response_format"]["json_schema"]["schema"], schema);
-        let in_words = RequestHead { output_schema: Some(schema), ..with_options(&json!({"output_format": "prompt"})) };
-        let told = body(Dialect::OpenAi, &in_words, &messages).unwrap();
+        let asked = |structured| {
+            let settings = ModelSettings { structured, ..ModelSettings::default() };
+            RequestHead { output_schema: Some(schema.clone()), settings, tools: Vec::new(), ..head() }
+        };
+        let by_tool = body(Dialect::OpenAi, &asked(Structured::Tool), &messages, false).unwrap();
+        assert_eq!(by_tool["tools"][0]["function"]["parameters"], schema);
+        assert_eq!(by_tool["tool_choice"]["function"]["name"], "StructuredOutput");
+        let in_words = asked(Structured::Prompt);
+        let told = body(Dialect::OpenAi, &in_words, &messages, false).unwrap();
         assert!(told.get("response_format").is_none());
         assert!(told["messages"][0]["content"].as_str().unwrap().contains("\"score\""));
     }
@@ -247,10 +268,11 @@ mod tests {
     #[test]
     fn options_pass_and_those_of_the_loop_are_refused() {
         let messages = [json!({"role": "user", "content": "Go."})];
-        let told = body(Dialect::OpenAi, &with_options(&json!({"effort": "low", "seed": 7})), &messages).unwrap();
+        let told =
+            body(Dialect::OpenAi, &with_options(&json!({"effort": "low", "seed": 7})), &messages, false).unwrap();
         assert_eq!((&told["reasoning_effort"], &told["seed"]), (&json!("low"), &json!(7)));
         for wrong in [json!({"stream": false}), json!({"n": 2}), json!({"output_format": "xml"})] {
-            let failure = body(Dialect::OpenAi, &with_options(&wrong), &messages).unwrap_err();
+            let failure = body(Dialect::OpenAi, &with_options(&wrong), &messages, false).unwrap_err();
             assert_eq!(failure.class, FailureClass::Configuration, "{wrong}");
         }
     }
@@ -259,7 +281,7 @@ mod tests {
     fn nothing_to_ask_is_refused() {
         for messages in [json!([]), json!([{"role": "user", "content": ""}]), json!([{"role": "user", "content": []}])]
         {
-            let failure = body(Dialect::OpenAi, &head(), messages.as_array().unwrap()).unwrap_err();
+            let failure = body(Dialect::OpenAi, &head(), messages.as_array().unwrap(), false).unwrap_err();
             assert_eq!(failure.class, FailureClass::InvalidRequest, "{messages}");
         }
     }

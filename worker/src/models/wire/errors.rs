@@ -131,7 +131,10 @@ pub(in crate::models) fn refused(origin: Origin<'_>, status: StatusCode, hints: 
         |row| row.class,
     );
     let mut advice = row.map_or("", |row| row.advice);
-    if is_spend_limit(code, hints, message) {
+    let is_too_long = code == 400 && is_too_long(&body["error"]["code"], message);
+    if is_too_long {
+        (class, advice) = (FailureClass::ContextWindow, TOO_LONG_ADVICE);
+    } else if is_spend_limit(code, hints, message) {
         (class, advice) = (FailureClass::Billing, SPEND_LIMIT_ADVICE);
     } else if let Some(should_retry) = hints.should_retry {
         class = obey(should_retry, class);
@@ -176,6 +179,22 @@ fn is_spend_limit(status: u16, hints: &Hints, message: &str) -> bool {
     let may_be = matches!(status, 400 | 403) || (status == 429 && hints.retry_after.is_none());
     let message = message.to_ascii_lowercase();
     may_be && SPEND_LIMIT_WORDING.iter().any(|wording| message.contains(wording))
+}
+
+/// How APIs word it that a conversation does not fit the model.
+const TOO_LONG_WORDING: [&str; 5] = [
+    "prompt is too long",
+    "exceed context limit",
+    "exceeds the context window",
+    "maximum context length",
+    "context_length_exceeded",
+];
+
+const TOO_LONG_ADVICE: &str = "give the agent fewer or smaller tool results, or a model with a larger context window";
+
+fn is_too_long(code: &Value, message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    code == "context_length_exceeded" || TOO_LONG_WORDING.iter().any(|wording| message.contains(wording))
 }
 
 /// The API knows better than the status whether repeating can help.
