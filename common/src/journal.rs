@@ -9,12 +9,13 @@ pub mod chain;
 mod conversation;
 mod erasure;
 mod event;
-mod note;
 mod hook;
+mod note;
 mod record;
 mod reference;
 mod run;
 mod seal;
+mod sealed;
 mod slot;
 
 pub use chain::{Chained, EventHash, Fingerprint};
@@ -29,4 +30,5 @@ pub use record::{
 pub use reference::Reference;
 pub use run::{Approval, ApprovalAnswer, Call, CallState, Child, Held, Raised, Run, StepRun, StepStatus, Subagent};
 pub use seal::{InvalidKey, KeyId, PublicKey, Seal, SealKey};
+pub use sealed::SealedValues;
 pub use slot::{Slot, SlotMut};

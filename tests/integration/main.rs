@@ -34,6 +34,7 @@ mod permissions;
 mod pipelines;
 mod policy;
 mod postgres;
+mod private_data;
 mod rabbitmq;
 mod rabbitmq_fleet;
 mod rabbitmq_ingress;

@@ -11,6 +11,7 @@ pub mod glob;
 pub mod grep;
 pub mod http;
 pub mod mcp;
+pub mod private;
 pub mod read;
 pub mod registry;
 pub mod rule;

@@ -61,6 +61,7 @@ macro_rules! notes {
                     | Self::Succeeded { .. }
                     | Self::Replayed { .. }
                     | Self::Erased { .. }
+                    | Self::PrivateDataSealed { .. }
                     | Self::StepStarted { .. }
                     | Self::Expanded { .. }
                     | Self::StepFinished { .. }
