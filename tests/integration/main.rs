@@ -48,6 +48,7 @@ mod slow_clients;
 mod sqlite;
 mod structure;
 mod subagents;
+mod taint;
 mod tools;
 mod tools_http;
 mod tools_mcp;

@@ -17,6 +17,7 @@ mod permission;
 mod progress;
 mod step;
 mod subagent;
+mod taint;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -40,6 +41,7 @@ use crate::quota::Grant;
 use crate::tools::ToolSet;
 
 pub use effect::{HTTP, RUN, idempotency_key};
+pub use taint::mark_answers;
 
 /// Everything beside the journal that a decision rests on.
 #[derive(Debug, Clone, Copy)]

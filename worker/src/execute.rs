@@ -32,7 +32,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
-use crate::decide::{Action, ActionKey, Decision, Given, Performed, Rest, conclude, decide};
+use crate::decide::{Action, ActionKey, Decision, Given, Performed, Rest, conclude, decide, mark_answers};
 use crate::definitions::{DefinitionError, Definitions};
 use crate::fault::Fault;
 use crate::halt::{self, Halts};
@@ -331,7 +331,10 @@ impl Execution<'_> {
         }
         let (now, unit) = (self.journal.now(), self.executor.entropy.unit());
         let events = conclude(self.journal.run(), self.pipeline, &key.step, performed, now, unit);
-        self.sealed(self.journal.run(), events)
+        let mut events = self.sealed(self.journal.run(), events);
+        // Behind the sealing: the digest in a mark must not be one of a private value.
+        mark_answers(self.journal.run(), self.pipeline, &mut events);
+        events
     }
 
     /// Says what a call has used, and how the other side is.

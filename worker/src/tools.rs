@@ -129,6 +129,16 @@ pub trait Tool: Send + Sync + std::fmt::Debug {
         Verdict::Asks(why)
     }
 
+    /// Whether calls reach beyond the worker's machine: what is in their arguments gets out.
+    fn reaches_out(&self) -> bool {
+        false
+    }
+
+    /// Whether a person is asked about a call once its agent has read text of strangers.
+    fn asks_after_taint(&self, arguments: &Value) -> bool {
+        self.reaches_out() || self.effect(arguments) == Effect::Once
+    }
+
     /// Makes the call. Dropping the future stops it, with everything that it started.
     async fn call(&self, call: ToolCall) -> Result<ToolAnswer, ToolError>;
 }

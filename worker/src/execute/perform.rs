@@ -154,7 +154,7 @@ impl Executor {
             provider: model.provider,
             model: model.model,
             max_tokens: role.agent_step.limits.max_tokens,
-            system: self.told(&role.agent.system),
+            system: self.told(role.agent),
             tools: tools::agent::spec(&callees).iter().map(tools::ToolSpec::to_json).chain(specs).collect(),
             output_schema,
             options,

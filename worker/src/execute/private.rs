@@ -6,6 +6,8 @@ use std::path::Path;
 
 use common::id::{TaskId, Token};
 use common::journal::{CallRecord, Event, Recorded, Run, SealedValues};
+use common::pipeline::model::Agent;
+use common::pipeline::untrusted;
 use common::private::{NOTICE, Sealer};
 use common::store::{Next, StoreError};
 
@@ -113,13 +115,12 @@ impl Executor {
         }
     }
 
-    /// A system prompt, with what an agent must know of tokens.
-    pub(super) fn told(&self, system: &str) -> String {
-        match &self.outside.private {
-            Some(_) if system.is_empty() => NOTICE.to_owned(),
-            Some(_) => format!("{system}\n\n{NOTICE}"),
-            None => system.to_owned(),
-        }
+    /// The system prompt of an agent, with what it must know of tokens and of text of strangers.
+    pub(super) fn told(&self, agent: &Agent) -> String {
+        let tokens = self.outside.private.as_ref().map(|_| NOTICE);
+        let strangers = (!agent.taint.is_empty()).then_some(untrusted::NOTICE);
+        let parts = [(!agent.system.is_empty()).then_some(agent.system.as_str()), tokens, strangers];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
     }
 
     /// The call as it goes out, if it may be made with private values.
