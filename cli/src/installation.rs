@@ -9,8 +9,10 @@ use clap::Args;
 use common::broker::{Broker, BrokerError, BrokerOptions, doorbell, pass_on};
 use common::config::Config;
 use common::id::WorkerId;
+use common::private::Private;
 use common::project::Project;
 use common::store::{Definition, Finding, Severity, Store, StoreOptions};
+use common::telemetry;
 use secrecy::ExposeSecret;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -144,6 +146,7 @@ pub(crate) fn open_broker(context: &Context, config: &Config) -> Result<Option<A
 
 /// Opens the store and the broker, and lets the one ring for the other.
 pub(crate) async fn open_backends(context: &Context, config: &Config, url: &str) -> Result<Backends, CommandError> {
+    keep_private(config)?;
     let Some(broker) = open_broker(context, config)? else {
         return Ok(Backends { store: open_store(context, config, url).await?, broker: None, _hints: None });
     };
@@ -196,6 +199,14 @@ pub(crate) async fn open_for_service(
         }
     }
     Ok(backends)
+}
+
+/// Makes the log ready for private data. Without its key nothing starts.
+fn keep_private(config: &Config) -> Result<(), CommandError> {
+    let Some(private) = &config.private_data else { return Ok(()) };
+    let private = Private::load(private).map_err(|error| CommandError::refused(error.to_string()))?;
+    telemetry::seal(private);
+    Ok(())
 }
 
 /// Opens a store that must be there already.

@@ -93,7 +93,10 @@ fn describe(event: &Event) -> (Tone, String) {
             let place = step.as_ref().map(|step| format!(" in step {step}")).unwrap_or_default();
             (Tone::Bad, format!("dead ({reason}){place}: {}", failure(error)))
         }
-        Event::Replayed { by, reset, input } => {
+        Event::PrivateDataSealed { entries } => {
+            (Tone::Dim, format!("private values sealed: {}", count(entries.len() as u64)))
+        }
+        Event::Replayed { by, reset, input, .. } => {
             let steps: Vec<&str> = reset.iter().map(common::id::StepId::as_str).collect();
             let from = if steps.is_empty() { String::new() } else { format!(", anew: {}", steps.join(", ")) };
             let input = if input.is_some() { ", with a corrected input" } else { "" };

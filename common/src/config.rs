@@ -8,6 +8,7 @@ pub(crate) mod hooks;
 mod mcp;
 mod permissions;
 pub mod policy;
+pub(crate) mod private;
 mod read;
 mod retention;
 mod sandbox;
@@ -32,6 +33,7 @@ pub use self::mcp::{
     McpVersion,
 };
 pub use self::permissions::{PermissionMode, Permissions};
+pub use self::private::{PrivateData, PrivateKind, Reveal};
 pub use self::retention::{Keep, Retention};
 pub use self::sandbox::{InvalidLocation, Location, Sandbox, SandboxMode, SandboxPolicy, SandboxRules};
 pub use self::size::Size;
@@ -75,6 +77,8 @@ pub struct Config {
     pub rate_limits: BTreeMap<String, RateLimit>,
     /// Who is asked before and after what agents do.
     pub hooks: Hooks,
+    /// What is private, and who may see it. Without it, nothing is looked for.
+    pub private_data: Option<PrivateData>,
     /// What is refused.
     pub limits: Limits,
     /// Where large values go.

@@ -5,6 +5,7 @@
 
 mod blob;
 mod step;
+mod token;
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 pub use blob::{BlobHouse, BlobName};
 pub use step::StepKey;
+pub use token::Token;
 
 use crate::clock::Timestamp;
 

@@ -15,9 +15,13 @@ mod record;
 mod reference;
 mod request;
 mod run;
+mod seal;
+mod sealed;
 pub mod shown;
 mod slot;
+pub use chain::{Chained, EventHash, Fingerprint};
 pub use conversation::{Compacted, Conversation, ModelChange, Prompted, ToolUse, Turn};
+pub use erasure::{combined_digest, value_digest};
 pub use event::{Allowance, Event, Recorded, Submitted};
 pub use hook::{HookDecision, HookEvent, HookPoint, HookRuling, HookRun};
 pub use record::{
@@ -32,8 +36,6 @@ pub use run::{
     Approval, ApprovalAnswer, Call, CallState, Child, Held, Raised, Run, SessionRun, SessionState, StepRun, StepStatus,
     Subagent,
 };
-mod seal;
-pub use chain::{Chained, EventHash, Fingerprint};
-pub use erasure::{combined_digest, value_digest};
 pub use seal::{InvalidKey, KeyId, PublicKey, Seal, SealKey};
+pub use sealed::SealedValues;
 pub use slot::{Slot, SlotMut};

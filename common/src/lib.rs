@@ -15,6 +15,7 @@ pub mod failure;
 pub mod id;
 pub mod journal;
 pub mod pipeline;
+pub mod private;
 pub mod project;
 pub mod retry;
 pub mod secret;

@@ -12,5 +12,6 @@ pub mod replay;
 pub mod schema;
 pub(crate) mod source;
 pub mod template;
+pub mod untrusted;
 
 pub use bundle::{Bundle, compile};

@@ -39,7 +39,7 @@ impl Project {
     /// The same, under the policy of these files.
     pub fn load_under(dir: &Path, policies: &[PathBuf]) -> Result<Self, Diagnostics> {
         let mut out = Diagnostics::new();
-        let config = files::config(dir, policies, &mut out);
+        let (config, operator) = files::config(dir, policies, &mut out);
         let files = files::read(dir, &mut out);
         let mut readings = Vec::new();
         let mut definitions = Vec::new();
@@ -60,6 +60,9 @@ impl Project {
         check::links(&readings, config.as_ref(), files.pipelines.len(), &mut out);
         check::agents(&files, &readings, &mut out);
         check::policies(&files, &readings, config.as_ref(), &mut out);
+        if let Some(operator) = &operator {
+            check::revealed(operator, &readings, files.pipelines.len(), &mut out);
+        }
         let out = out.sorted();
         match config {
             Some(config) if !out.has_errors() => {

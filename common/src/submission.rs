@@ -1,16 +1,18 @@
 //! From an input to a submission: pure, and the same for the API, webhooks,
-//! batches, schedules and child tasks. Checks the input, renders the labels,
-//! and decides nothing else; ids, time and the store are the caller's.
+//! batches, schedules and child tasks. Checks the input, seals what is private in
+//! all of it, renders the labels, and decides nothing else; ids, time and the
+//! store are the caller's.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use crate::clock::Timestamp;
-use crate::id::{BatchId, GroupKey, IdempotencyKey, QueueName, TaskId};
-use crate::journal::{Allowance, Submitted};
+use crate::id::{BatchId, GroupKey, IdempotencyKey, QueueName, TaskId, Token};
+use crate::journal::{Allowance, SealedValues, Submitted};
 use crate::pipeline::model::{Pipeline, SchemaIssue};
 use crate::pipeline::template::Scope;
+use crate::private::{Private, Sealer};
 use crate::store::Submission;
 use crate::task::Parent;
 
@@ -20,6 +22,8 @@ const LABELS: usize = 32;
 const LABEL_NAME: usize = 64;
 /// The longest value of a label, in bytes.
 const LABEL_VALUE: usize = 256;
+/// The most private values in one task that comes in.
+const PRIVATE_VALUES: usize = 10_000;
 
 /// A task that someone wants. Everything but the input has a default.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -64,13 +68,45 @@ impl Complaint {
     }
 }
 
-/// The submission of a task, or all that is wrong with it.
-pub fn submission(pipeline: &Pipeline, new: NewTask, id: TaskId) -> Result<Submission, Vec<Complaint>> {
+/// The submission of a task, or all that is wrong with it. What is private in it is sealed behind the check, and before
+/// anything is made of it; complaints do not repeat it.
+pub fn submission(
+    pipeline: &Pipeline,
+    new: NewTask,
+    id: TaskId,
+    private: Option<&Private>,
+) -> Result<Submission, Vec<Complaint>> {
+    let known = SealedValues::default();
+    let mut sealer = private.map(|private| private.sealer(&known));
+    let made = sealed_submission(pipeline, new, id, sealer.as_mut());
+    made.map_err(|mut complaints| {
+        if let Some(sealer) = &mut sealer {
+            for complaint in &mut complaints {
+                sealer.text(&mut complaint.message);
+            }
+        }
+        complaints
+    })
+}
+
+fn sealed_submission(
+    pipeline: &Pipeline,
+    mut new: NewTask,
+    id: TaskId,
+    sealer: Option<&mut Sealer<'_>>,
+) -> Result<Submission, Vec<Complaint>> {
     let mut complaints = input_complaints(pipeline, &new.input);
     if let Some(priority @ 10..) = new.priority {
         let message = format!("{priority} is not a priority; use 0 (last) to 9 (first)");
         complaints.push(Complaint::new("/priority", message));
     }
+    let sealed = match sealer {
+        Some(sealer) => {
+            complaints.extend(seal(&mut new, sealer));
+            sealer.take()
+        }
+        None => SealedValues::default(),
+    };
     if !complaints.is_empty() {
         return Err(complaints);
     }
@@ -91,8 +127,39 @@ pub fn submission(pipeline: &Pipeline, new: NewTask, id: TaskId) -> Result<Submi
         supersede: new.supersede,
         traceparent: new.traceparent,
         allowances: new.allowances,
+        sealed,
     };
     Ok(Submission::new(id, task))
+}
+
+/// Seals all that a caller says of a task.
+fn seal(new: &mut NewTask, sealer: &mut Sealer<'_>) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
+    sealer.value(&mut new.input);
+    for (name, value) in &mut new.labels {
+        // Judged as it was given: a token is longer.
+        if value.len() <= LABEL_VALUE {
+            sealer.named(name, value);
+        }
+    }
+    let mut short = |pointer, text: &str| {
+        let mut text = text.to_owned();
+        sealer.text(&mut text);
+        let too_long = |error| complaints.push(Complaint::new(pointer, format!("with private values sealed, {error}")));
+        IdempotencyKey::new(text).map_err(too_long).ok()
+    };
+    if let Some(key) = new.key.take() {
+        new.key = short("/idempotency_key", key.as_str());
+    }
+    if let Some(group) = new.supersede.take() {
+        new.supersede = short("/supersede", group.as_str()).and_then(|group| GroupKey::new(group.as_str()).ok());
+    }
+    if sealer.len() > PRIVATE_VALUES {
+        let message =
+            format!("it holds {} private values; at most {PRIVATE_VALUES} are taken in one task", sealer.len());
+        complaints.push(Complaint::new("/input", message));
+    }
+    complaints
 }
 
 /// What of an input does not fit the pipeline's schema.
@@ -113,7 +180,9 @@ fn labels(pipeline: &Pipeline, new: &NewTask) -> Result<BTreeMap<String, String>
         }
     }
     for (name, value) in &new.labels {
-        if name.is_empty() || name.len() > LABEL_NAME || value.len() > LABEL_VALUE {
+        // A value that was within the limit may have grown by its tokens.
+        let tokens: usize = Token::all_in(value).map(|(place, _)| place.len()).sum();
+        if name.is_empty() || name.len() > LABEL_NAME || value.len() - tokens > LABEL_VALUE {
             return Err(format!(
                 "a label's name has 1 to {LABEL_NAME} bytes and its value at most {LABEL_VALUE}; {:?} breaks that",
                 cut(name.clone(), LABEL_NAME)

@@ -173,7 +173,7 @@ impl App {
 
     /// The submission of a new task, or what is wrong with it.
     pub(crate) fn submission(&self, pipeline: &Pipeline, new: NewTask) -> Result<Submission, Vec<Complaint>> {
-        submission::submission(pipeline, new, self.task_id())
+        submission::submission(pipeline, new, self.task_id(), self.settings().private.as_ref())
             .map_err(|complaints| complaints.into_iter().map(Complaint::from).collect())
     }
 

@@ -13,6 +13,7 @@ pub mod cron;
 pub mod halt;
 pub mod ingress;
 mod letters;
+mod private;
 mod problem;
 pub mod relay;
 mod serve;

@@ -9,13 +9,14 @@ use common::broker::Broker;
 use common::clock::Clock;
 use common::config::Config;
 use common::entropy::Entropy;
+use common::private::PrivateError;
 use common::secret::SecretError;
 use common::shutdown::Shutdown;
 use common::store::Store;
 use tokio::net::TcpListener;
 
 use crate::app::{App, HttpLimits};
-use crate::settings::Settings;
+use crate::settings::{Settings, Unusable};
 use crate::{api, cron, halt, letters, relay, serve, sweep};
 
 /// What a scheduler is made of.
@@ -49,6 +50,9 @@ pub enum SchedulerError {
     /// The token of the API cannot be had.
     #[error("api.token: {0}")]
     Token(#[from] SecretError),
+    /// Private data could not be kept private.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Bind {
@@ -145,7 +149,10 @@ impl SchedulerHandle {
 }
 
 fn load(config: Arc<Config>, address: SocketAddr) -> Result<Settings, SchedulerError> {
-    let settings = Settings::load(config)?;
+    let settings = Settings::load(config).map_err(|unusable| match unusable {
+        Unusable::Token(error) => SchedulerError::Token(error),
+        Unusable::Private(error) => SchedulerError::Private(error),
+    })?;
     if settings.token.is_none() && !address.ip().is_loopback() {
         return Err(SchedulerError::Exposed(address));
     }

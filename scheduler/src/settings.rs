@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::config::{Config, Webhook};
+use common::private::{Private, PrivateError};
 use common::secret::SecretError;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -17,6 +18,15 @@ pub(crate) struct Settings {
     pub(crate) token: Option<Token>,
     /// A webhook whose secret cannot be had is not served; the others are.
     pub(crate) webhooks: BTreeMap<String, Result<Source, String>>,
+    /// What is private, where the operator said so.
+    pub(crate) private: Option<Private>,
+}
+
+/// Why settings cannot be used at all.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    Token(SecretError),
+    Private(PrivateError),
 }
 
 /// A source of webhooks with its secrets: several while one is rotated.
@@ -42,11 +52,13 @@ impl Token {
 }
 
 impl Settings {
-    pub(crate) fn load(config: Arc<Config>) -> Result<Self, SecretError> {
-        let token = config.api.token.as_ref().map(|token| Ok(Token::new(&token.resolve()?))).transpose()?;
+    pub(crate) fn load(config: Arc<Config>) -> Result<Self, Unusable> {
+        let token = config.api.token.as_ref().map(|token| Ok(Token::new(&token.resolve()?)));
+        let token = token.transpose().map_err(Unusable::Token)?;
+        let private = config.private_data.as_ref().map(Private::load).transpose().map_err(Unusable::Private)?;
         let env = config.env.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?))).collect();
         let webhooks = config.webhooks.iter().map(|(name, webhook)| (name.clone(), source(name, webhook))).collect();
-        Ok(Self { config, env, token, webhooks })
+        Ok(Self { config, env, token, webhooks, private })
     }
 }
 

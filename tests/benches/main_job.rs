@@ -59,7 +59,7 @@ impl Bench {
     fn submission(&self, input: Value) -> Submission {
         use common::clock::Clock;
         let new = NewTask { input, ..NewTask::default() };
-        submission(&self.pipeline, new, TaskId::new(SystemClock.now(), self.entropy.bytes())).unwrap()
+        submission(&self.pipeline, new, TaskId::new(SystemClock.now(), self.entropy.bytes()), None).unwrap()
     }
 
     async fn submit(&self, count: usize, input: impl Fn(usize) -> Value) -> Duration {

@@ -69,7 +69,7 @@ fn turn(number: usize) -> [Event; 2] {
 fn journal(pipeline: &Pipeline) -> (TaskId, Vec<Recorded>) {
     let at = Timestamp::from_millis(1_800_000_000_000);
     let new = NewTask { input: json!({"text": "a long question ".repeat(50)}), ..NewTask::default() };
-    let (id, submitted) = submission(pipeline, new, TaskId::new(at, [7; 10])).unwrap().into_parts();
+    let (id, submitted) = submission(pipeline, new, TaskId::new(at, [7; 10]), None).unwrap().into_parts();
     let head = RequestHead {
         alias: "m".to_owned(),
         provider: "rehearsal".to_owned(),

@@ -262,7 +262,17 @@ async fn a_value_that_is_missing_or_damaged_makes_a_dead_letter_and_stops_no_oth
         let unreadable = other.journal(victim, 0, 10).await;
         ensure!(matches!(unreadable, Err(StoreError::Damaged(_))), "{unreadable:?}");
         std::fs::write(&file, content)?;
-        other.signal(victim, Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None }).await?;
+        other
+            .signal(
+                victim,
+                Signal::Replay {
+                    by: "ann".to_owned(),
+                    reset: Vec::new(),
+                    input: None,
+                    sealed: common::journal::SealedValues::default(),
+                },
+            )
+            .await?;
         let claims = other.take(bench.request(10)).await?;
         ensure!(claims.iter().map(|claim| claim.task).eq([victim]));
         ensure!(*Run::fold(victim, &claims[0].journal)?.input == large(1));
@@ -341,7 +351,12 @@ async fn limits_are_about_whole_inputs_and_small_journals() -> Result<()> {
     );
     let mut held = bench.taken().await?;
     bench.die(&mut held).await?;
-    let signal = Signal::Replay { by: "x".to_owned(), reset: Vec::new(), input: Some(json!("x".repeat(100_000))) };
+    let signal = Signal::Replay {
+        by: "x".to_owned(),
+        reset: Vec::new(),
+        input: Some(json!("x".repeat(100_000))),
+        sealed: common::journal::SealedValues::default(),
+    };
     let refused = bench.store.signal(held.task, signal).await;
     ensure!(refused.is_err_and(|error| error.to_string().contains("limits.input")));
     Ok(())
@@ -442,8 +457,12 @@ async fn journals_are_the_same_with_and_without() -> Result<()> {
             bench.store.signal(task, resolve).await?;
             answered.extend(bench.append(&mut held, vec![finished("last")], Next::Continue).await?.recorded);
             bench.die(&mut held).await?;
-            let replay =
-                Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: Some(json!("i".repeat(2_000))) };
+            let replay = Signal::Replay {
+                by: "ann".to_owned(),
+                reset: Vec::new(),
+                input: Some(json!("i".repeat(2_000))),
+                sealed: common::journal::SealedValues::default(),
+            };
             bench.store.signal(task, replay).await?;
             let journal = bench.journal(task).await?;
             ensure!(journal[2..2 + answered.len()] == answered, "what an append answers is what the journal has");

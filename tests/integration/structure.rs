@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const COMMON: &[&[&str]] = &[
     &["project", "telemetry"],
     &["audit", "submission", "transfer"],
-    &["pipeline"],
+    &["pipeline", "private"],
     &["config"],
     &["broker"],
     &["store"],
@@ -35,6 +35,7 @@ const SCHEDULER: &[&[&str]] = &[
     &["halt", "letters", "relay", "serve", "sweep"],
     &["api"],
     &["batch", "cron", "ingress"],
+    &["private"],
     &["app"],
     &["problem"],
     &["catalog", "settings"],

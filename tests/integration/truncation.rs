@@ -100,7 +100,8 @@ impl World {
     /// A task that was not submitted yet.
     fn submission(&self) -> Submission {
         let id = TaskId::new(SystemClock.now(), entropy().bytes());
-        submission(&self.project.pipelines[0], NewTask { input: json!({"n": 21}), ..NewTask::default() }, id).unwrap()
+        submission(&self.project.pipelines[0], NewTask { input: json!({"n": 21}), ..NewTask::default() }, id, None)
+            .unwrap()
     }
 
     /// The file that a call of class `once` leaves a line in, by the name of its tool.

@@ -73,7 +73,7 @@ macro_rules! conformance {
             cancel: a_task_at_rest_is_cancelled_at_once, a_running_task_is_asked, a_cancelled_task_is_not_taken,
                 done_is_not_cancelled, cancel_asked_twice_is_kept_once, an_unknown_task_is_not_found,
                 a_request_is_taken_up_when_the_lease_is_lost;
-            question: a_decision_wakes_the_task, a_decision_is_made_once, a_decision_while_running_is_made_once,
+            question: a_decision_wakes_the_task, private_values_change_nothing_but_the_journal, a_decision_is_made_once, a_decision_while_running_is_made_once,
                 an_unknown_question_is_refused, a_decision_races_with_itself, an_outcome_is_resolved_once,
                 renewal_says_that_signals_wait;
             children: a_parent_is_told, a_parent_that_runs_is_told_at_its_next_append,

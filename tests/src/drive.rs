@@ -71,7 +71,7 @@ impl<'a> Drive<'a> {
         let now = Timestamp::from_millis(1_800_000_000_000);
         let new = NewTask { input, ..NewTask::default() };
         let submission =
-            submission(pipeline, new, TaskId::new(now, [7; 10])).map_err(|all| anyhow::anyhow!("{all:?}"))?;
+            submission(pipeline, new, TaskId::new(now, [7; 10]), None).map_err(|all| anyhow::anyhow!("{all:?}"))?;
         let (id, task) = submission.into_parts();
         let (_, first) = ledger::open(id, task, now);
         Self::resume(pipeline, vec![first])

@@ -22,6 +22,7 @@ mod repeat;
 mod session;
 mod step;
 mod subagent;
+mod taint;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -46,6 +47,7 @@ use crate::tools::ToolSet;
 
 pub use compaction::summary_request;
 pub use effect::{HTTP, RUN, idempotency_key};
+pub use taint::mark_answers;
 
 /// Everything beside the journal that a decision rests on.
 #[derive(Debug, Clone, Copy)]

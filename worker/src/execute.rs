@@ -9,6 +9,7 @@ mod grant;
 mod journal;
 mod perform;
 mod place;
+mod private;
 mod session;
 mod workspace;
 
@@ -22,7 +23,7 @@ use common::config::policy::Layer;
 use common::config::{Config, Permissions};
 use common::entropy::Entropy;
 use common::failure::{Failure, FailureClass};
-use common::id::{Digest, StepKey};
+use common::id::{Digest, StepKey, TaskId};
 use common::journal::{Event, Run};
 use common::pipeline::model::Pipeline;
 use common::shutdown::Shutdown;
@@ -32,7 +33,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
-use crate::decide::{Action, ActionKey, Decision, Given, Performed, Rest, conclude, decide};
+use crate::decide::{Action, ActionKey, Decision, Given, Performed, Rest, conclude, decide, mark_answers};
 use crate::definitions::{DefinitionError, Definitions};
 use crate::fault::Fault;
 use crate::halt::{self, Halts};
@@ -92,6 +93,8 @@ struct Execution<'a> {
     in_flight: BTreeSet<ActionKey>,
     /// Leave that was given and is not settled.
     grants: BTreeMap<ActionKey, Grant>,
+    /// Children that were asked what the tokens in their answers stand for.
+    asked_children: BTreeSet<TaskId>,
     flights: FuturesUnordered<BoxFuture<'a, Landed>>,
 }
 
@@ -146,6 +149,7 @@ impl Executor {
             tools: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             grants: BTreeMap::new(),
+            asked_children: BTreeSet::new(),
             flights: FuturesUnordered::new(),
         };
         let ran = execution.run(hold, shutdown).await;
@@ -186,6 +190,7 @@ impl Execution<'_> {
             if !self.journal.is_held() {
                 return Ok(());
             }
+            self.ask_children().await?;
             if self.must_stop() {
                 // A call that is cut off here stays intended: what became of it is a question for later.
                 self.flights.clear();
@@ -212,7 +217,7 @@ impl Execution<'_> {
                 let version = self.journal.run().head.version;
                 let decision = match ahead.filter(|ahead| ahead.version == version) {
                     Some(Ahead { decision, .. }) => decision,
-                    None => decide(self.journal.run(), self.given()),
+                    None => self.decide(self.journal.run()),
                 };
                 if decision.actions.is_empty() && !decision.events.is_empty() {
                     landed = decision.events;
@@ -275,7 +280,7 @@ impl Execution<'_> {
             return Next::Continue;
         }
         let Ok(run) = self.journal.with(events, self.journal.now()) else { return Next::Continue };
-        let decision = decide(&run, self.given());
+        let decision = self.decide(&run);
         if decision.events.is_empty() && decision.actions.is_empty() {
             return into_next(decision.rest);
         }
@@ -295,7 +300,7 @@ impl Execution<'_> {
 
     /// Gives the task up in this way, unless it comes to rest by itself.
     async fn rest_or(&mut self, otherwise: Next) -> Result<(), Stopped> {
-        let next = match rest(self.journal.run(), self.given()) {
+        let next = match self.rest(self.journal.run()) {
             Next::Continue => otherwise,
             next => next,
         };
@@ -326,7 +331,11 @@ impl Execution<'_> {
             None => self.settle(&key, &performed).await,
         }
         let (now, unit) = (self.journal.now(), self.executor.entropy.unit());
-        conclude(self.journal.run(), self.pipeline, &key.step, performed, now, unit)
+        let events = conclude(self.journal.run(), self.pipeline, &key.step, performed, now, unit);
+        let mut events = self.sealed(self.journal.run(), events);
+        // Behind the sealing: the digest in a mark must not be one of a private value.
+        mark_answers(self.journal.run(), self.pipeline, &mut events);
+        events
     }
 
     /// Says what a call has used, and how the other side is.
@@ -356,12 +365,21 @@ impl Execution<'_> {
             }
         }
     }
-}
 
-/// What happens to a task that has nothing to do and nothing to write.
-fn rest(run: &Run, given: Given<'_>) -> Next {
-    let decision = decide(run, given);
-    if decision.events.is_empty() && decision.actions.is_empty() { into_next(decision.rest) } else { Next::Continue }
+    /// What is to be done next, with nothing private in it that is not sealed.
+    fn decide(&self, run: &Run) -> Decision {
+        self.sealed_decision(run, decide(run, self.given()))
+    }
+
+    /// What happens to a task that has nothing to do and nothing to write.
+    fn rest(&self, run: &Run) -> Next {
+        let decision = self.decide(run);
+        if decision.events.is_empty() && decision.actions.is_empty() {
+            into_next(decision.rest)
+        } else {
+            Next::Continue
+        }
+    }
 }
 
 fn into_next(rest: Rest) -> Next {

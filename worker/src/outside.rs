@@ -8,6 +8,7 @@ use sandbox::{Abilities, Sandbox};
 use crate::hooks::HookRunner;
 use crate::http::HttpClient;
 use crate::models::registry::Models;
+use crate::tools::private::PrivateData;
 use crate::tools::registry::{Tools, confined};
 
 /// What a worker reaches beyond its store.
@@ -23,6 +24,8 @@ pub struct Outside {
     pub programs: Sandbox,
     /// Who is asked before and after what agents do.
     pub hooks: HookRunner,
+    /// What is private, and which calls are made with it.
+    pub private: Option<PrivateData>,
 }
 
 impl Outside {
@@ -40,6 +43,7 @@ impl Outside {
             hooks: HookRunner::new(http.clone(), programs.clone()),
             http,
             programs,
+            private: PrivateData::from_config(config)?,
         };
         let abilities = Abilities::here();
         abilities.clear_leftovers();

@@ -11,6 +11,7 @@ pub mod glob;
 pub mod grep;
 pub mod http;
 pub mod mcp;
+pub mod private;
 pub mod read;
 pub mod registry;
 pub mod result;
@@ -127,6 +128,16 @@ pub trait Tool: Send + Sync + std::fmt::Debug {
     /// What becomes of a call that somebody else than rules wants a person asked about: in some modes nobody is asked.
     fn asks(&self, why: String) -> Verdict {
         Verdict::Asks(why)
+    }
+
+    /// Whether calls reach beyond the worker's machine: what is in their arguments gets out.
+    fn reaches_out(&self) -> bool {
+        false
+    }
+
+    /// Whether a person is asked about a call once its agent has read text of strangers.
+    fn asks_after_taint(&self, arguments: &Value) -> bool {
+        self.reaches_out() || self.effect(arguments) == Effect::Once
     }
 
     /// Makes the call. Dropping the future stops it, with everything that it started.

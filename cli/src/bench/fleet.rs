@@ -190,7 +190,7 @@ impl Fleet {
         let id = TaskId::following(self.last, SystemClock.now(), self.entropy.bytes());
         self.last = Some(id);
         let new = NewTask { input, ..NewTask::default() };
-        submission(pipeline, new, id).map_err(|complaints| anyhow::anyhow!("{complaints:?}"))
+        submission(pipeline, new, id, None).map_err(|complaints| anyhow::anyhow!("{complaints:?}"))
     }
 
     /// Submits so many tasks, in batches.

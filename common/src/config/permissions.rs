@@ -30,6 +30,9 @@ pub struct Permissions {
     pub ask: Vec<String>,
     /// What is refused.
     pub deny: Vec<String>,
+    /// Calls that nobody is asked about although their agent has read text of strangers (`taint` of its file).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trust: Vec<String>,
     /// The mode of agents that name none. Without any, an agent may do what its `tools` say.
     pub mode: Option<PermissionMode>,
     /// Whether agents may have the mode `bypassPermissions`.
@@ -48,6 +51,7 @@ impl Default for Permissions {
             allow: Vec::new(),
             ask: Vec::new(),
             deny: Vec::new(),
+            trust: Vec::new(),
             mode: None,
             allow_bypass: false,
             approvers: Vec::new(),

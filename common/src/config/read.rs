@@ -71,6 +71,7 @@ impl Config {
                 .map(|node| hooks::read(node, Author::Operator, file, out))
                 .unwrap_or_default()
                 .under(above),
+            private_data: table.get("private_data").and_then(|node| super::private::read(node, file, out)),
             limits: table.read("limits", out).unwrap_or_default(),
             blobs: table.get("blobs").map(|node| blobs(node, file, out)).unwrap_or_default(),
             retention: table.read("retention", out).unwrap_or_default(),

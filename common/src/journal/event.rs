@@ -14,6 +14,7 @@ use super::record::{
     ApprovalDecision, ApprovalTerms, CallRecord, CallResult, HoldBack, ModelCall, StepOutcome, WakeCause, WhenSpent,
 };
 use super::request::{ModelChoice, RequestHead};
+use super::sealed::SealedValues;
 use crate::clock::Timestamp;
 use crate::failure::Failure;
 use crate::id::{
@@ -73,6 +74,9 @@ pub struct Submitted {
     /// The budgets of its ancestors, for which its calls count too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowances: Vec<Allowance>,
+    /// The private values that came in with it: what tokens in it stand for.
+    #[serde(default, skip_serializing_if = "SealedValues::is_empty")]
+    pub sealed: SealedValues,
 }
 
 /// What a task and its descendants may spend together.
@@ -165,6 +169,14 @@ pub enum Event {
         /// A corrected input, if any.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         input: Option<Value>,
+        /// The private values in it.
+        #[serde(default, skip_serializing_if = "SealedValues::is_empty")]
+        sealed: SealedValues,
+    },
+    /// Private values came in: what tokens stand for in the events that follow.
+    PrivateDataSealed {
+        /// Their ciphertexts.
+        entries: SealedValues,
     },
     /// Its data was erased: in the events before stand marks in the places of all values and of all words for people.
     /// The last event of a journal.
@@ -487,6 +499,7 @@ impl Event {
             Self::Replayed { .. } => "replayed",
             Self::RoundStarted { .. } => "round_started",
             Self::Erased { .. } => "erased",
+            Self::PrivateDataSealed { .. } => "private_data_sealed",
             Self::StepStarted { .. } => "step_started",
             Self::Expanded { .. } => "expanded",
             Self::StepRetrying { .. } => "step_retrying",

@@ -63,6 +63,7 @@ macro_rules! notes {
                     | Self::Replayed { .. }
                     | Self::Erased { .. }
                     | Self::RoundStarted { .. }
+                    | Self::PrivateDataSealed { .. }
                     | Self::StepStarted { .. }
                     | Self::Expanded { .. }
                     | Self::StepFinished { .. }

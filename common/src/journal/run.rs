@@ -21,6 +21,7 @@ use super::conversation::Prompted;
 use super::event::{Event, Recorded, Submitted};
 use super::hook::{HookEvent, HookPoint, HookRuling};
 use super::record::{ApprovalDecision, ApprovalTerms, CallRecord, CallResult, StepOutcome};
+use super::sealed::SealedValues;
 use crate::clock::Timestamp;
 use crate::failure::{Failure, FailureClass};
 use crate::id::{ApprovalId, CallId, StepKey, TaskId};
@@ -50,6 +51,8 @@ pub struct Run {
     pub raised: Raised,
     /// How often it was replayed.
     pub replays: u32,
+    /// What the tokens of private values stand for, encrypted.
+    pub sealed: Arc<SealedValues>,
 }
 
 /// What is known of one step, or of one item of a step that fans out.
@@ -215,6 +218,7 @@ impl Run {
             noted: BTreeMap::new(),
             raised: Raised::default(),
             replays: 0,
+            sealed: Arc::new(submitted.sealed.clone()),
         };
         // Without its data a journal does not say any more who asked for what: what was appended was checked then.
         let erased = Reading::of(journal) == Reading::Erased;
@@ -349,10 +353,14 @@ impl Run {
                 self.noted.clear();
                 self.retry_held(recorded.at);
             }
-            Event::Replayed { reset, input, .. } => {
+            Event::PrivateDataSealed { entries } => Arc::make_mut(&mut self.sealed).add_all(entries),
+            Event::Replayed { reset, input, sealed, .. } => {
                 self.cancel = None;
                 self.held = None;
                 self.replays += 1;
+                if !sealed.is_empty() {
+                    Arc::make_mut(&mut self.sealed).add_all(sealed);
+                }
                 if let Some(input) = input {
                     self.input = Arc::new(input.clone());
                 }

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::event::Event;
+use super::event::{Event, Submitted};
 use super::hook::HookRuling;
 use super::record::{ApprovalDecision, CallResult, ModelCall, StepOutcome};
 use super::request::RequestHead;
@@ -36,12 +36,26 @@ macro_rules! visits {
             /// Visits every slot, in an order that stays the same.
             pub fn $visit(&$($mut)? self, visit: &mut dyn FnMut($slot<'_>)) {
                 match self {
-                    Self::Submitted(submitted) => visit($slot::Value(&$($mut)? submitted.input)),
+                    Self::Submitted(submitted) => {
+                        let Submitted { input, sealed, .. } = &$($mut)? **submitted;
+                        visit($slot::Value(input));
+                        for ciphertext in sealed.$values() {
+                            visit($slot::Text(ciphertext));
+                        }
+                    }
+                    Self::PrivateDataSealed { entries } => {
+                        for ciphertext in entries.$values() {
+                            visit($slot::Text(ciphertext));
+                        }
+                    }
                     Self::Succeeded { output } => visit($slot::Value(output)),
                     Self::StepRetrying { error, .. } | Self::OutcomeUnknown { error, .. } => error.$visit(visit),
-                    Self::Replayed { input, .. } => {
+                    Self::Replayed { input, sealed, .. } => {
                         if let Some(input) = input {
                             visit($slot::Value(input));
+                        }
+                        for ciphertext in sealed.$values() {
+                            visit($slot::Text(ciphertext));
                         }
                     }
                     Self::Expanded { items, .. } => {
@@ -139,9 +153,21 @@ macro_rules! visits {
                 match self {
                     Self::Decide { decision, .. } => decision.$visit(visit),
                     Self::Resolve { happened: Some(value), .. }
-                    | Self::ChildFinished { result: value, .. }
-                    | Self::Replay { input: Some(value), .. } => visit($slot::Value(value)),
-                    Self::Resolve { .. } | Self::Replay { .. } | Self::Cancel { .. } => {}
+                    | Self::ChildFinished { result: value, .. } => visit($slot::Value(value)),
+                    Self::Replay { input, sealed, .. } => {
+                        if let Some(input) = input {
+                            visit($slot::Value(input));
+                        }
+                        for ciphertext in sealed.$values() {
+                            visit($slot::Text(ciphertext));
+                        }
+                    }
+                    Self::Seal { entries } => {
+                        for ciphertext in entries.$values() {
+                            visit($slot::Text(ciphertext));
+                        }
+                    }
+                    Self::Resolve { .. } | Self::Cancel { .. } => {}
                     Self::Wake | Self::Unhalt | Self::Room | Self::Raise { .. } => {}
                 }
             }

@@ -65,6 +65,13 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
     let mcp_servers = servers_node.and_then(|node| list(node, file, out));
     let effort = table.read("effort", out);
     let permission_mode = table.read("permissionMode", out);
+    let taint_node = table.get("taint");
+    let taint = taint_node.and_then(|node| list(node, file, out)).unwrap_or_default();
+    for source in taint.iter().filter(|source| !is_source(source)) {
+        let at = taint_node.map(|node| node.at);
+        let error = file.error(at, format!("{source:?} is not where text comes from"));
+        out.push(error.with_help("use webhook, web, files, tools, or a rule such as mcp__crm__* or Bash(curl:*)"));
+    }
     let background = table.read_or("background", false, out);
     let hooks = table.get("hooks").map(|node| hooks::read(node, Author::Agent, file, out)).unwrap_or_default();
     let calls = callees(tools.as_deref().unwrap_or_default(), &disallowed_tools);
@@ -99,6 +106,7 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
         effort,
         calls,
         permission_mode,
+        taint,
         background,
         hooks,
         system: system.trim().to_owned(),
@@ -107,6 +115,15 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
     let at = |node: Option<&Node>| node.map(|node| node.at);
     let (model_at, tools_at, servers_at) = (at(model_node), at(tools_node), at(servers_node));
     (out.errors() == before).then_some(AgentFile { agent, model_at, tools_at, servers_at })
+}
+
+/// Whether something can taint: a kind of source, or the name of a tool with or without a pattern.
+fn is_source(text: &str) -> bool {
+    let name = text.split('(').next().unwrap_or_default();
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'*'));
+    let closed = text.contains('(') == text.ends_with(')');
+    matches!(text, "webhook" | "web" | "files" | "tools")
+        || plain && closed && (name.starts_with("mcp__") || name.starts_with(|first: char| first.is_ascii_uppercase()))
 }
 
 /// What the lists say of the tool `Agent`. Deny beats allow, as with every tool.

@@ -418,6 +418,9 @@ pub struct Agent {
     pub calls: Callees,
     /// How its calls are judged that no rule is about; `None`: as its caller's, or as the installation says.
     pub permission_mode: Option<PermissionMode>,
+    /// Where text of strangers comes from: `webhook`, `web`, `files`, `tools`, or rules about tools. Their answers are
+    /// marked, and after one a person is asked about calls that reach out or must not be repeated.
+    pub taint: Vec<String>,
     /// Whether, called by another agent, it works while that one goes on.
     pub background: bool,
     /// Who is asked before and after what it does, beside those of the installation.

@@ -91,6 +91,24 @@ fn require(link: &Link, what: &str, known: &[&str], help: &str, out: &mut Diagno
     });
 }
 
+/// The pipelines whose outputs are shown with private values are there.
+pub(super) fn revealed(operator: &SourceFile, readings: &[Read<'_>], files: usize, out: &mut Diagnostics) {
+    // A pipeline with errors may be the one that is meant.
+    if readings.len() != files {
+        return;
+    }
+    let pipelines: Vec<&str> = readings.iter().map(|(_, reading)| reading.pipeline.name.as_str()).collect();
+    for (name, at) in crate::config::private::outputs(operator) {
+        if !pipelines.contains(&name.as_str()) {
+            let error = operator.error(at, format!("there is no pipeline `{name}`"));
+            out.push(match closest(&name, &pipelines) {
+                Some(name) => error.with_help(format!("did you mean `{name}`?")),
+                None => error.with_help("pipelines are files pipelines/NAME.yaml"),
+            });
+        }
+    }
+}
+
 /// Agents that no pipeline uses are checked too.
 pub(super) fn agents(files: &ProjectFiles, readings: &[Read<'_>], out: &mut Diagnostics) {
     let used: BTreeSet<&String> = readings.iter().flat_map(|(_, reading)| reading.used.agents.keys()).collect();

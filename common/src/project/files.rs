@@ -33,8 +33,9 @@ pub(super) fn policies() -> Vec<PathBuf> {
     machine.into_iter().chain(named).collect()
 }
 
-/// `teamster.yaml` under what the organisation says, or the defaults where there is none; nothing where there are errors.
-pub(super) fn config(dir: &Path, policies: &[PathBuf], out: &mut Diagnostics) -> Option<Config> {
+/// `teamster.yaml` under what the organisation says, or the defaults where there is none; nothing where there are errors. And
+/// the file itself.
+pub(super) fn config(dir: &Path, policies: &[PathBuf], out: &mut Diagnostics) -> (Option<Config>, Option<SourceFile>) {
     let mut organisation = Vec::with_capacity(policies.len());
     for path in policies {
         let name = path.display().to_string();
@@ -52,13 +53,13 @@ pub(super) fn config(dir: &Path, policies: &[PathBuf], out: &mut Diagnostics) ->
         }
     }
     // Without what holds above it, nothing can be said of the rest.
-    let organisation: Option<Vec<_>> = organisation.into_iter().collect();
+    let Some(organisation) = organisation.into_iter().collect::<Option<Vec<_>>>() else { return (None, None) };
     match read_file(&dir.join("teamster.yaml"), "teamster.yaml") {
-        Ok(Some(file)) => Config::parse(&file, organisation?, out),
-        Ok(None) => Config::parse(&SourceFile::new("teamster.yaml", ""), organisation?, out),
+        Ok(Some(file)) => (Config::parse(&file, organisation, out), Some(file)),
+        Ok(None) => (Config::parse(&SourceFile::new("teamster.yaml", ""), organisation, out), None),
         Err(error) => {
             out.extend(error);
-            None
+            (None, None)
         }
     }
 }

@@ -247,6 +247,7 @@ impl Head {
             {
                 self.woken_by(at, |on| matches!(on, WaitOn::Budget { .. }))
             }
+            (Event::PrivateDataSealed { .. }, state) if !state.is_terminal() => None,
 
             (
                 Event::Woken { cause: WakeCause::Room }
@@ -350,6 +351,7 @@ impl Head {
                 | Event::OutcomeResolved { .. }
                 | Event::BudgetRaised { .. }
                 | Event::ChildFinished { .. }
+                | Event::PrivateDataSealed { .. }
         );
         if by_holder && let State::Running { progressed, .. } = &mut self.state {
             *progressed = true;

@@ -7,10 +7,12 @@ use serde_json::json;
 
 use crate::clock::Timestamp;
 use crate::failure::{Failure, FailureClass};
-use crate::id::{ApprovalId, CallId, Digest, PipelineName, QueueName, SessionName, StepId, StepKey, TaskId, WorkerId};
+use crate::id::{
+    ApprovalId, CallId, Digest, PipelineName, QueueName, SessionName, StepId, StepKey, TaskId, Token, WorkerId,
+};
 use crate::journal::{
     ApprovalDecision, CallRecord, CallResult, Effect, Event, HookDecision, HookEvent, HookRuling, HookRun, ModelCall,
-    ModelChoice, Recorded, RequestHead, StepOutcome, Submitted, Usage, WakeCause,
+    ModelChoice, Recorded, RequestHead, SealedValues, StepOutcome, Submitted, Usage, WakeCause,
 };
 use crate::task::{DeadReason, Head, Outcome, State, StateName, Wait, WaitOn};
 
@@ -46,6 +48,12 @@ pub(crate) fn failure() -> Failure {
     Failure::new(FailureClass::Tool, "it broke")
 }
 
+pub(crate) fn sealed() -> SealedValues {
+    let mut sealed = SealedValues::default();
+    sealed.add(Token::new("email", [7; 10]), "1.c2VjcmV0".to_owned());
+    sealed
+}
+
 pub(crate) fn submitted() -> Submitted {
     Submitted {
         pipeline: PipelineName::new("p").unwrap(),
@@ -62,6 +70,7 @@ pub(crate) fn submitted() -> Submitted {
         supersede: None,
         traceparent: None,
         allowances: Vec::new(),
+        sealed: SealedValues::default(),
     }
 }
 
@@ -164,7 +173,8 @@ pub(crate) fn events() -> Vec<Event> {
         Event::Cancelled { by: by.clone(), reason: reason.clone() },
         Event::Succeeded { output: json!(1) },
         Event::Died { reason: DeadReason::Failed, error: failure(), step: Some(step()) },
-        Event::Replayed { by: by.clone(), reset: vec![step().step], input: Some(json!(2)) },
+        Event::Replayed { by: by.clone(), reset: vec![step().step], input: Some(json!(2)), sealed: sealed() },
+        Event::PrivateDataSealed { entries: sealed() },
         Event::StepStarted { step: step() },
         Event::RoundStarted { step: step(), round: 1, reset: Vec::new() },
         Event::Expanded { step: step(), items: vec![json!(1)] },

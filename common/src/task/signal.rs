@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::head::Head;
 use super::state::{Outcome, State, StateName, WaitOn};
 use crate::id::{ApprovalId, CallId, StepId, StepKey, TaskId};
-use crate::journal::{ApprovalDecision, Event, WakeCause};
+use crate::journal::{ApprovalDecision, Event, SealedValues, WakeCause};
 
 /// A message to a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,6 +71,14 @@ pub enum Signal {
         reset: Vec<StepId>,
         /// A corrected input.
         input: Option<Value>,
+        /// The private values in it.
+        #[serde(default, skip_serializing_if = "SealedValues::is_empty")]
+        sealed: SealedValues,
+    },
+    /// Private values come in: what tokens stand for in the signal that follows.
+    Seal {
+        /// Their ciphertexts.
+        entries: SealedValues,
     },
 }
 
@@ -166,12 +174,15 @@ pub fn admit(head: &Head, kept: &[Signal], signal: &Signal) -> Result<Admission,
             }
             Event::ChildFinished { child: *child, outcome: *outcome, result: result.clone() }
         }
+        Signal::Seal { .. } if terminal => return refuse("nothing comes in any more"),
+        Signal::Seal { entries } => Event::PrivateDataSealed { entries: entries.clone() },
         Signal::Replay { .. } if head.erased_at.is_some() => {
             return refuse("its data was erased: nothing is left to go on with; submit it anew");
         }
-        Signal::Replay { by, reset, input } => match head.state {
+        Signal::Replay { by, reset, input, sealed } => match head.state {
             State::Dead { .. } | State::Cancelled { .. } => {
-                Event::Replayed { by: by.clone(), reset: reset.clone(), input: input.clone() }
+                let (by, reset, input, sealed) = (by.clone(), reset.clone(), input.clone(), sealed.clone());
+                Event::Replayed { by, reset, input, sealed }
             }
             _ => return refuse("only a dead or cancelled task can be replayed"),
         },

@@ -11,6 +11,7 @@ use super::body::Json;
 use super::query::{Query, write_cursor};
 use super::tasks::{by, sent, text};
 use crate::app::App;
+use crate::private;
 use crate::problem::{Kind, Problem};
 use crate::wire;
 
@@ -36,7 +37,11 @@ pub(crate) async fn list(State(app): State<App>, mut query: Query) -> Result<axu
     for head in &page.tasks {
         for open in &head.open_approvals {
             let asked = app.store().journal(head.id, open.seq.saturating_sub(1), 1).await?;
-            approvals.extend(asked.into_iter().filter_map(|recorded| wire::Approval::new(head, recorded)));
+            let asked = asked.into_iter().filter_map(|recorded| wire::Approval::new(head, recorded));
+            for mut approval in asked {
+                private::approval(&app, &mut approval).await?;
+                approvals.push(approval);
+            }
         }
     }
     Ok(axum::Json(wire::ApprovalPage { approvals, next: write_cursor(page.next) }))
@@ -69,7 +74,7 @@ pub(crate) async fn decide(
         comment: text("/comment", request.comment)?,
         edits: request.edits,
     };
-    match app.store().signal(approval.task, Signal::Decide { approval, decision }).await {
+    match private::signal(&app, approval.task, Signal::Decide { approval, decision }).await {
         Err(SignalError::Refused(Refusal::Unknown(_))) => Err(not_open(&app, approval).await?),
         answer => Ok(sent(approval.task, answer?)),
     }

@@ -22,6 +22,7 @@ use crate::batch::jsonl::JsonLines;
 use crate::batch::key::{Keys, ROWS};
 use crate::batch::load::{LoadError, Loader, Plan};
 use crate::batch::{Reader, RowLimits};
+use crate::private;
 use crate::problem::{Kind, Problem};
 use crate::wire;
 
@@ -260,8 +261,12 @@ async fn result(app: &App, row: BatchRow) -> Result<wire::BatchResult, StoreErro
 /// The output of a task that succeeded: nothing can follow the event that says so.
 async fn output(app: &App, head: &Head) -> Result<Option<serde_json::Value>, StoreError> {
     let last = app.store().journal(head.id, head.version.saturating_sub(1), 1).await?;
-    Ok(last.into_iter().find_map(|recorded| match recorded.event {
+    let output = last.into_iter().find_map(|recorded| match recorded.event {
         Event::Succeeded { output } => Some(output),
         _ => None,
-    }))
+    });
+    match output {
+        Some(output) => private::output_of(app, head, output).await.map(Some),
+        None => Ok(None),
+    }
 }

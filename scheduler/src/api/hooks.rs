@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use common::journal::SealedValues;
 use common::pipeline::template::Scope;
 use common::store::Submission;
 use serde_json::Value;
@@ -13,6 +14,7 @@ use super::trace::traceparent;
 use crate::app::App;
 use crate::ingress::sender::{Delivery, Raw, sender};
 use crate::ingress::trigger;
+use crate::private;
 use crate::problem::{Kind, Problem};
 use crate::wire::{self, Complaint};
 use common::submission::NewTask;
@@ -57,14 +59,16 @@ pub(crate) async fn receive(
         return Err(wrong_type(&given, "application/json (GitHub: choose it in the webhook's settings)"));
     }
     let payload: Value = parse(&body, settings.config.limits.json_depth)?;
-    let delivery = sender.read(raw, payload).map_err(|error| Problem::new(Kind::Malformed, error.to_string()))?;
+    let mut delivery = sender.read(raw, payload).map_err(|error| Problem::new(Kind::Malformed, error.to_string()))?;
     if delivery.ping {
         return Ok((StatusCode::OK, axum::Json(wire::Delivered { tasks: Vec::new() })));
     }
-    let visible = visible(&headers);
+    let mut visible = visible(&headers);
+    // Templates and conditions see tokens, so that nothing that is made of an event can give a value away.
+    let sealed = private::event(&app, &mut delivery.payload, &mut visible);
     let scope = Scope::of_event(&delivery.payload, &visible, &settings.env);
     let trace = traceparent(&headers);
-    deliver(&app, &name, &delivery, &scope, trace).await
+    deliver(&app, &name, &delivery, &scope, (trace, &sealed)).await
 }
 
 /// Submits what the pipelines want of a delivery. A pipeline that cannot take
@@ -74,7 +78,7 @@ async fn deliver(
     name: &str,
     delivery: &Delivery,
     scope: &Scope<'_>,
-    traceparent: Option<String>,
+    (traceparent, sealed): (Option<String>, &SealedValues),
 ) -> Result<(StatusCode, axum::Json<wire::Delivered>), Problem> {
     let mut submissions: Vec<Submission> = Vec::new();
     let mut complaints: Vec<Complaint> = Vec::new();
@@ -85,12 +89,15 @@ async fn deliver(
         };
         match trigger::task(pipeline, name, delivery, scope) {
             Ok(None) => {}
-            Ok(Some(new)) => match app.submission(pipeline, NewTask { traceparent: traceparent.clone(), ..new }) {
-                Ok(submission) => submissions.push(submission),
-                Err(found) => {
-                    complaints.extend(found.into_iter().map(|c| refuse(format!("{}: {}", c.pointer, c.message))));
+            Ok(Some(new)) => {
+                let input = private::revealed(app, new.input, sealed);
+                match app.submission(pipeline, NewTask { traceparent: traceparent.clone(), input, ..new }) {
+                    Ok(submission) => submissions.push(submission),
+                    Err(found) => {
+                        complaints.extend(found.into_iter().map(|c| refuse(format!("{}: {}", c.pointer, c.message))));
+                    }
                 }
-            },
+            }
             Err(message) => complaints.push(refuse(message)),
         }
     }

@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use common::id::{StepId, StepKey, TaskId};
-use common::journal::{Recorded, Run};
+use common::journal::{Recorded, Run, SealedValues};
 use common::pipeline::replay::reset;
 use common::store::{Erasure, Filter, Signalled as Sent};
 use common::task::{Head, Signal, StateName};
@@ -12,6 +12,7 @@ use super::body::{Json, OptionalJson};
 use super::query::{Query, write_cursor};
 use super::trace::traceparent;
 use crate::app::App;
+use crate::private;
 use crate::problem::{Kind, Problem};
 use crate::wire;
 use crate::wire::Complaint;
@@ -87,7 +88,7 @@ pub(crate) async fn send(
     id: TaskId,
     signal: Signal,
 ) -> Result<(StatusCode, axum::Json<wire::Signalled>), Problem> {
-    Ok(sent(id, app.store().signal(id, signal).await?))
+    Ok(sent(id, private::signal(app, id, signal).await?))
 }
 
 /// What became of a signal: 200 if it took effect, 202 if the worker takes it up.
@@ -182,6 +183,8 @@ pub(crate) async fn show(State(app): State<App>, Path(id): Path<String>) -> Resu
         Ok(pipeline) => pipeline.steps.iter().map(|step| step.id.clone()).collect(),
         Err(_) => Vec::new(),
     };
+    let mut run = run;
+    run.output = private::output(&app, &run);
     Ok(axum::Json(wire::Task::new(run, &order)))
 }
 
@@ -271,7 +274,7 @@ pub(crate) async fn retry(
 pub(crate) async fn replay(app: &App, head: &Head, request: wire::Replay) -> Result<Signal, Problem> {
     let by = by(request.by)?;
     if request.from.is_none() && request.input.is_none() {
-        return Ok(Signal::Replay { by, reset: Vec::new(), input: None });
+        return Ok(Signal::Replay { by, reset: Vec::new(), input: None, sealed: SealedValues::default() });
     }
     let pipeline = app.catalog().pinned(&head.pipeline, &head.digest).await?;
     let reset = reset(&pipeline, request.from.as_ref()).map_err(|unknown| Problem::at("/from", unknown.to_string()))?;
@@ -281,7 +284,7 @@ pub(crate) async fn replay(app: &App, head: &Head, request: wire::Replay) -> Res
         let what = format!("pipeline {} does not accept this input", head.pipeline);
         return Err(Problem::complaints(&what, complaints));
     }
-    Ok(Signal::Replay { by, reset, input: request.input })
+    Ok(Signal::Replay { by, reset, input: request.input, sealed: SealedValues::default() })
 }
 
 /// Says what happened to a call whose outcome is unknown.

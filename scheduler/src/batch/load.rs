@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::Row;
 use super::key::{Keys, ROWS, canonical};
 use crate::app::App;
+use crate::private;
 use crate::wire::{BatchReceipt, Complaint};
 use common::submission::NewTask;
 
@@ -78,7 +79,8 @@ impl Loader {
             if self.rows > ROWS {
                 return Err(LoadError::TooManyRows);
             }
-            match input.and_then(|input| self.submission(line, input)) {
+            let made = input.map_err(|reason| private::text(&self.app, reason));
+            match made.and_then(|input| self.submission(line, input)) {
                 Ok((submission, bytes)) => {
                     self.group.submissions.push(submission);
                     self.group.bytes += bytes;
@@ -102,7 +104,12 @@ impl Loader {
                 self.input_limit
             ));
         }
-        let key = self.keys.next(&input, &text)?;
+        // Keys are made of what is kept: nothing private is in them, or can be guessed from their digests.
+        let key = match private::value(&self.app, &input) {
+            Some(sealed) => self.keys.next(&sealed, &canonical(&sealed)),
+            None => self.keys.next(&input, &text),
+        };
+        let key = key.map_err(|reason| private::text(&self.app, reason))?;
         let plan = &self.plan;
         let new = NewTask {
             input,

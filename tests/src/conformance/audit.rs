@@ -231,7 +231,12 @@ pub async fn erased_is_erased(place: Place) -> Result<()> {
     ensure!(bench.store.erase(task, "ada").await? == Erasure::Erased);
     let after = bench.transcript(task).await?;
     ensure!(bench.store.erase(task, "bob").await? == Erasure::Before);
-    let replay = Signal::Replay { by: "ada".to_owned(), reset: Vec::new(), input: Some(json!({})) };
+    let replay = Signal::Replay {
+        by: "ada".to_owned(),
+        reset: Vec::new(),
+        input: Some(json!({})),
+        sealed: common::journal::SealedValues::default(),
+    };
     let refused = bench.store.signal(task, replay).await;
     ensure!(matches!(&refused, Err(SignalError::Refused(why)) if why.to_string().contains("erased")), "{refused:?}");
     ensure!(bench.transcript(task).await? == after);

@@ -302,6 +302,7 @@ pub fn submitted() -> Submitted {
         supersede: None,
         traceparent: None,
         allowances: Vec::new(),
+        sealed: common::journal::SealedValues::default(),
     }
 }
 

@@ -204,7 +204,12 @@ pub async fn an_event_cannot_refer_to_what_is_gone(place: Place) -> Result<()> {
     }
     ensure!(bench.journal(held.task).await? == before);
     bench.die(&mut held).await?;
-    let replay = |input| Signal::Replay { by: "x".to_owned(), reset: Vec::new(), input };
+    let replay = |input| Signal::Replay {
+        by: "x".to_owned(),
+        reset: Vec::new(),
+        input,
+        sealed: common::journal::SealedValues::default(),
+    };
     let refused = bench.store.signal(held.task, replay(Some(reference(&gone)))).await;
     ensure!(matches!(&refused, Err(SignalError::Store(error)) if unavailable(error)), "{refused:?}");
     ensure!(bench.state(held.task).await? == StateName::Dead);

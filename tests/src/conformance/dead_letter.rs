@@ -12,7 +12,12 @@ use super::bench::{Bench, die, finished, key, step, valid};
 
 fn replay(reset: &[&str]) -> Signal {
     let reset = reset.iter().map(|name| valid(StepId::new(*name))).collect();
-    Signal::Replay { by: "ann".to_owned(), reset, input: Some(json!({"n": 2})) }
+    Signal::Replay {
+        by: "ann".to_owned(),
+        reset,
+        input: Some(json!({"n": 2})),
+        sealed: common::journal::SealedValues::default(),
+    }
 }
 
 /// It keeps its reason, its failure, the step, and its whole journal.

@@ -161,7 +161,12 @@ impl History {
             1 => Signal::Wake,
             2 | 3 => {
                 let reset = vec![valid(StepId::new(format!("s{}", self.below(self.steps + 1))))];
-                Signal::Replay { by: "x".to_owned(), reset, input: None }
+                Signal::Replay {
+                    by: "x".to_owned(),
+                    reset,
+                    input: None,
+                    sealed: common::journal::SealedValues::default(),
+                }
             }
             _ => match head.open_approvals.first() {
                 Some(approval) => Signal::Decide {

@@ -75,7 +75,18 @@ pub async fn too_large_a_signal(place: Place) -> Result<()> {
     let mut held = bench.taken().await?;
     bench.die(&mut held).await?;
     let input = Some(json!("x".repeat(100_000)));
-    let answer = bench.store.signal(held.task, Signal::Replay { by: "x".to_owned(), reset: Vec::new(), input }).await;
+    let answer = bench
+        .store
+        .signal(
+            held.task,
+            Signal::Replay {
+                by: "x".to_owned(),
+                reset: Vec::new(),
+                input,
+                sealed: common::journal::SealedValues::default(),
+            },
+        )
+        .await;
     ensure!(matches!(answer, Err(SignalError::Store(StoreError::Refused(_)))), "{answer:?}");
     ensure!(bench.state(held.task).await? == StateName::Dead);
     Ok(())

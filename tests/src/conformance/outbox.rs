@@ -89,7 +89,18 @@ pub async fn all_that_makes_ready_rings(place: Place) -> Result<()> {
     let mut held = bench.claimed(held.task).await?;
     bench.die(&mut held).await?;
     ensure!(ear.take().is_empty());
-    bench.store.signal(held.task, Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None }).await?;
+    bench
+        .store
+        .signal(
+            held.task,
+            Signal::Replay {
+                by: "ann".to_owned(),
+                reset: Vec::new(),
+                input: None,
+                sealed: common::journal::SealedValues::default(),
+            },
+        )
+        .await?;
     ensure_heard(&bench, &ear, held.task, "replayed").await?;
 
     let held = bench.claimed(held.task).await?;

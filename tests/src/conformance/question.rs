@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use common::failure::{Failure, FailureClass};
-use common::id::{ApprovalId, CallId};
-use common::journal::{ApprovalDecision, CallRecord, Effect, Event};
+use common::id::{ApprovalId, CallId, Token};
+use common::journal::{ApprovalDecision, CallRecord, Effect, Event, SealedValues};
 use common::store::{Next, Renewal, SignalError, Signalled};
 use common::task::{Refusal, Signal, StateName, Wait, WaitOn};
 use serde_json::{Value, json};
@@ -51,6 +51,35 @@ pub async fn a_decision_wakes_the_task(place: Place) -> Result<()> {
     ensure!(answer == Signalled::Applied(StateName::Ready));
     ensure!(bench.head(held.task).await?.open_approvals.is_empty());
     ensure!(bench.kinds(held.task).await?.last() == Some(&"approval_decided"));
+    bench.verify().await
+}
+
+/// What tokens stand for comes ahead of an answer: the task waits on, its holder gets it in order, and a task that is
+/// done takes nothing in.
+pub async fn private_values_change_nothing_but_the_journal(place: Place) -> Result<()> {
+    let bench = Bench::open(place).await?;
+    let entries = |kind: &str| {
+        let mut entries = SealedValues::default();
+        entries.add(Token::new(kind, [3; 10]), "1.c2VhbGVk".to_owned());
+        Signal::Seal { entries }
+    };
+    let (held, approval) = asking(&bench, true).await?;
+    let answer = bench.store.signal(held.task, entries("email")).await?;
+    ensure!(answer == Signalled::Applied(StateName::Waiting));
+    ensure!(bench.head(held.task).await?.open_approvals == [approval]);
+    bench.store.signal(held.task, decide(approval, "ann")).await?;
+    let (mut running, approval) = asking(&bench, false).await?;
+    ensure!(bench.store.signal(running.task, entries("phone")).await? == Signalled::Requested);
+    bench.store.signal(running.task, decide(approval, "ann")).await?;
+    bench.append(&mut running, Vec::new(), Next::Succeed { output: json!(1) }).await?;
+    let kinds = bench.kinds(running.task).await?;
+    ensure!(!kinds.contains(&"private_data_sealed"), "a task that is done by then needs nothing: {kinds:?}");
+    for (task, last) in [(held.task, ["private_data_sealed", "approval_decided"])] {
+        let kinds = bench.kinds(task).await?;
+        ensure!(kinds.ends_with(&last), "{kinds:?}");
+    }
+    let refused = bench.store.signal(running.task, entries("email")).await;
+    ensure!(matches!(refused, Err(SignalError::Refused(Refusal::State { .. }))), "{refused:?}");
     bench.verify().await
 }
 

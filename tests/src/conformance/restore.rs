@@ -163,7 +163,12 @@ pub async fn they_go_on(place: Place) -> Result<()> {
     let approval = *bench.head(population.asking).await?.open_approvals.first().context("it asks")?;
     let decision = ApprovalDecision { approved: true, by: "ann".to_owned(), comment: None, edits: None };
     bench.store.signal(population.asking, Signal::Decide { approval, decision }).await?;
-    let replay = Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None };
+    let replay = Signal::Replay {
+        by: "ann".to_owned(),
+        reset: Vec::new(),
+        input: None,
+        sealed: common::journal::SealedValues::default(),
+    };
     bench.store.signal(population.dead, replay).await?;
     for task in [population.asking, population.dead] {
         bench.succeed(&mut bench.claimed(task).await?).await?;

@@ -110,7 +110,12 @@ pub async fn what_lives_is_kept(place: Place) -> Result<()> {
     let nothing = Keep { count: Some(0), age: Some(Span::clamped(Duration::ZERO)), bytes: Some(0) };
     let bench = Bench::tuned(place, keep(nothing, UNLIMITED)).await?;
     let replayed = dead(&bench).await?;
-    let replay = common::task::Signal::Replay { by: "x".to_owned(), reset: Vec::new(), input: None };
+    let replay = common::task::Signal::Replay {
+        by: "x".to_owned(),
+        reset: Vec::new(),
+        input: None,
+        sealed: common::journal::SealedValues::default(),
+    };
     bench.store.signal(replayed, replay).await?;
     let later = bench.now().plus(Duration::from_secs(3600));
     let scheduled = bench.submit(bench.task_with(|s| s.run_at = Some(later))).await?.id;

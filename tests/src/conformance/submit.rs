@@ -202,7 +202,12 @@ pub async fn a_replayed_one_belongs_to_its_group_again(place: Place) -> Result<(
     let newer = superseding(&bench, "g").await?;
     ensure!(bench.state(superseded).await? == StateName::Cancelled);
     for task in [failed, superseded] {
-        let replay = Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None };
+        let replay = Signal::Replay {
+            by: "ann".to_owned(),
+            reset: Vec::new(),
+            input: None,
+            sealed: common::journal::SealedValues::default(),
+        };
         ensure!(bench.store.signal(task, replay).await? == Signalled::Applied(StateName::Ready));
     }
     ensure!(bench.store.due(10).await?.expired == 0, "a sweep changes nothing");

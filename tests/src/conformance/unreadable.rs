@@ -63,7 +63,12 @@ pub async fn a_head(bench: &Bench, rows: &dyn Rows) -> Result<()> {
         let head = serde_json::to_string(&Head::fold(task, &bench.journal(task).await?)?)?;
         rows.write_head(task, &head).await?;
         ensure!(bench.state(task).await? == StateName::Dead);
-        let replay = Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None };
+        let replay = Signal::Replay {
+            by: "ann".to_owned(),
+            reset: Vec::new(),
+            input: None,
+            sealed: common::journal::SealedValues::default(),
+        };
         bench.store.signal(task, replay).await?;
         ensure!(bench.state(task).await? == StateName::Ready);
         ensure!(bench.kinds(task).await? == ["submitted", "died", "replayed"]);

@@ -181,6 +181,26 @@ impl Server {
         }
     }
 
+    /// What it has written to disk, by name of the file.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn files(&self) -> Vec<(String, Vec<u8>)> {
+        fn read(folder: &Path, files: &mut Vec<(String, Vec<u8>)>) {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    read(&path, files);
+                } else {
+                    files.push((path.display().to_string(), std::fs::read(&path).unwrap()));
+                }
+            }
+        }
+        let mut files = Vec::new();
+        read(self.folder.path(), &mut files);
+        files
+    }
+
     /// Starts it again, on the same port with the same data folder, and waits until it answers.
     ///
     /// # Panics

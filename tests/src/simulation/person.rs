@@ -73,7 +73,7 @@ async fn submit_all(scene: &Scene, store: &dyn Store, chance: &Chance) {
                 ..NewTask::default()
             };
             let id = TaskId::new(now, chance.entropy().bytes());
-            let submission = submission(&scene.pipeline(wish.pipeline), new, id).expect("a good input");
+            let submission = submission(&scene.pipeline(wish.pipeline), new, id, None).expect("a good input");
             match store.submit(vec![submission]).await {
                 Ok(_) => break,
                 Err(StoreError::Unavailable(_)) => tokio::time::sleep(chance.millis(20..400)).await,
@@ -190,6 +190,7 @@ const fn name(signal: &Signal) -> &'static str {
         Signal::Resolve { .. } => "outcome",
         Signal::ChildFinished { .. } => "child",
         Signal::Replay { .. } => "replay",
+        Signal::Seal { .. } => "private values",
     }
 }
 
@@ -244,5 +245,5 @@ fn again(scene: &Scene, chance: &Chance, head: &Head) -> Signal {
     let from = chance.one_in(2).then(|| chance.one_of(&steps));
     let reset = replay::reset(&pipeline, from).expect("a step of the pipeline");
     let input = chance.one_in(3).then(|| json!({"n": chance.below(100), "list": [1, 2]}));
-    Signal::Replay { by: "ann".to_owned(), reset, input }
+    Signal::Replay { by: "ann".to_owned(), reset, input, sealed: common::journal::SealedValues::default() }
 }

@@ -147,7 +147,11 @@ impl Deciding<'_> {
             (verdict, _) => verdict,
         };
         match verdict {
-            Verdict::Allowed => Permit::Granted(wanted.arguments.clone()),
+            Verdict::Allowed => match self.suspicion(key, wanted).map(|why| wanted.asks(why)) {
+                None | Some(Verdict::Allowed) => Permit::Granted(wanted.arguments.clone()),
+                Some(Verdict::Refused(why)) => Permit::Declined(why),
+                Some(Verdict::Asks(why) | Verdict::Unruled(why)) => self.permit_by_person(key, known, wanted, &why),
+            },
             Verdict::Refused(why) => Permit::Declined(why),
             Verdict::Asks(why) | Verdict::Unruled(why) => self.permit_by_person(key, known, wanted, &why),
         }

@@ -4,9 +4,11 @@
 //! parent: a fan-out that is repeated after a crash finds its children instead
 //! of making more.
 
+use std::sync::Arc;
+
 use common::failure::{Failure, FailureClass};
 use common::id::{IdempotencyKey, PipelineName, StepKey, TaskId};
-use common::journal::{Allowance, Event, Run};
+use common::journal::{Allowance, Event, Run, SealedValues};
 use common::pipeline::model::{Pipeline, StepKind};
 use common::store::{StoreError, Submission};
 use common::submission::{self, NewTask};
@@ -15,6 +17,7 @@ use serde_json::Value;
 
 use super::{Executor, internal};
 use crate::quota::charge::allowances;
+use crate::tools::private::PrivateData;
 
 /// A child that is to be submitted.
 pub(super) struct Child {
@@ -22,6 +25,8 @@ pub(super) struct Child {
     key: String,
     parent: Parent,
     input: Value,
+    /// What the tokens in it stand for.
+    sealed: Arc<SealedValues>,
     priority: u8,
     traceparent: Option<String>,
     allowances: Vec<Allowance>,
@@ -40,6 +45,7 @@ impl Child {
             key: format!("child:{}:{step}:{generation}", run.head.id),
             parent: Parent { task: run.head.id, step: step.clone(), depth },
             input,
+            sealed: Arc::clone(&run.sealed),
             priority: run.head.priority,
             traceparent: run.submitted.traceparent.clone(),
             allowances: allowances(run, pipeline),
@@ -73,8 +79,11 @@ impl Executor {
         })?;
         let pipeline = self.definitions.compile(&definition)?;
         let key = IdempotencyKey::new(child.key).map_err(|error| internal(error.to_string()))?;
+        let private = self.outside.private.as_ref().map(PrivateData::private);
+        // The child's schema is about the values, and its journal needs those that its own tokens stand for.
+        let input = private.map(|private| private.reveal(&child.input, &child.sealed));
         let new = NewTask {
-            input: child.input,
+            input: input.unwrap_or(child.input),
             key: Some(key),
             priority: Some(child.priority),
             parent: Some(child.parent),
@@ -83,7 +92,7 @@ impl Executor {
             ..NewTask::default()
         };
         let id = TaskId::new(self.clock.now(), self.entropy.bytes());
-        submission::submission(&pipeline, new, id).map_err(|complaints| {
+        submission::submission(&pipeline, new, id, private).map_err(|complaints| {
             let list: Vec<String> = complaints.iter().map(ToString::to_string).collect();
             let message = format!("pipeline {name} does not take the input: {}", list.join("; "));
             Failure::new(FailureClass::InvalidRequest, message)

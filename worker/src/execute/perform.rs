@@ -171,7 +171,7 @@ impl Executor {
             provider: model.provider,
             model: model.model,
             max_tokens: role.agent_step.limits.max_tokens,
-            system: role.agent.system.clone(),
+            system: self.told(role.agent),
             tools: tools::agent::spec(&callees).iter().map(tools::ToolSpec::to_json).chain(specs).collect(),
             output_schema,
             options: model.options,
@@ -225,6 +225,10 @@ impl Executor {
     ) -> BoxFuture<'a, Done> {
         let step = pipeline.step(&key.step);
         let context = self.context(run, remaining(step, run, key));
+        // What goes out may hold private values; what is journaled of it does not.
+        let outgoing = self.outgoing(&call, run, &context.workspace);
+        let sent = outgoing.as_ref().unwrap_or(&call);
+        let reveal = |text: String| self.revealed(text, outgoing.is_some(), run);
         let answer: BoxFuture<'a, Result<ToolAnswer, ToolError>> =
             match (call.tool.as_str(), step.map(|step| &step.kind)) {
                 (HTTP, Some(StepKind::Http(step))) => {
@@ -232,15 +236,16 @@ impl Executor {
                     let headers = step
                         .headers
                         .iter()
-                        .map(|(name, value)| Ok((name.clone(), value.render_text(&scope)?.into())))
+                        .map(|(name, value)| Ok((name.clone(), reveal(value.render_text(&scope)?).into())))
                         .collect();
-                    self.http_step(&call, headers, context).boxed()
+                    self.http_step(sent, headers, context).boxed()
                 }
                 (RUN, Some(StepKind::Run(step))) => {
                     let env = self.program_env(step, run, pipeline, key, &call, &context);
-                    run_program(call.arguments.clone(), env, self.outside.programs.clone(), context).boxed()
+                    let env = env.map(|env| env.into_iter().map(|(name, value)| (name, reveal(value))).collect());
+                    run_program(sent.arguments.clone(), env, self.outside.programs.clone(), context).boxed()
                 }
-                _ => call_tool(&call, tools, context).boxed(),
+                _ => call_tool(sent, tools, context).boxed(),
             };
         async move {
             let started = Instant::now();

@@ -90,6 +90,10 @@ impl HttpTool {
 
 #[async_trait]
 impl Tool for HttpTool {
+    fn reaches_out(&self) -> bool {
+        true
+    }
+
     fn spec(&self) -> &ToolSpec {
         &self.spec
     }

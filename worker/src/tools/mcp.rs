@@ -145,6 +145,10 @@ impl McpTool {
 
 #[async_trait]
 impl Tool for McpTool {
+    fn reaches_out(&self) -> bool {
+        true
+    }
+
     fn spec(&self) -> &ToolSpec {
         &self.spec
     }

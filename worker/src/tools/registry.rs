@@ -302,6 +302,10 @@ pub fn confined(key: &str, policy: SandboxPolicy) -> Result<Sandbox, Failure> {
 pub fn rules(config: &Config) -> Result<(Effects, Rules), Failure> {
     let effects = Effects::parse(&config.effects).map_err(|error| wrong(&format!("effects: {error}")))?;
     let rules = Rules::parse(&config.permissions).map_err(|error| wrong(&format!("permissions: {error}")))?;
+    if let Some(private) = &config.private_data {
+        super::private::rules(&private.reveal.tools)
+            .map_err(|error| wrong(&format!("private_data.reveal.tools: {error}")))?;
+    }
     Ok((effects, rules))
 }
 

@@ -124,6 +124,11 @@ impl Rule {
         Ok(Self { text: trimmed.to_owned(), name: parsed, pattern })
     }
 
+    /// Says why a rule that can be read is not taken here.
+    pub(super) fn refused(&self, why: &str) -> InvalidRule {
+        InvalidRule { rule: self.text.clone(), why: why.to_owned() }
+    }
+
     /// The rule as it was written.
     pub fn text(&self) -> &str {
         &self.text

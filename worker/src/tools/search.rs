@@ -151,6 +151,11 @@ impl Tool for CallTool {
         self.target(arguments).map_or(Effect::Read, |target| target.tool.effect(&target.arguments))
     }
 
+    /// As the tool behind it is.
+    fn asks_after_taint(&self, arguments: &Value) -> bool {
+        self.target(arguments).is_some_and(|target| target.tool.asks_after_taint(&target.arguments))
+    }
+
     /// That on the tool behind it.
     fn verdict(&self, arguments: &Value, workspace: Option<&Path>) -> Verdict {
         self.target(arguments).map_or(Verdict::Allowed, |target| target.tool.verdict(&target.arguments, workspace))

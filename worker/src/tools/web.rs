@@ -193,6 +193,10 @@ impl WebFetch {
 
 #[async_trait]
 impl Tool for WebFetch {
+    fn reaches_out(&self) -> bool {
+        true
+    }
+
     fn spec(&self) -> &ToolSpec {
         &self.spec
     }

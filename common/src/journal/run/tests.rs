@@ -144,7 +144,15 @@ fn a_replay_keeps_what_succeeded_and_gives_new_tries_to_the_rest() {
     add(&mut run, Event::StepFinished { step: step(), outcome: StepOutcome::Failed { error: failure() } });
     add(&mut run, Event::Died { reason: DeadReason::Failed, error: failure(), step: Some(step()) });
     let reset = vec![StepId::new("reset").unwrap()];
-    add(&mut run, Event::Replayed { by: "ann".to_owned(), reset, input: Some(json!(7)) });
+    add(
+        &mut run,
+        Event::Replayed {
+            by: "ann".to_owned(),
+            reset,
+            input: Some(json!(7)),
+            sealed: crate::journal::SealedValues::default(),
+        },
+    );
     assert_eq!((run.head.state.name(), &*run.input), (StateName::Ready, &json!(7)));
     assert!(run.step(&named("kept")).unwrap().is_done());
     let reset = run.step(&named("reset")).unwrap();

@@ -186,9 +186,19 @@ fn environment() -> Environment<'static> {
     env.add_function(FIND, find);
     env.add_filter("default", default);
     env.add_filter("d", default);
+    env.add_filter("untrusted", untrusted);
     env.add_filter("json", json);
     env.add_filter("tojson", json);
     env
+}
+
+/// Text of strangers, between marks that it cannot hold itself.
+fn untrusted(value: &Jinja) -> Result<String, minijinja::Error> {
+    let text = match value.as_str() {
+        Some(text) => text.to_owned(),
+        None => json(value, None)?,
+    };
+    Ok(crate::pipeline::untrusted::mark("input", &text))
 }
 
 /// A value as JSON, on several lines with `json(true)`. Unlike Jinja's own

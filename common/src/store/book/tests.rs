@@ -384,7 +384,12 @@ fn what_was_set_aside_says_so_when_it_is_replayed() {
     load(&mut book, [Entry { set_aside: true, ..running(1, None) }]);
     assert_eq!(book.entry(id(1)).unwrap().state(), StateName::Dead);
     assert_eq!(book.entry(id(1)).unwrap().due_at(), None);
-    let replay = Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None };
+    let replay = Signal::Replay {
+        by: "ann".to_owned(),
+        reset: Vec::new(),
+        input: None,
+        sealed: crate::journal::SealedValues::default(),
+    };
     assert_eq!(book.signal(id(1), &replay).unwrap(), Signalled::Applied(StateName::Ready));
     let changes = book.into_changes();
     assert_eq!(kinds(&changes[0]), ["died", "replayed"]);
@@ -458,7 +463,12 @@ fn a_child_that_was_sent_on_its_way_again_in_the_same_book_stops_with_its_parent
     dead.lease = None;
     let parent = running(PARENT, None);
     load(&mut book, [parent.clone(), dead]);
-    let replay = Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None };
+    let replay = Signal::Replay {
+        by: "ann".to_owned(),
+        reset: Vec::new(),
+        input: None,
+        sealed: crate::journal::SealedValues::default(),
+    };
     book.signal(id(CHILD), &replay).unwrap();
     append(&mut book, &request(&parent, 7, Vec::new(), succeed())).unwrap();
     assert_eq!(book.entry(id(CHILD)).unwrap().state(), StateName::Cancelled);

@@ -195,7 +195,12 @@ fn operation() -> impl Strategy<Value = Operation> {
         Next::Cancel { by: "x".to_owned(), reason: "y".to_owned() },
         Next::Die { reason: DeadReason::Failed, error: failure(), step: None },
     ]);
-    let replay = Signal::Replay { by: "ann".to_owned(), reset: vec![step().step], input: None };
+    let replay = Signal::Replay {
+        by: "ann".to_owned(),
+        reset: vec![step().step],
+        input: None,
+        sealed: crate::journal::SealedValues::default(),
+    };
     let signal = prop::sample::select(vec![cancel(), decide(), child_is_done(), Signal::Wake, replay]);
     prop_oneof![
         2 => Just(Operation::Lease),

@@ -7,7 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::clock::{ManualClock, Timestamp};
 use crate::entropy::SeededEntropy;
-use crate::journal::{Submitted, chain};
+
+use crate::journal::{SealedValues, Submitted, chain};
 use crate::store::StoreClock;
 use crate::task::samples;
 
@@ -109,7 +110,13 @@ async fn a_journal_of_an_older_version_is_read_and_its_chain_starts_where_it_goe
     let before = look().await;
     assert_eq!((before.faults, before.starts, before.events), (vec![], None, 2));
     assert_eq!(store.journal(id, 0, 100).await.unwrap().len(), 2);
-    store.signal(id, Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None }).await.unwrap();
+    store
+        .signal(
+            id,
+            Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None, sealed: SealedValues::default() },
+        )
+        .await
+        .unwrap();
     store.signal(id, cancel("b")).await.unwrap();
     let after = look().await;
     assert_eq!((after.faults, after.starts, after.events), (vec![], Some(3), 4));
@@ -117,7 +124,13 @@ async fn a_journal_of_an_older_version_is_read_and_its_chain_starts_where_it_goe
     let db = Connection::open(&path).unwrap();
     db.execute_batch("UPDATE journal SET hash = NULL WHERE seq = 4; UPDATE tasks SET chain_at = 3").unwrap();
     drop(db);
-    store.signal(id, Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None }).await.unwrap();
+    store
+        .signal(
+            id,
+            Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None, sealed: SealedValues::default() },
+        )
+        .await
+        .unwrap();
     let mixed = look().await;
     assert_eq!((mixed.faults, mixed.starts, mixed.events), (vec![], Some(5), 5));
 }

@@ -25,6 +25,7 @@ fn expected(event: &Event, from: StateName) -> Option<StateName> {
         Event::ApprovalDecided { .. } | Event::OutcomeResolved { .. } | Event::ChildFinished { .. } => {
             unfinished.then_some(if from == Waiting { Ready } else { from })
         }
+        Event::PrivateDataSealed { .. } => unfinished.then_some(from),
         // Everything else is the holder's own work.
         _ => (from == Running).then_some(Running),
     }

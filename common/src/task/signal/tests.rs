@@ -17,10 +17,16 @@ fn signals() -> Vec<Signal> {
         Signal::Decide { approval: approval(), decision: decision() },
         Signal::Resolve { step: step(), call: call(), by: "ann".to_owned(), happened: None },
         Signal::ChildFinished { child: child(), outcome: Outcome::Dead, result: json!(1) },
-        Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None },
+        Signal::Replay {
+            by: "ann".to_owned(),
+            reset: Vec::new(),
+            input: None,
+            sealed: crate::journal::SealedValues::default(),
+        },
         Signal::Unhalt,
         Signal::Room,
         Signal::Raise { by: "ann".to_owned(), usd: Some(1.0), tokens: None },
+        Signal::Seal { entries: samples::sealed() },
     ]
 }
 

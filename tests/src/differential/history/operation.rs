@@ -107,13 +107,18 @@ async fn signal(model: &Model, store: &dyn Store, chance: &Chance) -> anyhow::Re
     let by = "ann".to_owned();
     let replay = |input| {
         let step = valid(StepId::new(format!("s{}", chance.below(model.steps + 1))));
-        Signal::Replay { by: by.clone(), reset: vec![step], input }
+        Signal::Replay { by: by.clone(), reset: vec![step], input, sealed: common::journal::SealedValues::default() }
     };
     let signal = match chance.below(20) {
         0 | 1 => Signal::Cancel { by, reason: "no more".to_owned() },
         2 => Signal::Wake,
         3 => replay(None),
-        4 if chance.once_in(3) => Signal::Replay { by, reset: Vec::new(), input: Some(json!("x".repeat(70_000))) },
+        4 if chance.once_in(3) => Signal::Replay {
+            by,
+            reset: Vec::new(),
+            input: Some(json!("x".repeat(70_000))),
+            sealed: common::journal::SealedValues::default(),
+        },
         5 => Signal::Resolve { step: step("s1"), call: call(), by, happened: None },
         6 => Signal::Decide {
             approval: common::id::ApprovalId { task, seq: chance.below(9) as u64 },

@@ -84,6 +84,16 @@ impl Tool for Guarded {
         self.judge.effects.of(subject).unwrap_or_else(|| self.inner.effect(arguments))
     }
 
+    fn reaches_out(&self) -> bool {
+        self.inner.reaches_out()
+    }
+
+    fn asks_after_taint(&self, arguments: &Value) -> bool {
+        let subject = Subject { tool: &self.spec().name, arguments, workspace: None };
+        let risky = self.reaches_out() || self.effect(arguments) == Effect::Once;
+        risky && !self.judge.policy().trusts(subject)
+    }
+
     fn verdict(&self, arguments: &Value, workspace: Option<&Path>) -> Verdict {
         self.judge.policy().verdict(Subject { tool: &self.spec().name, arguments, workspace })
     }

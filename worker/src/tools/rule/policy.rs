@@ -20,6 +20,7 @@ pub struct Rules {
     allow: Vec<Rule>,
     ask: Vec<Rule>,
     deny: Vec<Rule>,
+    trust: Vec<Rule>,
 }
 
 impl Rules {
@@ -37,7 +38,12 @@ impl Rules {
             Ok(rule)
         };
         let rules = |texts: &[String]| texts.iter().map(rule).collect::<Result<Vec<_>, _>>();
-        Ok(Self { allow: rules(&permissions.allow)?, ask: rules(&permissions.ask)?, deny: rules(&permissions.deny)? })
+        Ok(Self {
+            allow: rules(&permissions.allow)?,
+            ask: rules(&permissions.ask)?,
+            deny: rules(&permissions.deny)?,
+            trust: rules(&permissions.trust)?,
+        })
     }
 }
 
@@ -90,12 +96,18 @@ impl Policy<'_> {
 
     /// Whether rules tell calls of the tool apart by their arguments.
     pub fn is_about_calls_of(&self, tool: &str) -> bool {
-        let mut rules = self.all_rules().flat_map(|Rules { allow, ask, deny }| allow.iter().chain(ask).chain(deny));
+        let mut rules = self.all_rules().flat_map(|Rules { allow, ask, deny, .. }| allow.iter().chain(ask).chain(deny));
         self.own.is_about_calls_of(tool) || rules.any(|rule| rule.names(tool) && !rule.is_about_all_calls())
     }
 
     fn all_rules(&self) -> impl Iterator<Item = &Rules> {
         std::iter::once(self.rules).chain(self.tiers.iter().map(|tier| &tier.rules))
+    }
+
+    /// Whether a call is made without a question although its agent has read text of strangers.
+    pub fn trusts(&self, subject: Subject<'_>) -> bool {
+        self.mode == Some(PermissionMode::BypassPermissions)
+            || self.rules.trust.iter().any(|rule| rule.fits(subject, Reading::Grants))
     }
 
     /// What becomes of a call.

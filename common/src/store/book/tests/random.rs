@@ -157,7 +157,12 @@ fn attempt(book: &mut Book, operation: &Operation, number: u8) -> Result<String,
             let signal = match kind {
                 0 => cancel(),
                 1 => Signal::Wake,
-                _ => Signal::Replay { by: "ann".to_owned(), reset: Vec::new(), input: None },
+                _ => Signal::Replay {
+                    by: "ann".to_owned(),
+                    reset: Vec::new(),
+                    input: None,
+                    sealed: crate::journal::SealedValues::default(),
+                },
             };
             words(book.signal(id(*task), &signal))
         }
