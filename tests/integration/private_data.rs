@@ -128,7 +128,7 @@ impl Lead {
     fn input(&self, number: usize) -> Value {
         json!({
             "company": format!("Company {number}"), "email": self.email, "phone": self.phone, "ssn": self.ssn,
-            "birth_date": self.birth_date, "iban": self.iban, "customer": self.customer, "review": number % 25 == 0,
+            "birth_date": self.birth_date, "iban": self.iban, "customer": self.customer, "review": number.is_multiple_of(25),
             "inquiry": format!("Call {} or {}. My card is {}, {{\"ssn\": \"{}\"}}.", self.phone, self.email.replace('@', "\\u0040"), self.card, self.ssn),
         })
     }

@@ -1,7 +1,8 @@
 //! `teamster audit`: whether journals are what was written, who did what when,
 //! and keys to sign with. Reads the store itself, and changes nothing there.
 
-use std::io::{BufWriter, IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::{BufWriter, IsTerminal, Write as _};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
@@ -260,7 +261,7 @@ impl Tally {
             (self.erased, "with erased data"),
         ] {
             if number > 0 {
-                text.push_str(&format!(", {} {what}", count(number)));
+                let _ = write!(text, ", {} {what}", count(number));
             }
         }
         text
@@ -270,18 +271,22 @@ impl Tally {
 /// What is said of one task.
 fn words(looked: &Looked, keys: bool, output: Output) -> String {
     let Looked { task, verified, unsigned, signed } = looked;
-    let mut text = match looked.is_intact() {
-        true => format!("{task} {}: {} events", output.paint(Tone::Good, "intact"), count(verified.events)),
-        false => format!("{task} {}", output.paint(Tone::Bad, "is not what was written")),
+    let mut text = if looked.is_intact() {
+        format!("{task} {}: {} events", output.paint(Tone::Good, "intact"), count(verified.events))
+    } else {
+        format!("{task} {}", output.paint(Tone::Bad, "is not what was written"))
     };
     for fault in &verified.faults {
-        text.push_str(&format!("\n  {fault}"));
+        let _ = write!(text, "\n  {fault}");
     }
     match verified.starts {
         Some(1) => {}
-        Some(first) => text.push_str(&format!(
-            "\n  the chain starts at event {first}: what an older version wrote before is not covered"
-        )),
+        Some(first) => {
+            let _ = write!(
+                text,
+                "\n  the chain starts at event {first}: what an older version wrote before is not covered"
+            );
+        }
         None => text.push_str("\n  it has no chain: an older version wrote all of it"),
     }
     match verified.sealed {
@@ -292,9 +297,9 @@ fn words(looked: &Looked, keys: bool, output: Output) -> String {
                 (true, false) => "the signature does not hold",
                 (false, _) => "not checked: name the public key with --public-key",
             };
-            text.push_str(&format!("\n  signed up to event {to} with key {key}; {checked}"));
+            let _ = write!(text, "\n  signed up to event {to} with key {key}; {checked}");
             if to < verified.events {
-                text.push_str(&format!("\n  unsigned head: {} newer events", count(verified.events - to)));
+                let _ = write!(text, "\n  unsigned head: {} newer events", count(verified.events - to));
             }
         }
     }

@@ -54,7 +54,7 @@ pub(crate) fn run(args: &CheckArgs, context: &Context) -> Result<(), CommandErro
             let broken = tiers(project.config.policy.iter().chain(of_pipelines)).err();
             let mut diagnostics = project.warnings;
             // Those of teamster.yaml are told below.
-            if let Some((file, message)) = broken.iter().filter_map(|failure| failure.message.split_once(": ")).next()
+            if let Some((file, message)) = broken.iter().find_map(|failure| failure.message.split_once(": "))
                 && file != "teamster.yaml"
             {
                 diagnostics.push(Diagnostic::of_file(Severity::Error, file, message));

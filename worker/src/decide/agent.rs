@@ -299,7 +299,7 @@ impl Deciding<'_> {
             // Subagents in the background: there is news to come.
             _ if self.at_work(key) > 0 => {}
             _ if key.is_subagent() => {
-                self.end(key, conversation, agent, Value::String(output::full_text(conversation)))
+                self.end(key, conversation, agent, Value::String(output::full_text(conversation)));
             }
             _ => match answer(step, conversation) {
                 Ok(output) => self.end(key, conversation, agent, output),

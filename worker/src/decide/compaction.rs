@@ -242,7 +242,9 @@ mod tests {
             ..RequestHead::default()
         };
         let mut conversation = Conversation::new(head, "Go.".to_owned());
-        turns.iter().for_each(|tokens| conversation.answered(reply(*tokens, "hm", "end_turn")));
+        for tokens in turns {
+            conversation.answered(reply(*tokens, "hm", "end_turn"));
+        }
         conversation
     }
 

@@ -19,9 +19,8 @@ impl Deciding<'_> {
                 self.wait(WaitOn::Session { step: key.clone() }, Some(from));
                 return false;
             }
-            Some(SessionState::Wanted { .. }) => {}
             None if known.conversation.is_some() => return true,
-            None => {}
+            Some(SessionState::Wanted { .. }) | None => {}
         }
         if self.is_in_flight(key) {
             return false;

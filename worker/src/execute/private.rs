@@ -41,8 +41,12 @@ impl Execution<'_> {
                 }
                 Action::SubmitChild { input, .. } => sealer.value(input),
                 // Hooks are told what stands in the journal, and sessions keep and are named by what does.
-                Action::AskHooks { .. } | Action::OpenSession { .. } | Action::SaveSession { .. } => {}
-                Action::Prepare { .. } | Action::Reserve { call: None, .. } | Action::CallModel { .. } => {}
+                Action::AskHooks { .. }
+                | Action::OpenSession { .. }
+                | Action::SaveSession { .. }
+                | Action::Prepare { .. }
+                | Action::Reserve { call: None, .. }
+                | Action::CallModel { .. } => {}
             }
         }
         if let Rest::Finish(next) = &mut decision.rest {

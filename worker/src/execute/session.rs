@@ -135,8 +135,8 @@ impl Executor {
     }
 
     async fn session(&self, name: &SessionName) -> Result<(u64, Session), Failure> {
-        match self.store.session(name).await.map_err(unkept)? {
-            Some(kept) => Ok((kept.version, Session::read(&kept.body).map_err(unkept)?)),
+        match self.store.session(name).await.map_err(|error| unkept(&error))? {
+            Some(kept) => Ok((kept.version, Session::read(&kept.body).map_err(|error| unkept(&error))?)),
             None => Ok((0, Session::default())),
         }
     }
@@ -145,28 +145,28 @@ impl Executor {
         let body = session.write().ok_or_else(|| internal("the session is larger than what may be kept"))?;
         let keep = self.config.sessions.keep.get();
         let keep = KeepSession { name: name.clone(), expected, body, keep };
-        self.store.keep_session(keep).await.map_err(unkept)
+        self.store.keep_session(keep).await.map_err(|error| unkept(&error))
     }
 
     /// Whether a holder will not go on: its task has come to its end or is gone, or its step has.
     async fn is_over(&self, holder: &Member) -> Result<bool, Failure> {
-        let head = self.store.head(holder.task).await.map_err(unkept)?;
+        let head = self.store.head(holder.task).await.map_err(|error| unkept(&error))?;
         if head.is_none_or(|head| head.state.is_terminal()) {
             return Ok(true);
         }
-        let journal = self.store.journal(holder.task, 0, MOST_EVENTS).await.map_err(unkept)?;
+        let journal = self.store.journal(holder.task, 0, MOST_EVENTS).await.map_err(|error| unkept(&error))?;
         let run = Run::fold(holder.task, &journal);
         Ok(run.is_ok_and(|run| run.step(&holder.step).is_some_and(StepRun::is_done)))
     }
 
     /// How a step of this task opened its session for the first time.
     async fn first_opening(&self, task: TaskId, step: &StepKey) -> Result<Option<Event>, Failure> {
-        let journal = self.store.journal(task, 0, MOST_EVENTS).await.map_err(unkept)?;
+        let journal = self.store.journal(task, 0, MOST_EVENTS).await.map_err(|error| unkept(&error))?;
         let opens = |event: &Event| matches!(event, Event::SessionOpened { step: of, .. } if of == step);
         Ok(journal.into_iter().map(|recorded| recorded.event).find(opens))
     }
 }
 
-fn unkept(error: StoreError) -> Failure {
+fn unkept(error: &StoreError) -> Failure {
     Failure::new(FailureClass::Unavailable, format!("the session cannot be had: {error}"))
 }
