@@ -11,7 +11,9 @@ use std::hint::black_box;
 use common::clock::Timestamp;
 use common::config::{Config, Hooks, Limits, Permissions};
 use common::id::{CallId, Digest, StepId, StepKey, TaskId, WorkerId};
-use common::journal::{CallResult, Event, ModelCall, Recorded, RequestHead, Run, Submitted, Usage};
+use common::journal::{
+    CallResult, Event, EventHash, Fingerprint, ModelCall, Recorded, RequestHead, Run, SealKey, Submitted, Usage,
+};
 use common::pipeline::model::Pipeline;
 use common::pipeline::template::Scope;
 use common::submission::{NewTask, submission};
@@ -166,6 +168,16 @@ fn benches(criterion: &mut Criterion) {
     criterion.bench_function("step of 1 KiB: does it refer to a blob?", |b| {
         b.iter(|| common::journal::Reference::in_event(black_box(&small), black_box(&encoded)));
     });
+    criterion.bench_function("step of 1 KiB: fingerprint", |b| b.iter(|| Fingerprint::of(black_box(&small)).unwrap()));
+    let print = Fingerprint::of(&small).unwrap();
+    let before = EventHash::from_bytes([7; 32]);
+    criterion.bench_function("step of 1 KiB: hash in its place", |b| {
+        b.iter(|| EventHash::of(id, Some(before), 5, Timestamp::from_millis(5), black_box(&print)));
+    });
+    let leased = Event::Leased { attempt: 1, worker: WorkerId::new("w").unwrap() };
+    criterion.bench_function("lease: fingerprint", |b| b.iter(|| Fingerprint::of(black_box(&leased)).unwrap()));
+    let key = SealKey::from_seed(&[7; 32]).unwrap();
+    criterion.bench_function("seal of a journal", |b| b.iter(|| key.seal(id, 5, black_box(before))));
     criterion.bench_function("step of 1 KiB: encode", |b| b.iter(|| serde_json::to_string(black_box(&small)).unwrap()));
 }
 
