@@ -10,6 +10,7 @@ mod app;
 pub mod batch;
 mod catalog;
 pub mod cron;
+mod erasure;
 pub mod halt;
 pub mod ingress;
 mod letters;

@@ -1,4 +1,5 @@
-//! The real program, killed by `SIGKILL` at each journal append in turn: every
+//! The real program, killed by `SIGKILL` at each journal append in turn, of a task with
+//! parallel subagents, a permission, a hook, a budget that stops it, and places: every
 //! accepted task comes to its end, no answered model call is made again, and no
 //! effect of class `once` happens twice.
 
@@ -29,6 +30,8 @@ const PARALLEL: usize = 3;
 
 const PIPELINE: &str = r#"
 name: crash
+budget: { usd: 0.024 }
+concurrency: { key: "{{ input.log }}" }
 retry: { attempts: 3, backoff: { initial: 10ms, jitter: none } }
 steps:
   - id: note
@@ -36,6 +39,7 @@ steps:
   - id: think
     agent: thinker
     prompt: "log={{ input.log }}"
+    limits: { max_tokens: 1000 }
     output: { type: object, required: [score] }
   - id: nap
     sleep: 10ms
@@ -56,6 +60,8 @@ fn config(model: &FakeModel) -> String {
     format!(
         "models:\n  fake: {{ provider: fake, model: claude-sonnet-4-6 }}\n\
          providers:\n  fake: {{ kind: anthropic, base_url: \"{}\", key: env:FAKE_KEY }}\n\
+         rate_limits: {{ one: {{ model: fake, at_once: 1 }} }}\n\
+         hooks: {{ PreToolUse: [{{ matcher: Glob, hooks: [{{ type: command, command: 'true' }}] }}] }}\n\
          effects: {{ Bash: once }}\npermissions: {{ ask: ['Bash(echo second:*)'] }}\nworker: {{ lease: 1s, slots: 4 }}\n\
          sandbox: {{ bash: {{ write: [\"{}\"] }} }}\n",
         model.base_url(),
@@ -218,6 +224,10 @@ async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts
                     assert!([200, 202, 409].contains(&answer.status), "{fault}: {}", answer.text);
                 }
             }
+            State::Waiting { wait, .. } if wait.on.iter().any(|on| matches!(on, WaitOn::Budget { .. })) => {
+                let answer = scheduler.post(&format!("/v1/tasks/{task}/raise"), &json!({"usd": 1.0})).await;
+                assert!([200, 202].contains(&answer.status), "{fault}: {}", answer.text);
+            }
             State::Waiting { wait, .. } if wait.on.iter().any(|on| matches!(on, WaitOn::Outcome { .. })) => {
                 asked = true;
                 resolve(&scheduler, task, &run, &log).await;
@@ -237,6 +247,11 @@ async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts
     let asked_for_permission =
         journal.iter().filter(|recorded| matches!(recorded.event, Event::ApprovalRequested { .. })).count();
     assert_eq!(asked_for_permission, 1, "{fault}: a person was asked for the same thing again");
+    let of_kind = |kind: &str| journal.iter().filter(|recorded| recorded.event.kind() == kind).count();
+    assert_eq!(of_kind("hook_decided"), 1, "{fault}: a hook was asked for the same thing again");
+    assert_eq!(of_kind("budget_raised"), 1, "{fault}: the budget stopped it once");
+    let meters = scheduler.store.meters("rate ", 100).await.unwrap();
+    assert!(meters.iter().all(|meter| meter.used == 0), "{fault}: places are left over: {meters:?}");
     let turns = turns(&*scheduler.store, task).await;
     assert_eq!(turns, AGENTS.map(|(agent, turns)| (agent.to_owned(), turns)).into(), "{fault}");
     let requests = asked_for();

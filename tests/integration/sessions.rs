@@ -80,6 +80,29 @@ async fn the_next_task_of_a_key_goes_on_with_the_conversation_and_another_key_be
 }
 
 #[tokio::test]
+async fn erasing_a_task_takes_the_conversation_that_it_left() {
+    let fake = FakeModel::answering(reviewer).await.unwrap();
+    let api = start(&TASK, &fake).await;
+    let worker = api.worker();
+    let first = ended(&api, &fake, &json!({"pr": "a#1", "push": "one"})).await;
+    let id = first.run.head.id;
+    for now in [true, false] {
+        let erased = api.send(api.request("DELETE", &format!("/v1/tasks/{id}/data"))).await;
+        assert_eq!((erased.status, &erased.json()["now"]), (200, &json!(now)));
+    }
+    let second = ended(&api, &fake, &json!({"pr": "a#1", "push": "two"})).await;
+    second.succeeded(&json!("reviewed after 1 turns"));
+    assert_eq!(opened(&second), [(Some(id), 0)]);
+    let dropped = second.events(|event| match event {
+        Event::SessionOpened { dropped, .. } => Some(*dropped),
+        _ => None,
+    });
+    assert_eq!(dropped, [2], "it says that there was more");
+    worker.drain().await;
+    api.drain().await;
+}
+
+#[tokio::test]
 async fn one_task_at_a_time_has_a_session_and_the_next_is_woken_when_it_is_left() {
     let until_told = Arc::new(Notify::new());
     let held = Arc::clone(&until_told);

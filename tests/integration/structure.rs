@@ -34,7 +34,7 @@ const SCHEDULER: &[&[&str]] = &[
     &["service"],
     &["halt", "letters", "relay", "serve", "sweep"],
     &["api"],
-    &["batch", "cron", "ingress"],
+    &["batch", "cron", "erasure", "ingress"],
     &["private"],
     &["app"],
     &["problem"],

@@ -127,6 +127,15 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Forgets the conversation so far; whether there was one.
+    pub fn forget(&mut self) -> bool {
+        let turns = self.history.iter().filter(|message| message["role"] == "assistant").count();
+        self.dropped += turns;
+        !std::mem::take(&mut self.history).is_empty()
+    }
+}
+
 /// The end of a conversation that begins with a question and has at most so many turns, and how many turns are gone.
 fn last_turns(mut history: Vec<Value>, most: usize) -> (Vec<Value>, usize) {
     let turns = |messages: &[Value]| messages.iter().filter(|message| message["role"] == "assistant").count();

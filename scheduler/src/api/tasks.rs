@@ -12,6 +12,7 @@ use super::body::{Json, OptionalJson};
 use super::query::{Query, write_cursor};
 use super::trace::traceparent;
 use crate::app::App;
+use crate::erasure;
 use crate::private;
 use crate::problem::{Kind, Problem};
 use crate::wire;
@@ -346,7 +347,8 @@ pub(crate) async fn erase(
     let id = task_id(&id)?;
     let by = by(query.one("by")?)?;
     query.end()?;
-    let now = app.store().erase(id, &by).await? == Erasure::Erased;
+    let keep = app.settings().config.sessions.keep.get();
+    let now = erasure::erase(app.store(), id, &by, keep).await? == Erasure::Erased;
     Ok(axum::Json(wire::Erased { id, now }))
 }
 

@@ -171,7 +171,8 @@ async fn restore(model: &Model, store: &dyn Store, chance: &Chance) -> anyhow::R
     }
     let Some(task) = model.some_task(chance) else { return Ok(None) };
     let mut journal = store.journal(task, 0, 10_000).await?;
-    if chance.once_in(8) {
+    // One that was forgotten has none.
+    if chance.once_in(8) && !journal.is_empty() {
         journal.remove(chance.below(journal.len().max(1)).min(journal.len().saturating_sub(1)));
     }
     let own = |event: &Event| {
