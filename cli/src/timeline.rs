@@ -5,8 +5,8 @@ use common::clock::Timestamp;
 use common::failure::Failure;
 use common::id::StepKey;
 use common::journal::{
-    CallResult, Effect, Event, HoldBack, HookDecision, HookEvent, HookRuling, ModelCall, Recorded, StepOutcome,
-    WakeCause,
+    CallResult, Effect, Event, GuardThen, HoldBack, HookDecision, HookEvent, HookRuling, ModelCall, Recorded,
+    StepOutcome, WakeCause,
 };
 use common::task::{Outcome, StateName, Wait, WaitOn};
 use scheduler::wire::TaskSummary;
@@ -159,6 +159,15 @@ fn describe(event: &Event) -> (Tone, String) {
         }
         Event::Prompted { text, reason, .. } => (Tone::Warn, format!("told the model ({reason}): {}", cut(text, TEXT))),
         Event::HookDecided { event, ruling, .. } => hooks(*event, ruling),
+        Event::GuardTripped { trip, .. } => {
+            let then = match trip.then {
+                GuardThen::Mark => "is marked",
+                GuardThen::Ask => "is put before a person",
+                GuardThen::Fail => "fails the step",
+            };
+            let (guard, found) = (cut(&trip.guard, 80), cut(&trip.found, TEXT));
+            (Tone::Warn, format!("the {} tripped the guard {guard} and {then}: {found}", trip.on.as_str()))
+        }
         Event::CallIntended { call, .. } => {
             let effect = match call.effect {
                 Effect::Read => "read",

@@ -4,6 +4,7 @@
 mod answers;
 mod audit;
 mod fallback;
+pub(crate) mod guards;
 pub(crate) mod hooks;
 mod mcp;
 mod permissions;
@@ -27,6 +28,7 @@ use serde_json::Value;
 
 pub use self::audit::{Audit, AuditKeyError};
 pub use self::fallback::Fallback;
+pub use self::guards::{Finding, Guard, Guards};
 pub use self::hooks::{Hook, HookGroup, HookHandler, Hooks, InvalidMatcher, Matcher};
 pub use self::mcp::{
     ClientAuthentication, ClientCredentials, McpAuth, McpEndpoint, McpIdentity, McpProgram, McpServer, McpTransport,
@@ -77,6 +79,8 @@ pub struct Config {
     pub rate_limits: BTreeMap<String, RateLimit>,
     /// Who is asked before and after what agents do.
     pub hooks: Hooks,
+    /// Checks of what agents read and write, by name.
+    pub guards: Guards,
     /// What is private, and who may see it. Without it, nothing is looked for.
     pub private_data: Option<PrivateData>,
     /// What is refused.

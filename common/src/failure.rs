@@ -34,6 +34,8 @@ pub enum FailureClass {
     Refused,
     /// The output does not fit its schema.
     InvalidOutput,
+    /// A guard tripped on what the agent was told or came to.
+    Guard,
     /// A limit of the step or the installation was hit (turns, tokens, sizes, repetition).
     Limit,
     /// A tool or program says that it failed.
@@ -56,7 +58,7 @@ pub enum FailureClass {
 
 impl FailureClass {
     /// Every class.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::RateLimited,
         Self::Overloaded,
         Self::Unavailable,
@@ -70,6 +72,7 @@ impl FailureClass {
         Self::Budget,
         Self::Refused,
         Self::InvalidOutput,
+        Self::Guard,
         Self::Limit,
         Self::Tool,
         Self::Template,
@@ -97,6 +100,7 @@ impl FailureClass {
             Self::Budget => "budget",
             Self::Refused => "refused",
             Self::InvalidOutput => "invalid_output",
+            Self::Guard => "guard",
             Self::Limit => "limit",
             Self::Tool => "tool",
             Self::Template => "template",

@@ -9,6 +9,7 @@ pub mod chain;
 mod conversation;
 mod erasure;
 mod event;
+mod guard;
 mod hook;
 mod note;
 mod record;
@@ -23,6 +24,7 @@ pub use chain::{Chained, EventHash, Fingerprint};
 pub use conversation::{Compacted, Conversation, ModelChange, Prompted, ToolUse, Turn};
 pub use erasure::{combined_digest, value_digest};
 pub use event::{Allowance, Event, Recorded, Submitted};
+pub use guard::{GuardPoint, GuardThen, GuardTrip};
 pub use hook::{HookDecision, HookEvent, HookPoint, HookRuling, HookRun};
 pub use record::{
     ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, HoldBack, ModelCall, StepOutcome, Usage,

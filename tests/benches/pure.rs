@@ -101,12 +101,14 @@ fn benches(criterion: &mut Criterion) {
     let (models, grants) = (Models::from_config(&Config::default()).unwrap(), BTreeMap::new());
     let now = journal[0].at;
     let (permissions, hooks, policy) = (Permissions::default(), Hooks::default(), Digest::of(b""));
+    let guards = common::config::Guards::default();
     let given = || Given {
         pipeline: &pipeline,
         env: &env,
         limits: &limits,
         permissions: &permissions,
         hooks: &hooks,
+        guards: &guards,
         policy: &policy,
         workspace: std::path::Path::new("."),
         tools: &tools,

@@ -26,6 +26,7 @@ mod decide;
 mod differential;
 mod fallback;
 mod faults;
+mod guards;
 mod halt;
 mod hooks;
 mod hooks_crash;

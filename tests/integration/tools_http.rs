@@ -248,6 +248,7 @@ async fn an_agent_gets_what_its_file_allows_and_the_operator_classes_it() {
             calls: common::pipeline::model::Callees::None,
             permission_mode: None,
             taint: Vec::new(),
+            guards: Vec::new(),
             background: false,
             hooks: common::config::Hooks::default(),
             unsupported: Vec::new(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use common::clock::Timestamp;
-use common::config::{Config, Hooks, Limits, Permissions};
+use common::config::{Config, Guards, Hooks, Limits, Permissions};
 use common::id::{Digest, StepKey, TaskId, WorkerId};
 use common::journal::{ApprovalDecision, Event, Recorded, Run};
 use common::pipeline::model::Pipeline;
@@ -57,6 +57,8 @@ pub struct Drive<'a> {
     permissions: Permissions,
     /// The hooks of the installation.
     pub hooks: Hooks,
+    /// The guards of the installation.
+    pub guards: Guards,
     policy: Digest,
     tools: BTreeMap<StepKey, ToolSet>,
     models: Models,
@@ -91,6 +93,7 @@ impl<'a> Drive<'a> {
             limits: Limits::default(),
             permissions: Permissions::default(),
             hooks: Hooks::default(),
+            guards: Guards::default(),
             policy: Digest::of(b""),
             tools: BTreeMap::new(),
             models: Models::from_config(&Config::default())?,
@@ -210,6 +213,7 @@ impl<'a> Drive<'a> {
             limits: &self.limits,
             permissions: &self.permissions,
             hooks: &self.hooks,
+            guards: &self.guards,
             policy: &self.policy,
             workspace: std::path::Path::new("."),
             tools: &self.tools,

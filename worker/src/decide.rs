@@ -13,6 +13,7 @@ mod compaction;
 mod effect;
 mod fallback;
 mod foreach;
+mod guard;
 pub(crate) mod hold;
 mod hook;
 mod output;
@@ -28,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use common::clock::Timestamp;
-use common::config::{Hooks, Limits, Permissions};
+use common::config::{Guards, Hooks, Limits, Permissions};
 use common::failure::{Failure, FailureClass};
 use common::id::{CallId, Digest, SessionName, StepKey};
 use common::journal::{
@@ -62,6 +63,8 @@ pub struct Given<'a> {
     pub permissions: &'a Permissions,
     /// The hooks of the installation.
     pub hooks: &'a Hooks,
+    /// The guards of the installation.
+    pub guards: &'a Guards,
     /// The digest of the permissions in force.
     pub policy: &'a Digest,
     /// The working directory of the task, against which rules take paths.

@@ -262,6 +262,7 @@ impl Execution<'_> {
             limits: &self.executor.config.limits,
             permissions: &self.permissions,
             hooks: &self.executor.config.hooks,
+            guards: &self.executor.config.guards,
             policy: &self.policy,
             workspace: &self.workspace,
             tools: &self.tools,

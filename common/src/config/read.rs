@@ -8,8 +8,8 @@ use super::hooks::{self, Author};
 use super::mcp::check_server;
 use super::policy::{self, Layer};
 use super::{
-    Audit, Config, Hooks, HttpTool, Model, Permissions, Provider, ProviderKind, RateLimit, Sandbox, SandboxRules,
-    SharedBudget, Size, Webhook,
+    Audit, Config, Guard, Hooks, HttpTool, Model, Permissions, Provider, ProviderKind, RateLimit, Sandbox,
+    SandboxRules, SharedBudget, Size, Webhook,
 };
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::{Kind, Node, Table, closest};
@@ -71,6 +71,7 @@ impl Config {
                 .map(|node| hooks::read(node, Author::Operator, file, out))
                 .unwrap_or_default()
                 .under(above),
+            guards: entries(table.get("guards"), "guards", file, out, |_, _: &Guard, _, _, _| {}),
             private_data: table.get("private_data").and_then(|node| super::private::read(node, file, out)),
             limits: table.read("limits", out).unwrap_or_default(),
             blobs: table.get("blobs").map(|node| blobs(node, file, out)).unwrap_or_default(),

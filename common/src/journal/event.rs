@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::guard::GuardTrip;
 use super::hook::{HookEvent, HookRuling};
 use super::record::{
     ApprovalDecision, ApprovalTerms, CallRecord, CallResult, HoldBack, ModelCall, StepOutcome, WakeCause, WhenSpent,
@@ -355,6 +356,13 @@ pub enum Event {
         /// What they said.
         ruling: Box<HookRuling>,
     },
+    /// A guard found something in what the agent was told or came to.
+    GuardTripped {
+        /// The step.
+        step: StepKey,
+        /// What it found, and what happens.
+        trip: Box<GuardTrip>,
+    },
     /// A call that is not `read` is about to start (invariant I5).
     CallIntended {
         /// The step.
@@ -516,6 +524,7 @@ impl Event {
             Self::OtherModel { .. } => "other_model",
             Self::Prompted { .. } => "prompted",
             Self::HookDecided { .. } => "hook_decided",
+            Self::GuardTripped { .. } => "guard_tripped",
             Self::CallIntended { .. } => "call_intended",
             Self::CallFinished { .. } => "call_finished",
             Self::OutcomeUnknown { .. } => "outcome_unknown",
@@ -571,6 +580,7 @@ impl Event {
             | Self::OtherModel { step, .. }
             | Self::Prompted { step, .. }
             | Self::HookDecided { step, .. }
+            | Self::GuardTripped { step, .. }
             | Self::CallIntended { step, .. }
             | Self::CallFinished { step, .. }
             | Self::OutcomeUnknown { step, .. }

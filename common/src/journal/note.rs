@@ -4,6 +4,7 @@
 //! digest, and erasing a task's data takes them away.
 
 use super::event::Event;
+use super::guard::GuardTrip;
 use super::hook::HookRuling;
 use super::record::{CallResult, HoldBack, StepOutcome};
 use super::slot::{Slot, SlotMut};
@@ -45,6 +46,12 @@ macro_rules! notes {
                             if let Some(failure) = &$($mut)? run.failure {
                                 visit($slot::Text(failure));
                             }
+                        }
+                    }
+                    Self::GuardTripped { trip, .. } => {
+                        let GuardTrip { found, excerpt, at, .. } = &$($mut)? **trip;
+                        for text in [found, excerpt, at] {
+                            visit($slot::Text(text));
                         }
                     }
                     Self::ApprovalRequested { title, .. } => visit($slot::Text(title)),

@@ -2,6 +2,7 @@
 //! task need to know. One transition function, used live and on recovery.
 
 mod family;
+mod guards;
 mod held;
 mod hooks;
 mod round;
@@ -19,6 +20,7 @@ use super::chain::Reading;
 use super::conversation::Conversation;
 use super::conversation::Prompted;
 use super::event::{Event, Recorded, Submitted};
+use super::guard::GuardTrip;
 use super::hook::{HookEvent, HookPoint, HookRuling};
 use super::record::{ApprovalDecision, ApprovalTerms, CallRecord, CallResult, StepOutcome};
 use super::sealed::SealedValues;
@@ -88,6 +90,8 @@ pub struct StepRun {
     pub permissions: BTreeMap<CallId, Arc<Approval>>,
     /// What hooks said since its last turn, and about its calls.
     pub rulings: BTreeMap<HookPoint, Arc<HookRuling>>,
+    /// What guards found in what it was told and came to.
+    pub trips: Vec<GuardTrip>,
     /// The child task of a `pipeline` step.
     pub child: Option<Child>,
     /// The conversation across tasks that it goes on with.
@@ -290,6 +294,10 @@ impl Run {
             }
             Event::HookDecided { event, call, .. } => match step {
                 Some(step) if step.ruling(*event, call.as_ref()).is_some() => Err("the hooks were asked before"),
+                _ => Ok(()),
+            },
+            Event::GuardTripped { trip, .. } => match step {
+                Some(step) if step.trip(trip).is_some() => Err("the guard spoke of it before"),
                 _ => Ok(()),
             },
             Event::Expanded { .. } if step.is_some_and(|s| s.items.is_some()) => Err("the step has its items"),
@@ -500,6 +508,7 @@ impl Run {
                 }
             }
             Event::HookDecided { event, call, ruling, .. } => step.rule(*event, call.as_ref(), ruling),
+            Event::GuardTripped { trip, .. } => step.trip_guard(trip),
             Event::CallIntended { call, .. } => {
                 let state = CallState::Intended { attempt };
                 step.calls.insert(call.call.clone(), Arc::new(Call { record: Some(call.clone()), state }));
@@ -562,6 +571,7 @@ impl StepRun {
         self.release_session();
         self.held = None;
         self.forget_rulings();
+        self.trips.clear();
         if self.child.take().is_some() {
             self.generation += 1;
         }

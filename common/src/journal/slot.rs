@@ -136,6 +136,7 @@ macro_rules! visits {
                     | Self::RoundStarted { .. }
                     | Self::OtherModel { .. }
                     | Self::SessionAwaited { .. }
+                    | Self::GuardTripped { .. }
                     | Self::SessionSaved { .. }
                     | Self::SleepStarted { .. }
                     | Self::ApprovalExpired { .. }

@@ -27,6 +27,8 @@ pub(crate) struct AgentFile {
     pub(crate) tools_at: Option<Place>,
     /// Where its `mcpServers` are named.
     pub(crate) servers_at: Option<Place>,
+    /// Where its `guards` are named.
+    pub(crate) guards_at: Option<Place>,
 }
 
 /// Reads an agent. `default_name` is the name of its file without the ending.
@@ -72,6 +74,8 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
         let error = file.error(at, format!("{source:?} is not where text comes from"));
         out.push(error.with_help("use webhook, web, files, tools, or a rule such as mcp__crm__* or Bash(curl:*)"));
     }
+    let guards_node = table.get("guards");
+    let guards = guards_node.and_then(|node| list(node, file, out)).unwrap_or_default();
     let background = table.read_or("background", false, out);
     let hooks = table.get("hooks").map(|node| hooks::read(node, Author::Agent, file, out)).unwrap_or_default();
     let calls = callees(tools.as_deref().unwrap_or_default(), &disallowed_tools);
@@ -107,14 +111,16 @@ pub(crate) fn read(file: &SourceFile, default_name: &str, out: &mut Diagnostics)
         calls,
         permission_mode,
         taint,
+        guards,
         background,
         hooks,
         system: system.trim().to_owned(),
         unsupported,
     };
     let at = |node: Option<&Node>| node.map(|node| node.at);
-    let (model_at, tools_at, servers_at) = (at(model_node), at(tools_node), at(servers_node));
-    (out.errors() == before).then_some(AgentFile { agent, model_at, tools_at, servers_at })
+    let (model_at, tools_at) = (at(model_node), at(tools_node));
+    let (servers_at, guards_at) = (at(servers_node), at(guards_node));
+    (out.errors() == before).then_some(AgentFile { agent, model_at, tools_at, servers_at, guards_at })
 }
 
 /// Whether something can taint: a kind of source, or the name of a tool with or without a pattern.

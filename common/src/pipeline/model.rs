@@ -197,6 +197,8 @@ pub struct AgentStep {
     pub fallback: Option<Fallback>,
     /// The key of the conversation across tasks that it goes on with; `None`, or an empty text: it begins anew.
     pub session: Option<Template>,
+    /// The names under `guards:` of checks of its prompt and output, beside those of its agent.
+    pub guards: Vec<String>,
     /// When its conversation is summarised; `None`: as `teamster.yaml` says.
     pub compaction: Option<Compaction>,
     /// When to stop.
@@ -421,6 +423,8 @@ pub struct Agent {
     /// Where text of strangers comes from: `webhook`, `web`, `files`, `tools`, or rules about tools. Their answers are
     /// marked, and after one a person is asked about calls that reach out or must not be repeated.
     pub taint: Vec<String>,
+    /// The names under `guards:` of checks of what it reads and writes.
+    pub guards: Vec<String>,
     /// Whether, called by another agent, it works while that one goes on.
     pub background: bool,
     /// Who is asked before and after what it does, beside those of the installation.

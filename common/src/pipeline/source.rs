@@ -84,6 +84,8 @@ pub(crate) enum LinkTo {
     Pipeline,
     /// A name under `rate_limits:`.
     RateLimit,
+    /// A name under `guards:`.
+    Guard,
 }
 
 /// What the readers of the parts share.
@@ -323,6 +325,9 @@ impl<'a> Reader<'a> {
         }
         for server in read.agent.mcp_servers.iter().flatten() {
             self.links.push(link(LinkTo::McpServer, server, read.servers_at.unwrap_or(top)));
+        }
+        for guard in &read.agent.guards {
+            self.links.push(link(LinkTo::Guard, guard, read.guards_at.unwrap_or(top)));
         }
         self.used.agents.insert(name.to_owned(), file.clone());
         let callees: Vec<String> = match &read.agent.calls {

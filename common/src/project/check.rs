@@ -71,6 +71,9 @@ fn installed(link: &Link, config: &Config, out: &mut Diagnostics) {
             let help = "add it under `rate_limits:` in teamster.yaml";
             require(link, "rate limit", &keys(&config.rate_limits), help, out);
         }
+        LinkTo::Guard => {
+            require(link, "guard", &keys(&config.guards), "add it under `guards:` in teamster.yaml", out);
+        }
         LinkTo::Env => {
             if !config.env.contains(&link.name) {
                 let error = link.file.error(link.at, format!("`env.{}` is not listed", link.name));

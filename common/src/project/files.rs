@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, policy};
+use crate::config::{Config, guards, policy};
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity, SourceFile};
 use crate::pipeline::source::Files;
 
@@ -55,7 +55,13 @@ pub(super) fn config(dir: &Path, policies: &[PathBuf], out: &mut Diagnostics) ->
     // Without what holds above it, nothing can be said of the rest.
     let Some(organisation) = organisation.into_iter().collect::<Option<Vec<_>>>() else { return (None, None) };
     match read_file(&dir.join("teamster.yaml"), "teamster.yaml") {
-        Ok(Some(file)) => (Config::parse(&file, organisation, out), Some(file)),
+        Ok(Some(file)) => {
+            let mut config = Config::parse(&file, organisation, out);
+            if let Some(config) = &mut config {
+                guards::read_schemas(&mut config.guards, &file, dir, out);
+            }
+            (config, Some(file))
+        }
         Ok(None) => (Config::parse(&SourceFile::new("teamster.yaml", ""), organisation, out), None),
         Err(error) => {
             out.extend(error);

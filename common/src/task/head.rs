@@ -268,6 +268,7 @@ impl Head {
                 | Event::OtherModel { .. }
                 | Event::Prompted { .. }
                 | Event::HookDecided { .. }
+                | Event::GuardTripped { .. }
                 | Event::CallIntended { .. }
                 | Event::CallFinished { .. }
                 | Event::OutcomeUnknown { .. }

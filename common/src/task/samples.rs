@@ -11,8 +11,9 @@ use crate::id::{
     ApprovalId, CallId, Digest, PipelineName, QueueName, SessionName, StepId, StepKey, TaskId, Token, WorkerId,
 };
 use crate::journal::{
-    ApprovalDecision, CallRecord, CallResult, Effect, Event, HookDecision, HookEvent, HookRuling, HookRun, ModelCall,
-    ModelChoice, Recorded, RequestHead, SealedValues, StepOutcome, Submitted, Usage, WakeCause,
+    ApprovalDecision, CallRecord, CallResult, Effect, Event, GuardPoint, GuardThen, GuardTrip, HookDecision, HookEvent,
+    HookRuling, HookRun, ModelCall, ModelChoice, Recorded, RequestHead, SealedValues, StepOutcome, Submitted, Usage,
+    WakeCause,
 };
 use crate::task::{DeadReason, Head, Outcome, State, StateName, Wait, WaitOn};
 
@@ -212,6 +213,18 @@ pub(crate) fn events() -> Vec<Event> {
             agent: "helper".to_owned(),
             prompt: "go".to_owned(),
             background: false,
+        },
+        Event::GuardTripped {
+            step: step(),
+            trip: Box::new(GuardTrip {
+                guard: "no_keys".to_owned(),
+                on: GuardPoint::Output,
+                call: None,
+                then: GuardThen::Ask,
+                found: "sk-".to_owned(),
+                excerpt: "the key is sk-1".to_owned(),
+                at: "/key".to_owned(),
+            }),
         },
         Event::HookDecided {
             step: step(),

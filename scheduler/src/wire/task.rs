@@ -8,7 +8,7 @@ use common::failure::Failure;
 use common::id::{
     ApprovalId, BatchId, CallId, Digest, IdempotencyKey, PipelineName, QueueName, StepId, StepKey, TaskId, WorkerId,
 };
-use common::journal::{Recorded, Run, StepOutcome, StepRun, StepStatus, Usage};
+use common::journal::{GuardTrip, Recorded, Run, StepOutcome, StepRun, StepStatus, Usage};
 use common::task::{DeadReason, Head, Parent, State, StateName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -213,6 +213,10 @@ pub struct Step {
     /// The models that were asked before it and gave up or declined, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models_before: Vec<String>,
+    /// What guards found in what it was told and came to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    pub guards: Vec<GuardTrip>,
     /// The model that answered although another one was asked, by its name at the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_by: Option<String>,
@@ -386,6 +390,7 @@ impl Step {
                 .flat_map(|c| &c.changes)
                 .map(|change| change.from.clone())
                 .collect(),
+            guards: step.trips,
             answered_by: conversation.and_then(|known| known.other_model.clone()),
             turns: conversation.map(|known| known.turns.len()),
             compactions: conversation.and_then(|known| known.compacted.as_ref()).map_or(0, |last| last.number),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::admission::{Refusal, Verdict, admit, calls, offered, tool_uses, verdict};
 use super::effect::idempotency_key;
+use super::guard::Guarded;
 use super::hook::{Review, ended_by};
 use super::output::{REPAIR, REPAIRS, answer, prompts, repairs, with_attempts};
 use super::permission::{Permit, Wanted};
@@ -46,6 +47,11 @@ impl Deciding<'_> {
                 Failure::new(FailureClass::Timeout, format!("the agent was at work for {timeout}, its whole timeout"));
             return self.decision.fail_step(key, error);
         }
+        match self.guarded_prompt(key, known, agent) {
+            Guarded::Clear => {}
+            Guarded::Pending => return,
+            Guarded::Refused(error) => return self.stop(key, error),
+        }
         let Some(turn) = conversation.turns.last() else { return self.ask(step, key, conversation, agent) };
         let open = conversation.open_calls();
         if let Some((event, ruling)) = known.ended_by_hook() {
@@ -60,6 +66,11 @@ impl Deciding<'_> {
         }
         if review == Review::Pending {
             return;
+        }
+        match self.guarded_answers(key, known, turn, agent) {
+            Guarded::Clear => {}
+            Guarded::Pending => return,
+            Guarded::Refused(error) => return self.stop(key, error),
         }
         if turn.prompted.is_none() && !self.is_in_flight(key) && self.report(key) {
             return;

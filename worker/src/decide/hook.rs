@@ -14,6 +14,7 @@ use common::journal::{
 use common::pipeline::model::{AgentStep, Step, StepKind};
 use serde_json::{Value, json};
 
+use super::guard::Guarded;
 use super::output::{full_text, prompts};
 use super::permission::Wanted;
 use super::{Action, ActionKey, Deciding};
@@ -37,13 +38,13 @@ pub(super) enum Hooked<'a> {
 
 /// Whether an agent may end.
 pub(super) enum Ending {
-    /// Hooks are being asked, or something of it is under way.
+    /// Hooks or people are being asked, or something of it is under way.
     Pending,
     /// It may.
     Allowed,
     /// It is told something instead.
     GoesOn(Event),
-    /// It must not, and was told often enough.
+    /// It must not: it was told often enough, or a guard says so.
     Refused(Failure),
 }
 
@@ -152,7 +153,7 @@ impl Deciding<'_> {
         }
     }
 
-    /// Ends an agent with its output, if hooks let it.
+    /// Ends an agent with its output, if hooks and guards let it.
     pub(super) fn end(&mut self, key: &StepKey, conversation: &Conversation, agent: &AgentStep, output: Value) {
         match self.ending_of(key, conversation, agent, &output) {
             Ending::Pending => {}
@@ -166,7 +167,7 @@ impl Deciding<'_> {
         }
     }
 
-    /// Whether an agent may end with an output.
+    /// Whether an agent may end with an output, as far as hooks and guards say.
     pub(super) fn ending_of(
         &mut self,
         key: &StepKey,
@@ -189,7 +190,14 @@ impl Deciding<'_> {
         let ruling = match hooked {
             Hooked::Pending => return Ending::Pending,
             Hooked::Ruled(ruling) if ruling.decision == HookDecision::Deny => ruling,
-            Hooked::Silent | Hooked::Ruled(_) => return Ending::Allowed,
+            // What hooks may change by having the agent go on, guards see when it is done.
+            Hooked::Silent | Hooked::Ruled(_) => {
+                return match self.guarded_output(key, known, agent, output) {
+                    Guarded::Clear => Ending::Allowed,
+                    Guarded::Pending => Ending::Pending,
+                    Guarded::Refused(error) => Ending::Refused(error),
+                };
+            }
         };
         let reason = ruling.reason.as_deref().unwrap_or("it is not done yet");
         if told >= DETOURS {

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use common::id::StepKey;
-use common::journal::{CallResult, Event, Run};
+use common::journal::{CallResult, Event, Run, ToolUse};
 use common::pipeline::model::{Pipeline, StepKind, Trigger};
 use common::pipeline::untrusted::mark;
 use serde_json::Value;
@@ -60,6 +60,11 @@ pub(super) fn tainted_by(run: &Run, pipeline: &Pipeline, key: &StepKey) -> Optio
             turn.tool_uses.iter().find(|call| answered(&call.id) && is_from(&sources, &call.name, &call.input));
         tainting.map(|call| call.name.clone())
     })
+}
+
+/// Whether the answer of an agent's call is text of strangers.
+pub(super) fn taints(run: &Run, pipeline: &Pipeline, key: &StepKey, call: &ToolUse) -> bool {
+    is_from(&sources(run, pipeline, key), &call.name, &call.input)
 }
 
 /// Whether the answer of a call comes from one of the sources.

@@ -83,6 +83,7 @@ impl StepRun {
             }
             conversation.counted_from = conversation.turns.len();
         }
+        self.trips.clear();
         self.subagent = Some(called);
         self.failed_tries = 0;
         self.finished_at = None;

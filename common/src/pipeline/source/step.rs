@@ -94,7 +94,7 @@ impl<'a> Reader<'a> {
         let timeout = table.read("timeout", self.out);
         let output = table.get("output").and_then(|node| self.schema(node, &here.key("output")));
         let budget = table.get("budget").and_then(|node| self.budget(node)).unwrap_or_default();
-        let uses = table.get("uses").map(|node| self.uses(node)).unwrap_or_default();
+        let uses = table.get("uses").map(|node| self.linked(node, LinkTo::RateLimit)).unwrap_or_default();
         let kind = self.kind(&mut table, &here);
         table.finish("a step", self.out);
         let foreach = match items {
@@ -113,14 +113,14 @@ impl<'a> Reader<'a> {
         nodes.iter().filter_map(|node| Some((node.read(self.file, self.out)?, node.at))).unzip()
     }
 
-    /// The rate limits that a step names.
-    fn uses(&mut self, node: &Node) -> Vec<String> {
+    /// Names of the installation, one or a list.
+    fn linked(&mut self, node: &Node, to: LinkTo) -> Vec<String> {
         let one = std::slice::from_ref(node);
         let nodes = if let Kind::List(items) = &node.kind { items.as_slice() } else { one };
         let mut names = Vec::new();
         for node in nodes {
             let Some(name) = node.read::<String>(self.file, self.out) else { continue };
-            self.link(LinkTo::RateLimit, &name, node.at);
+            self.link(to, &name, node.at);
             names.push(name);
         }
         names
@@ -175,7 +175,8 @@ impl<'a> Reader<'a> {
             Some(node) => self.agent_limits(node),
             None => AgentLimits::default(),
         };
-        Some(AgentStep { agent: name?, prompt: prompt?, model, fallback, session, compaction, limits })
+        let guards = table.get("guards").map(|node| self.linked(node, LinkTo::Guard)).unwrap_or_default();
+        Some(AgentStep { agent: name?, prompt: prompt?, model, fallback, session, guards, compaction, limits })
     }
 
     fn compaction(&mut self, node: &Node) -> Option<Compaction> {

@@ -215,11 +215,11 @@ impl Reader<'_> {
             });
         };
         if let [Key::Name(field), ..] = rest
-            && !["status", "output", "error"].contains(&field.as_str())
+            && !["status", "output", "error", "guards"].contains(&field.as_str())
         {
             let error = self.mistake(mention, format!("a step has no `{field}`"));
             return Some(error.with_help(format!(
-                "it has `status`, `output` and `error`; did you mean `steps.{name}.output.{field}`?"
+                "it has `status`, `output`, `error` and `guards`; did you mean `steps.{name}.output.{field}`?"
             )));
         }
         let Context::Step { index, .. } = mention.context else { return None };

@@ -39,7 +39,7 @@ pub(super) enum Found<'a> {
 
 impl<'a> Scope<'a> {
     /// What the steps of a task see: `input`, `steps`, `env`, `task`. Every step of the pipeline
-    /// is in `steps`, with `status`, `output` and `error`.
+    /// is in `steps`, with `status`, `output`, `error` and `guards`.
     pub const fn of_run(pipeline: &'a Pipeline, run: &'a Run, env: &'a BTreeMap<String, String>) -> Self {
         Self { names: Names::Run { pipeline, run }, env: Some(env), item: None, round: None }
     }
@@ -195,6 +195,7 @@ fn outcome<'a>(pipeline: &'a Pipeline, run: &'a Run, id: &StepId) -> Option<&'a 
 fn step_field<'a>(pipeline: &'a Pipeline, run: &'a Run, step: &StepId, field: &str) -> Option<Cow<'a, Value>> {
     let outcome = outcome(pipeline, run, step);
     Some(match (field, outcome) {
+        ("guards", _) => Cow::Owned(trips(run, step)),
         ("status", Some(StepOutcome::Succeeded { .. })) => Cow::Owned("succeeded".into()),
         ("status", Some(StepOutcome::Failed { .. })) => Cow::Owned("failed".into()),
         ("status", Some(StepOutcome::Skipped)) => Cow::Owned("skipped".into()),
@@ -207,7 +208,18 @@ fn step_field<'a>(pipeline: &'a Pipeline, run: &'a Run, step: &StepId, field: &s
 
 fn whole_step(pipeline: &Pipeline, run: &Run, step: &StepId) -> Value {
     let field = |name: &str| step_field(pipeline, run, step, name).map_or(Value::Null, Cow::into_owned);
-    json!({"status": field("status"), "output": field("output"), "error": field("error")})
+    let mut whole = json!({"status": field("status"), "output": field("output"), "error": field("error")});
+    if let Value::Array(tripped) = trips(run, step)
+        && !tripped.is_empty()
+    {
+        whole["guards"] = Value::Array(tripped);
+    }
+    whole
+}
+
+/// What guards found in a step.
+fn trips(run: &Run, step: &StepId) -> Value {
+    run.trips(step).map(|(_, trip)| json!(trip)).collect()
 }
 
 fn jinja(value: &Value) -> Jinja {
