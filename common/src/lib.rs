@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod private;
 pub mod project;
 pub mod retry;
+pub mod schema;
 pub mod secret;
 pub mod shutdown;
 pub mod span;

@@ -9,7 +9,6 @@ mod bundle;
 mod graph;
 pub mod model;
 pub mod replay;
-pub mod schema;
 pub(crate) mod source;
 pub mod template;
 pub mod untrusted;

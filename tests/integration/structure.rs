@@ -13,7 +13,7 @@ const COMMON: &[&[&str]] = &[
     &["broker"],
     &["store"],
     &["task", "journal"],
-    &["retry", "document"],
+    &["retry", "document", "schema"],
     &["diagnostic"],
     &["failure", "secret"],
     &["id", "entropy", "shutdown"],

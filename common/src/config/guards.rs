@@ -20,7 +20,7 @@ use super::read::{field, value};
 use crate::diagnostic::{Diagnostics, SourceFile};
 use crate::document::Node;
 use crate::journal::{GuardPoint, GuardThen};
-use crate::pipeline::model::Schema;
+use crate::schema::Schema;
 
 /// The most bytes of text that a guard with patterns looks at.
 const LOOKED_AT: usize = 1 << 20;

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use super::schema::{Schema, SchemaIssue};
 use super::template::{Expression, Template};
 use crate::config::policy::Layer;
 use crate::config::{Fallback, Hooks, PermissionMode};
 use crate::id::{Digest, PipelineName, QueueName, StepId, StepKey};
 use crate::journal::{Compaction, Effect, Run, WhenSpent};
 use crate::retry::RetryPolicy;
+pub use crate::schema::{Schema, SchemaIssue};
 use crate::span::Span;
 
 /// A checked pipeline. Its steps form a DAG; every name in it resolves.

@@ -306,7 +306,11 @@ impl Deciding<'_> {
                 self.decision.fail_step(key, Failure::new(FailureClass::Limit, message));
             }
             "model_context_window_exceeded" if self.is_in_flight(key) => {}
-            "model_context_window_exceeded" => self.call_model(key, compaction::overflow(conversation)),
+            "model_context_window_exceeded" => {
+                if self.affords(step, key, conversation) {
+                    self.call_model(key, compaction::overflow(conversation));
+                }
+            }
             // Subagents in the background: there is news to come.
             _ if self.at_work(key) > 0 => {}
             _ if key.is_subagent() => {
