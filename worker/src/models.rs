@@ -10,6 +10,7 @@ use common::journal::{ModelCall, RequestHead};
 use serde_json::Value;
 
 pub mod anthropic;
+pub mod length;
 pub mod openai;
 mod output;
 pub mod output_tool;

@@ -103,6 +103,8 @@ impl<'p> Sealer<'p> {
         match value {
             Value::Object(fields) => {
                 for (key, value) in fields {
+                    // A name is a text too, and may hold JSON with a field in it.
+                    self.learn_text(key);
                     let own = self.private.is_field(key).then(|| kind(key));
                     self.learn(value, own.as_deref().or(field));
                 }

@@ -152,6 +152,13 @@ fn json_in_a_text_is_json_again_when_it_is_revealed() {
 }
 
 #[test]
+fn a_field_in_a_name_is_learned_like_one_in_a_text() {
+    let private = private();
+    let (out, _) = sealed(&private, &json!({"078-05-1120, \"ssn\": 078-05-1120": null}));
+    assert!(!out.to_string().contains("078-05"), "{out}");
+}
+
+#[test]
 fn a_missing_key_is_an_error_that_says_so() {
     let error = Private::load(&config()).unwrap_err();
     assert_eq!(

@@ -3,14 +3,15 @@
 
 use common::failure::{Failure, FailureClass};
 use common::id::StepKey;
-use common::journal::{Compaction, Conversation, Event, HookDecision, ModelCall, RequestHead, StepOutcome, Turn};
+use common::journal::{Compaction, Conversation, Event, HookDecision, ModelCall, RequestHead, StepOutcome};
 use serde_json::Value;
 
 use super::hook::Hooked;
 use super::{Action, Deciding, Purpose};
+use crate::models::length::{self, Length};
 
 /// Bytes of JSON that make about one token.
-const BYTES_PER_TOKEN: u64 = 4;
+const BYTES_PER_TOKEN: usize = 4;
 /// The part of the window that turns which stay verbatim may fill.
 const KEPT_PART: f64 = 0.4;
 /// The most bytes of a tool's result that a summary sees when the conversation did not fit.
@@ -96,7 +97,7 @@ fn kept_from(conversation: &Conversation, keep: usize) -> Option<usize> {
     let room = conversation.head.settings.context_window.map_or(u64::MAX, |window| part_of(window, KEPT_PART));
     let mut used = 0;
     let kept = turns.iter().rev().take(keep).take_while(|turn| {
-        used += tokens(turn_bytes(turn, conversation.head.context.shown));
+        used += length::of_turn(turn, conversation.head.context.shown).div_ceil(BYTES_PER_TOKEN) as u64;
         used <= room
     });
     let kept_from = turns.len() - kept.count();
@@ -114,52 +115,9 @@ fn part_of(window: u64, part: f64) -> u64 {
     (window as f64 * part) as u64
 }
 
-/// About how many tokens the next request has: what the last reply was billed for, and about a token for each four
-/// bytes that came since.
+/// About how many tokens the next request has.
 pub(super) fn estimate(conversation: &Conversation) -> u64 {
-    let answered = conversation.turns.iter().skip(conversation.compacted.as_ref().map_or(0, |before| before.at_turn));
-    let last = answered.rev().find(|turn| !turn.set_aside);
-    match last.map(|turn| (turn, turn.reply.usage.tokens())) {
-        Some((turn, billed)) if billed > 0 => billed + tokens(added_bytes(turn, conversation.head.context.shown)),
-        _ => {
-            let RequestHead { system, tools, output_schema, .. } = &*conversation.head;
-            let head = system.len() + tools.iter().chain(output_schema).map(json_bytes).sum::<usize>();
-            tokens(head + conversation.messages().iter().map(json_bytes).sum::<usize>())
-        }
-    }
-}
-
-fn tokens(bytes: usize) -> u64 {
-    u64::try_from(bytes).unwrap_or(u64::MAX).div_ceil(BYTES_PER_TOKEN)
-}
-
-fn json_bytes(value: &Value) -> usize {
-    struct Count(usize);
-    impl std::io::Write for Count {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut count = Count(0);
-    // Counting does not fail.
-    let _ = serde_json::to_writer(&mut count, value);
-    count.0
-}
-
-/// What came of a turn behind its reply.
-fn added_bytes(turn: &Turn, shown: Option<usize>) -> usize {
-    let limit = shown.unwrap_or(usize::MAX);
-    let results: usize =
-        turn.results.values().map(|result| common::journal::shown::whole(result).len().min(limit)).sum();
-    results + turn.prompted.as_ref().map_or(0, |prompted| prompted.text.len())
-}
-
-fn turn_bytes(turn: &Turn, shown: Option<usize>) -> usize {
-    turn.reply.content.iter().map(json_bytes).sum::<usize>() + added_bytes(turn, shown)
+    Length::of(conversation).tokens(BYTES_PER_TOKEN)
 }
 
 /// The request for a summary: what the conversation's own requests begin with, so that it is still in the provider's

@@ -3,17 +3,15 @@
 //! reserved may be spent twice.
 
 use common::config::Price;
-use common::journal::{CallResult, Conversation, RequestHead, Usage};
-use serde_json::Value;
+use common::journal::{CacheTtl, Conversation, Usage};
+
+use crate::models::length::Length;
+use crate::models::price::{Tokens, cost};
 
 /// Texts have three to four bytes a token, and code or other scripts fewer.
 const BYTES_PER_TOKEN: usize = 2;
-/// What a request has beside its texts.
-const OVERHEAD: u64 = 200;
-/// Tokens of an image or a document, where its bytes say nothing.
-const ATTACHMENT: u64 = 5_000;
-/// Writing to the cache for five minutes, as a part of the price of input.
-const CACHE_WRITE: f64 = 1.25;
+/// What a request has beside its texts; the order to summarise is in it.
+const OVERHEAD: u64 = 600;
 
 /// What a call may use at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,10 +25,14 @@ pub struct Worst {
 /// What the next call may use at most.
 pub fn worst(conversation: &Conversation, price: Option<Price>) -> Worst {
     let (input, output) = (input(conversation), u64::from(conversation.head.max_tokens));
+    // The dearest is that all of the input is new and goes to the cache.
+    let written = match conversation.head.settings.cache {
+        CacheTtl::Minutes => Tokens { cache_write_5m: input, ..Tokens::default() },
+        CacheTtl::Hour => Tokens { cache_write_1h: input, ..Tokens::default() },
+    };
     let micros = price.map(|price| {
-        let written = price.cache_write.unwrap_or(price.input * CACHE_WRITE).max(price.input);
-        // Dollars per million tokens are millionths of a dollar per token.
-        micros(float(input) * written + float(output) * price.output)
+        let read = cost(&price, Tokens { input, ..Tokens::default() }).max(cost(&price, written));
+        limit_micros(read + cost(&price, Tokens { output, ..Tokens::default() }))
     });
     Worst { tokens: input.saturating_add(output), micros }
 }
@@ -45,47 +47,9 @@ pub fn limit_micros(usd: f64) -> u64 {
     micros(usd * 1e6)
 }
 
-/// The most tokens of the next request. All that went out before is known from the last reply.
+/// The most tokens of the next request.
 fn input(conversation: &Conversation) -> u64 {
-    let Some(turn) = conversation.turns.last() else {
-        let RequestHead { system, tools, output_schema, .. } = &*conversation.head;
-        let values = tools.iter().chain(output_schema).map(size).sum::<u64>();
-        return tokens(system.len() + conversation.prompt.len()) + values + OVERHEAD;
-    };
-    let usage = &turn.reply.usage;
-    let known = usage.tokens();
-    let results: u64 = turn.results.values().map(result).sum();
-    let prompted = turn.prompted.as_ref().map_or(0, |prompted| tokens(prompted.text.len()));
-    // A reply that says nothing of its tokens leaves the whole conversation to be counted.
-    let whole = if known == 0 { conversation.messages().iter().map(size).sum() } else { 0 };
-    known + results + prompted + whole + OVERHEAD
-}
-
-fn result(result: &CallResult) -> u64 {
-    match result {
-        CallResult::Done { content, .. } => size(content),
-        CallResult::Failed { error } => tokens(error.message.len()),
-    }
-}
-
-/// The tokens of a value that a request contains.
-fn size(value: &Value) -> u64 {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 4,
-        Value::String(text) => tokens(text.len()),
-        Value::Array(items) => items.iter().map(size).sum::<u64>() + 2,
-        Value::Object(fields) if fields.contains_key("source") => ATTACHMENT,
-        Value::Object(fields) => fields.iter().map(|(name, value)| tokens(name.len()) + size(value) + 2).sum(),
-    }
-}
-
-fn tokens(bytes: usize) -> u64 {
-    bytes.div_ceil(BYTES_PER_TOKEN) as u64
-}
-
-#[expect(clippy::cast_precision_loss, reason = "tokens of one call are far below 2^53")]
-fn float(tokens: u64) -> f64 {
-    tokens as f64
+    Length::of(conversation).tokens(BYTES_PER_TOKEN) + OVERHEAD
 }
 
 #[expect(
@@ -102,6 +66,12 @@ fn micros(micros: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use common::config::Price;
+    use common::journal::RequestHead;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -114,6 +84,19 @@ mod tests {
         let expected = 1_000 * 15 + (worst.tokens - 1_000) * 375 / 100;
         assert!(worst.micros.unwrap().abs_diff(expected) <= 1, "{worst:?} {expected}");
         assert_eq!(super::worst(&conversation, None).micros, None);
+        let mut lasting = conversation;
+        Arc::make_mut(&mut lasting.head).settings.cache = CacheTtl::Hour;
+        let expected = 1_000 * 15 + (worst.tokens - 1_000) * 6;
+        assert!(super::worst(&lasting, Some(price)).micros.unwrap().abs_diff(expected) <= 1, "an hour in the cache");
+    }
+
+    #[test]
+    fn what_a_session_brought_along_is_reserved_too() {
+        let head = RequestHead { max_tokens: 1_000, ..RequestHead::default() };
+        let mut conversation = Conversation::new(head, "Go on.".to_owned());
+        let alone = worst(&conversation, None).tokens;
+        conversation.history = vec![json!({"role": "user", "content": "h".repeat(20_000)})].into();
+        assert!(worst(&conversation, None).tokens >= alone + 10_000);
     }
 
     #[test]
