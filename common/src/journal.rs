@@ -20,10 +20,11 @@ mod seal;
 mod sealed;
 pub mod shown;
 mod slot;
+mod submitted;
 pub use chain::{Chained, EventHash, Fingerprint};
 pub use conversation::{Compacted, Conversation, ModelChange, Prompted, ToolUse, Turn};
 pub use erasure::{combined_digest, value_digest};
-pub use event::{Allowance, Event, Recorded, Submitted};
+pub use event::{Event, Recorded};
 pub use guard::{GuardPoint, GuardThen, GuardTrip};
 pub use hook::{HookDecision, HookEvent, HookPoint, HookRuling, HookRun};
 pub use record::{
@@ -41,3 +42,4 @@ pub use run::{
 pub use seal::{InvalidKey, KeyId, PublicKey, Seal, SealKey};
 pub use sealed::SealedValues;
 pub use slot::{Slot, SlotMut};
+pub use submitted::{Allowance, Submitted};

@@ -39,7 +39,7 @@ use crate::fault::Fault;
 use crate::halt::{self, Halts};
 use crate::lease::Hold;
 use crate::outside::Outside;
-use crate::quota::charge::Wanted;
+use crate::quota::charge::Demand;
 use crate::quota::{self, Grant, Quotas, Used};
 use crate::tools::ToolSet;
 
@@ -348,7 +348,7 @@ impl Execution<'_> {
                 known.map(|known| quota::of_provider(&known.head.provider))
             }
             Performed::Call { call, .. } => {
-                quota::subject(Wanted::Tool { name: &call.tool, arguments: &call.arguments, workspace })
+                quota::subject(Demand::Tool { name: &call.tool, arguments: &call.arguments, workspace })
             }
             _ => return,
         };

@@ -15,7 +15,7 @@ use common::store::Meter;
 use serde_json::Value;
 
 use self::breaker::Breakers;
-use self::charge::{Counted, Unit, Wanted};
+use self::charge::{Counted, Demand, Unit};
 use self::estimate::used_micros;
 use crate::tools::rule::Rule;
 
@@ -99,13 +99,13 @@ impl Grant {
 }
 
 /// What of the outside a call is about: what is left alone when it fails again and again.
-pub fn subject(wanted: Wanted<'_>) -> Option<String> {
+pub fn subject(demand: Demand<'_>) -> Option<String> {
     let host = |arguments: &Value| Some(reqwest::Url::parse(arguments["url"].as_str()?).ok()?.host_str()?.to_owned());
-    match wanted {
-        Wanted::Model { provider, .. } => Some(of_provider(provider)),
+    match demand {
+        Demand::Model { provider, .. } => Some(of_provider(provider)),
         // Programs are many under one name.
-        Wanted::Tool { name: "run", .. } => None,
-        Wanted::Tool { name, arguments, .. } => Some(match host(arguments) {
+        Demand::Tool { name: "run", .. } => None,
+        Demand::Tool { name, arguments, .. } => Some(match host(arguments) {
             Some(host) => format!("{name} {host}"),
             None => name.to_owned(),
         }),

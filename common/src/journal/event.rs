@@ -4,25 +4,23 @@
 //! a new meaning gets a new event. Names and fields are a file format: users
 //! read them with `teamster tasks show`, over HTTP and with the sqlite3 shell.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::guard::GuardTrip;
 use super::hook::{HookEvent, HookRuling};
 use super::record::{
-    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, HoldBack, ModelCall, StepOutcome, WakeCause, WhenSpent,
+    ApprovalDecision, ApprovalTerms, CallRecord, CallResult, HoldBack, ModelCall, StepOutcome, WakeCause,
 };
 use super::request::{ModelChoice, RequestHead};
 use super::sealed::SealedValues;
+use super::submitted::Submitted;
 use crate::clock::Timestamp;
 use crate::failure::Failure;
-use crate::id::{
-    ApprovalId, BatchId, CallId, Digest, GroupKey, IdempotencyKey, PipelineName, QueueName, SessionName, StepKey,
-    TaskId, WorkerId,
-};
-use crate::task::{DeadReason, Outcome, Parent, Wait};
+use crate::id::{ApprovalId, CallId, SessionName, StepKey, TaskId, WorkerId};
+use crate::task::{DeadReason, Outcome, Wait};
+
+mod name;
 
 /// An event in its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,67 +31,6 @@ pub struct Recorded {
     pub at: Timestamp,
     /// What happened.
     pub event: Event,
-}
-
-/// The first event of every journal: all that was submitted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Submitted {
-    /// The pipeline by name.
-    pub pipeline: PipelineName,
-    /// The definition that the task is pinned to for life.
-    pub digest: Digest,
-    /// Where it queues.
-    pub queue: QueueName,
-    /// 0 (last) to 9 (first); 4 is normal.
-    pub priority: u8,
-    /// What it works on.
-    pub input: Value,
-    /// Not before this time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run_at: Option<Timestamp>,
-    /// For people and filters.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-    /// The key under which it was submitted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<IdempotencyKey>,
-    /// The task and step that it is a child of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parent: Option<Parent>,
-    /// The batch that brought it in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<BatchId>,
-    /// Its line in that batch, from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub line: Option<u64>,
-    /// The group of which only the newest task is wanted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub supersede: Option<GroupKey>,
-    /// The W3C `traceparent` that came in with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<String>,
-    /// The budgets of its ancestors, for which its calls count too.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allowances: Vec<Allowance>,
-    /// The private values that came in with it: what tokens in it stand for.
-    #[serde(default, skip_serializing_if = "SealedValues::is_empty")]
-    pub sealed: SealedValues,
-}
-
-/// What a task and its descendants may spend together.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Allowance {
-    /// The task whose budget it is.
-    pub task: TaskId,
-    /// Dollars.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub usd: Option<f64>,
-    /// Tokens, in and out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens: Option<u64>,
-    /// What happens when it is spent.
-    #[serde(default)]
-    pub then: WhenSpent,
 }
 
 /// A fact about a task.
@@ -488,107 +425,4 @@ pub enum Event {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 const fn is_zero(number: &usize) -> bool {
     *number == 0
-}
-
-impl Event {
-    /// The event's name as it is written.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Submitted(_) => "submitted",
-            Self::Leased { .. } => "leased",
-            Self::Released { .. } => "released",
-            Self::LeaseExpired { .. } => "lease_expired",
-            Self::Parked { .. } => "parked",
-            Self::Woken { .. } => "woken",
-            Self::CancelRequested { .. } => "cancel_requested",
-            Self::Cancelled { .. } => "cancelled",
-            Self::Succeeded { .. } => "succeeded",
-            Self::Died { .. } => "died",
-            Self::Replayed { .. } => "replayed",
-            Self::RoundStarted { .. } => "round_started",
-            Self::Erased { .. } => "erased",
-            Self::PrivateDataSealed { .. } => "private_data_sealed",
-            Self::StepStarted { .. } => "step_started",
-            Self::Expanded { .. } => "expanded",
-            Self::StepRetrying { .. } => "step_retrying",
-            Self::StepFinished { .. } => "step_finished",
-            Self::SleepStarted { .. } => "sleep_started",
-            Self::AgentStarted { .. } => "agent_started",
-            Self::SessionOpened { .. } => "session_opened",
-            Self::SessionAwaited { .. } => "session_awaited",
-            Self::SessionSaved { .. } => "session_saved",
-            Self::SubagentCalled { .. } => "subagent_called",
-            Self::TurnFinished { .. } => "turn_finished",
-            Self::Compacted { .. } => "compacted",
-            Self::ModelChanged { .. } => "model_changed",
-            Self::OtherModel { .. } => "other_model",
-            Self::Prompted { .. } => "prompted",
-            Self::HookDecided { .. } => "hook_decided",
-            Self::GuardTripped { .. } => "guard_tripped",
-            Self::CallIntended { .. } => "call_intended",
-            Self::CallFinished { .. } => "call_finished",
-            Self::OutcomeUnknown { .. } => "outcome_unknown",
-            Self::OutcomeResolved { .. } => "outcome_resolved",
-            Self::HeldBack { .. } => "held_back",
-            Self::BudgetNoted { .. } => "budget_noted",
-            Self::BudgetRaised { .. } => "budget_raised",
-            Self::ApprovalRequested { .. } => "approval_requested",
-            Self::ApprovalDecided { .. } => "approval_decided",
-            Self::ApprovalExpired { .. } => "approval_expired",
-            Self::ChildSubmitted { .. } => "child_submitted",
-            Self::ChildFinished { .. } => "child_finished",
-        }
-    }
-
-    /// Whether the event moves the task itself from one state to another: what a worker's `next`, a signal and the
-    /// store do.
-    pub const fn is_of_life(&self) -> bool {
-        matches!(
-            self,
-            Self::Submitted(_)
-                | Self::Leased { .. }
-                | Self::Released { .. }
-                | Self::LeaseExpired { .. }
-                | Self::Parked { .. }
-                | Self::Woken { .. }
-                | Self::CancelRequested { .. }
-                | Self::Cancelled { .. }
-                | Self::Succeeded { .. }
-                | Self::Died { .. }
-                | Self::Replayed { .. }
-                | Self::Erased { .. }
-        )
-    }
-
-    /// The step that the event belongs to, where it names one.
-    pub const fn step(&self) -> Option<&StepKey> {
-        match self {
-            Self::RoundStarted { step, .. }
-            | Self::StepStarted { step }
-            | Self::Expanded { step, .. }
-            | Self::StepRetrying { step, .. }
-            | Self::StepFinished { step, .. }
-            | Self::SleepStarted { step, .. }
-            | Self::AgentStarted { step, .. }
-            | Self::SessionOpened { step, .. }
-            | Self::SessionAwaited { step, .. }
-            | Self::SessionSaved { step, .. }
-            | Self::SubagentCalled { step, .. }
-            | Self::TurnFinished { step, .. }
-            | Self::Compacted { step, .. }
-            | Self::ModelChanged { step, .. }
-            | Self::OtherModel { step, .. }
-            | Self::Prompted { step, .. }
-            | Self::HookDecided { step, .. }
-            | Self::GuardTripped { step, .. }
-            | Self::CallIntended { step, .. }
-            | Self::CallFinished { step, .. }
-            | Self::OutcomeUnknown { step, .. }
-            | Self::OutcomeResolved { step, .. }
-            | Self::ApprovalRequested { step, .. }
-            | Self::ChildSubmitted { step, .. } => Some(step),
-            Self::HeldBack { step, .. } => step.as_ref(),
-            _ => None,
-        }
-    }
 }

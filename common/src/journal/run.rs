@@ -1,7 +1,9 @@
 //! The fold of a whole journal: everything that `decide` and the readers of a
 //! task need to know. One transition function, used live and on recovery.
 
+mod approval;
 mod family;
+mod follow;
 mod guards;
 mod held;
 mod hooks;
@@ -13,17 +15,19 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use self::approval::{Approval, ApprovalAnswer};
 pub use self::family::Subagent;
 pub use self::held::{Held, Raised};
 pub use self::session::{SessionRun, SessionState};
 use super::chain::Reading;
 use super::conversation::Conversation;
 use super::conversation::Prompted;
-use super::event::{Event, Recorded, Submitted};
+use super::event::{Event, Recorded};
 use super::guard::GuardTrip;
 use super::hook::{HookEvent, HookPoint, HookRuling};
-use super::record::{ApprovalDecision, ApprovalTerms, CallRecord, CallResult, StepOutcome};
+use super::record::{CallRecord, CallResult, StepOutcome};
 use super::sealed::SealedValues;
+use super::submitted::Submitted;
 use crate::clock::Timestamp;
 use crate::failure::{Failure, FailureClass};
 use crate::id::{ApprovalId, CallId, StepKey, TaskId};
@@ -150,30 +154,6 @@ pub enum CallState {
     Finished(CallResult),
 }
 
-/// An approval that a step asks for.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Approval {
-    /// Its id.
-    pub id: ApprovalId,
-    /// When the question lapses.
-    pub expires: Option<Timestamp>,
-    /// What was shown.
-    pub show: Value,
-    /// What the answer is bound to.
-    pub terms: ApprovalTerms,
-    /// What came of it.
-    pub answer: Option<ApprovalAnswer>,
-}
-
-/// What came of an approval.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ApprovalAnswer {
-    /// A person decided.
-    Decided(ApprovalDecision),
-    /// Nobody did in time.
-    Expired,
-}
-
 /// The child task of a `pipeline` step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Child {
@@ -263,86 +243,6 @@ impl Run {
         Ok(())
     }
 
-    /// What the head cannot know: whether the event fits its step.
-    fn check_step(&self, event: &Event) -> Result<(), &'static str> {
-        let Some(key) = event.step() else { return Ok(()) };
-        let step = self.step(key);
-        if let Event::SubagentCalled { call, .. } = event {
-            return self.check_subagent(key, step, call);
-        }
-        if step.is_some_and(StepRun::is_done) {
-            return Err("the step is done");
-        }
-        let conversation = step.and_then(|s| s.conversation.as_ref());
-        match event {
-            Event::AgentStarted { .. } if conversation.is_some() => Err("the agent was started before"),
-            Event::TurnFinished { .. } | Event::ModelChanged { .. } | Event::Compacted { .. }
-                if conversation.is_none() =>
-            {
-                Err("the agent was not started")
-            }
-            Event::Compacted { kept_from, .. } if conversation.is_some_and(|c| *kept_from > c.turns.len()) => {
-                Err("a summary cannot stand for turns to come")
-            }
-            Event::TurnFinished { .. } | Event::Compacted { .. }
-                if conversation.is_some_and(|c| !c.open_calls().is_empty()) =>
-            {
-                Err("calls of the turn before have no results")
-            }
-            Event::Prompted { .. } if conversation.is_none_or(|c| c.turns.is_empty()) => {
-                Err("there is no turn to answer")
-            }
-            Event::HookDecided { event, call, .. } => match step {
-                Some(step) if step.ruling(*event, call.as_ref()).is_some() => Err("the hooks were asked before"),
-                _ => Ok(()),
-            },
-            Event::GuardTripped { trip, .. } => match step {
-                Some(step) if step.trip(trip).is_some() => Err("the guard spoke of it before"),
-                _ => Ok(()),
-            },
-            Event::Expanded { .. } if step.is_some_and(|s| s.items.is_some()) => Err("the step has its items"),
-            Event::CallIntended { call, .. } => match step.and_then(|s| s.calls.get(&call.call)).map(Arc::as_ref) {
-                None | Some(Call { state: CallState::Cleared | CallState::Intended { .. }, .. }) => Ok(()),
-                Some(_) => Err("the call was answered, or its outcome is in question"),
-            },
-            Event::CallFinished { call, .. } => {
-                let answered =
-                    step.and_then(|s| s.calls.get(call)).is_some_and(|c| matches!(c.state, CallState::Finished(_)));
-                let in_turn = conversation.is_some_and(|c| c.turns.iter().any(|turn| turn.results.contains_key(call)));
-                if answered || in_turn { Err("the call was answered before") } else { Ok(()) }
-            }
-            Event::OutcomeUnknown { call, .. } => match step.and_then(|s| s.calls.get(call)).map(Arc::as_ref) {
-                Some(Call { state: CallState::Intended { .. }, .. }) => Ok(()),
-                _ => Err("only an intended call can have an unknown outcome"),
-            },
-            Event::ApprovalRequested { terms, .. } => {
-                let asked = step.and_then(|step| match &terms.call {
-                    Some(call) => step.permissions.get(call).map(Arc::as_ref),
-                    None => step.approval.as_ref(),
-                });
-                match asked {
-                    // Once more: of somebody else, or under other permissions.
-                    Some(Approval { answer: Some(_), .. }) | None => Ok(()),
-                    Some(_) => Err("the approval was asked for before"),
-                }
-            }
-            Event::ChildSubmitted { .. } if step.is_some_and(|s| s.child.is_some()) => Err("the step has its child"),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_subagent(&self, key: &StepKey, step: Option<&StepRun>, call: &CallId) -> Result<(), &'static str> {
-        let caller = key.caller().ok_or("a subagent has a caller")?;
-        let conversation = self.step(&caller).and_then(|caller| caller.conversation.as_ref());
-        if conversation.is_none_or(|known| !known.open_calls().iter().any(|open| &open.id == call)) {
-            return Err("its caller did not make this call, or has its answer");
-        }
-        match step {
-            Some(step) if step.subagent.is_some() && !step.can_be_resumed() => Err("the subagent cannot go on"),
-            _ => Ok(()),
-        }
-    }
-
     fn apply_task(&mut self, recorded: &Recorded) {
         match &recorded.event {
             Event::Succeeded { output } => self.output = Some(output.clone()),
@@ -407,20 +307,6 @@ impl Run {
                 }
             }
             _ => {}
-        }
-    }
-
-    fn answer_approval(&mut self, id: ApprovalId, answer: &ApprovalAnswer) {
-        let asks = |step: &Arc<StepRun>| {
-            let of_calls = step.permissions.values().map(Arc::as_ref);
-            step.approval.iter().chain(of_calls).any(|approval| approval.id == id)
-        };
-        for step in self.steps.values_mut().filter(|step| asks(step)) {
-            let step = Arc::make_mut(step);
-            let of_calls = step.permissions.values_mut().map(Arc::make_mut);
-            for approval in step.approval.iter_mut().chain(of_calls).filter(|approval| approval.id == id) {
-                approval.answer = Some(answer.clone());
-            }
         }
     }
 

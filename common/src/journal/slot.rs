@@ -4,10 +4,11 @@
 
 use serde_json::Value;
 
-use super::event::{Event, Submitted};
+use super::event::Event;
 use super::hook::HookRuling;
 use super::record::{ApprovalDecision, CallResult, ModelCall, StepOutcome};
 use super::request::RequestHead;
+use super::submitted::Submitted;
 use crate::failure::Failure;
 use crate::task::Signal;
 

@@ -105,7 +105,8 @@ pub struct TaskSummary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub due_at: Option<Timestamp>,
-    /// What a waiting task waits for: `timer`, `approval`, `children`, `outcome`, `budget`, `rate_limit`.
+    /// What a waiting task waits for: `timer`, `approval`, `children`, `outcome`, `budget`, `rate_limit`,
+    /// `session`, `halt`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting_on: Vec<String>,
     /// The worker that holds a running task.

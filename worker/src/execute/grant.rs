@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use super::perform::{Done, remaining};
 use super::{Executor, internal};
 use crate::decide::Performed;
-use crate::quota::charge::{Counted, Purpose, Unit, Wanted};
+use crate::quota::charge::{Counted, Demand, Quota, Unit};
 use crate::quota::{Grant, Used, estimate, subject};
 use crate::tools::ToolError;
 
@@ -58,12 +58,12 @@ impl Executor {
     ) -> BoxFuture<'a, Done> {
         let workspace = self.workspace(run.head.id);
         let conversation = run.step(step).and_then(|known| known.conversation.as_ref());
-        let wanted = match (call, conversation) {
-            (Some(call), _) => Wanted::Tool { name: &call.tool, arguments: &call.arguments, workspace: &workspace },
+        let demand = match (call, conversation) {
+            (Some(call), _) => Demand::Tool { name: &call.tool, arguments: &call.arguments, workspace: &workspace },
             (None, Some(conversation)) => {
                 let price = self.outside.models.price(&conversation.head, now);
                 let worst = estimate::worst(conversation, price);
-                Wanted::Model { provider: &conversation.head.provider, alias: &conversation.head.alias, worst }
+                Demand::Model { provider: &conversation.head.provider, alias: &conversation.head.alias, worst }
             }
             (None, None) => {
                 let error = internal("there is no conversation to go on with");
@@ -71,8 +71,8 @@ impl Executor {
             }
         };
         let request = Request {
-            subject: subject(wanted),
-            counted: self.quotas.charges(run, pipeline, step, wanted),
+            subject: subject(demand),
+            counted: self.quotas.charges(run, pipeline, step, demand),
             id: reservation_id(run, step, call),
             task: run.head.id,
             attempt: run.head.attempts,
@@ -237,7 +237,7 @@ impl Executor {
 
     /// The other side asked all to wait: those who count for the same rate limits do.
     async fn hold_back(&self, counted: &[Counted], until: Timestamp) {
-        let limits = counted.iter().filter(|counted| matches!(counted.of, Purpose::RateLimit(_)));
+        let limits = counted.iter().filter(|counted| matches!(counted.of, Quota::RateLimit(_)));
         for counted in limits.filter(|counted| counted.unit != Unit::Places) {
             if let Err(error) = self.store.hold_back(&counted.charge.meter, until).await {
                 tracing::warn!(%error, "others are not told that the provider asked for a pause");
@@ -270,7 +270,7 @@ fn attempt_of(id: &ReservationId) -> Option<u32> {
 /// The levels of budgets that were passed.
 fn notes(counted: &[Counted], usages: &[Usage]) -> Vec<Event> {
     let news = counted.iter().zip(usages).filter_map(|(counted, usage)| match (&counted.of, usage.passed) {
-        (Purpose::Budget(budget), Some(percent)) => {
+        (Quota::Budget(budget), Some(percent)) => {
             tracing::warn!(budget, percent, used = usage.used, limit = usage.limit, "a budget is used so far");
             Some(Event::BudgetNoted { budget: budget.clone(), percent, used: usage.used, limit: usage.limit })
         }

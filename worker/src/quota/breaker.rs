@@ -72,7 +72,7 @@ impl Breakers {
         known.get_mut(name).map_or(Ok(()), |breaker| breaker.admit(now))
     }
 
-    /// Takes in what came of a call. Says for how long all are to wait, if the other side named a time.
+    /// Takes in what came of a call.
     pub fn note(&self, name: &str, failure: Option<&Failure>, now: Timestamp) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match failure.filter(|failure| counts(failure)) {

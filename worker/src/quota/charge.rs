@@ -21,9 +21,9 @@ const FAMILY: Span = Span::from_secs(30 * 24 * 3_600);
 /// The longest part of a meter's name that users choose, in bytes; longer ones are told apart by a digest.
 const LONGEST_PART: usize = 100;
 
-/// A call that is wanted.
+/// A call, as quotas see it.
 #[derive(Debug, Clone, Copy)]
-pub enum Wanted<'a> {
+pub enum Demand<'a> {
     /// Of a model.
     Model {
         /// The provider's name.
@@ -59,14 +59,14 @@ pub enum Unit {
 
 /// What is charged for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Purpose {
+pub enum Quota {
     /// A budget, by its name and the unit.
     Budget(String),
     /// A rate limit, by its name and the unit.
     RateLimit(String),
 }
 
-impl Purpose {
+impl Quota {
     /// What the journal says if it is refused.
     pub fn held_back(&self, used: u64, limit: u64) -> HoldBack {
         match self {
@@ -84,7 +84,7 @@ pub struct Counted {
     /// What is counted.
     pub unit: Unit,
     /// What it is for.
-    pub of: Purpose,
+    pub of: Quota,
     /// What happens then.
     pub then: WhenSpent,
 }
@@ -99,14 +99,14 @@ impl Quotas {
         run: &Run,
         pipeline: &Pipeline,
         step: &StepKey,
-        wanted: Wanted<'_>,
+        demand: Demand<'_>,
     ) -> Result<Vec<Counted>, Failure> {
         let uses = pipeline.step(&step.step).map(|step| step.uses.as_slice()).unwrap_or_default();
         let mut counted = Vec::new();
-        for rate in self.rates.iter().filter(|rate| rate.is_about(wanted, uses)) {
-            rate.count(wanted, &mut counted)?;
+        for rate in self.rates.iter().filter(|rate| rate.is_about(demand, uses)) {
+            rate.count(demand, &mut counted)?;
         }
-        if let Wanted::Model { alias, worst, .. } = wanted {
+        if let Demand::Model { alias, worst, .. } = demand {
             let mut spending = Vec::new();
             for (name, budget) in &self.budgets {
                 spending.extend(self.shared(name, budget, run));
@@ -147,28 +147,28 @@ impl Quotas {
 }
 
 impl Rate {
-    fn is_about(&self, wanted: Wanted<'_>, uses: &[String]) -> bool {
+    fn is_about(&self, demand: Demand<'_>, uses: &[String]) -> bool {
         if uses.contains(&self.name) {
             return true;
         }
-        match wanted {
-            Wanted::Model { provider, alias, .. } => {
+        match demand {
+            Demand::Model { provider, alias, .. } => {
                 let fits = |limit: &Option<String>, name: &str| limit.as_ref().is_none_or(|limit| limit == name);
                 let is_for_models = self.limit.provider.is_some() || self.limit.model.is_some();
                 is_for_models && fits(&self.limit.provider, provider) && fits(&self.limit.model, alias)
             }
-            Wanted::Tool { name, arguments, workspace } => {
+            Demand::Tool { name, arguments, workspace } => {
                 let subject = Subject { tool: name, arguments, workspace: Some(workspace) };
                 self.tools.iter().any(|rule| rule.fits(subject, Reading::Takes))
             }
         }
     }
 
-    fn count(&self, wanted: Wanted<'_>, out: &mut Vec<Counted>) -> Result<(), Failure> {
+    fn count(&self, demand: Demand<'_>, out: &mut Vec<Counted>) -> Result<(), Failure> {
         let every = Window::Every(self.limit.every);
-        let tokens = match wanted {
-            Wanted::Model { worst, .. } => self.limit.tokens.map(|limit| (limit, worst.tokens)),
-            Wanted::Tool { .. } => None,
+        let tokens = match demand {
+            Demand::Model { worst, .. } => self.limit.tokens.map(|limit| (limit, worst.tokens)),
+            Demand::Tool { .. } => None,
         };
         let parts = [
             ("requests", Unit::Requests, every, self.limit.requests.map(|limit| (limit, 1))),
@@ -180,7 +180,7 @@ impl Rate {
             let meter = meter(format!("rate {} {what}", self.name), window)?;
             // A call that alone may use more than a window has goes when the window is its own.
             let charge = Charge { meter, limit, amount: amount.min(limit) };
-            let of = Purpose::RateLimit(format!("{} {what}", self.name));
+            let of = Quota::RateLimit(format!("{} {what}", self.name));
             out.push(Counted { charge, unit, of, then: WhenSpent::Park });
         }
         Ok(())
@@ -203,7 +203,7 @@ impl Bound {
         let mut counted = |what: &str, unit, limit, amount| -> Result<(), Failure> {
             let of = format!("{} {what}", self.name);
             let charge = Charge { meter: meter(format!("{}{of}", self.prefix), self.window)?, limit, amount };
-            out.push(Counted { charge, unit, of: Purpose::Budget(of), then: self.then });
+            out.push(Counted { charge, unit, of: Quota::Budget(of), then: self.then });
             Ok(())
         };
         if let Some(usd) = self.usd {
