@@ -1,35 +1,29 @@
 //! Large values in a bucket of a real server that speaks S3.
 
 use std::collections::BTreeMap;
-use std::process::Child;
 
 use serde_json::{Value, json};
 use suite::binary;
 use suite::fixtures::process::until;
+use suite::fixtures::program::Program;
 use suite::project::ProjectDir;
 use suite::servers::s3::{ENVIRONMENT, Server};
 
 /// Scheduler and worker in one process, with credentials.
-struct Program {
-    child: Child,
-    address: String,
-}
+struct Installation(Program);
 
-impl Program {
+impl Installation {
     fn start(project: &ProjectDir) -> Self {
         let dir = project.path().display().to_string();
-        let arguments = ["dev", "--rehearse", "--json", "--listen", "127.0.0.1:0", "--dir", &dir];
-        let mut command = binary::command(&arguments).unwrap();
-        let (child, address) = binary::start(command.envs(BTreeMap::from(ENVIRONMENT))).unwrap();
-        Self { child, address }
+        Self(Program::start_in(&ENVIRONMENT, &["dev", "--rehearse", "--dir", &dir]))
     }
 
     async fn get(&self, path: &str) -> Value {
-        reqwest::get(format!("{}{path}", self.address)).await.unwrap().json().await.unwrap()
+        reqwest::get(format!("{}{path}", self.0.address)).await.unwrap().json().await.unwrap()
     }
 
     async fn post(&self, path: &str, body: Value) -> Value {
-        let request = reqwest::Client::new().post(format!("{}{path}", self.address)).json(&body);
+        let request = reqwest::Client::new().post(format!("{}{path}", self.0.address)).json(&body);
         request.send().await.unwrap().json().await.unwrap()
     }
 
@@ -45,13 +39,6 @@ impl Program {
     }
 }
 
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_go_to_a_bucket_and_come_back() {
     let server = Server::start();
@@ -62,7 +49,7 @@ async fn values_go_to_a_bucket_and_come_back() {
     );
     let pipeline = "name: echo\nsteps:\n  - { id: wait, sleep: 100ms }\noutput: '{{ input.text }}'\n";
     let project = ProjectDir::new(&[("teamster.yaml", &config), ("pipelines/echo.yaml", pipeline)]);
-    let program = Program::start(&project);
+    let program = Installation::start(&project);
     let text: String = (0..200_000).map(|n| n.to_string()).collect();
     let body = json!({"pipeline": "echo", "input": {"text": text}});
     let task = program.post("/v1/tasks", body.clone()).await["id"].as_str().unwrap().to_owned();
@@ -94,7 +81,7 @@ async fn a_bucket_that_is_not_there_is_found_by_doctor_and_loses_nothing() {
     let config = format!("blobs: {{ place: 's3://no-such-bucket', endpoint: '{}' }}\n", server.endpoint());
     let pipeline = "name: echo\nsteps:\n  - { id: a, set: 1 }\n";
     let project = ProjectDir::new(&[("teamster.yaml", &config), ("pipelines/echo.yaml", pipeline)]);
-    let program = Program::start(&project);
+    let program = Installation::start(&project);
     let small = program.post("/v1/tasks", json!({"pipeline": "echo", "input": {"n": 1}})).await;
     let small = small["id"].as_str().unwrap().to_owned();
     until("small values need no bucket", async || program.state(&small).await == "succeeded").await;

@@ -9,15 +9,12 @@ use common::id::TaskId;
 use common::journal::{Event, Recorded, Run};
 use common::store::Store;
 use common::task::State;
-use futures::StreamExt;
 use rustix::process::Signal;
 use serde_json::json;
 use suite::fakes::model::{FakeModel, Message, Reply, Request};
+use suite::fixtures::kill::at_each_append;
 use suite::fixtures::process::{PATIENCE, WorkerProcess};
 use suite::fixtures::scheduler::RunningScheduler;
-
-/// Runs at once.
-const PARALLEL: usize = 3;
 
 const PIPELINE: &str = r#"
 name: crash
@@ -84,8 +81,8 @@ async fn journal(store: &dyn Store, task: TaskId) -> Vec<Recorded> {
     store.journal(task, 0, 100_000).await.unwrap()
 }
 
-/// Whether the fault came before the end.
-async fn run_with(fault: &str, model: &FakeModel) -> bool {
+/// Nothing if the end came before the fault did.
+async fn run_with(fault: &str, model: &FakeModel) -> Option<()> {
     let config = config(model);
     let files = [("teamster.yaml", &*config), ("pipelines/crash.yaml", PIPELINE), ("agents/worker.md", AGENT)];
     let scheduler = RunningScheduler::start(&files).await;
@@ -129,24 +126,16 @@ async fn run_with(fault: &str, model: &FakeModel) -> bool {
     bodies.dedup();
     assert_eq!(bodies.len(), PAID, "{fault}: what is asked again is asked in the same words");
     assert_eq!(Some(run.head), store.head(task).await.unwrap(), "{fault}: the head is the fold");
-    workers.len() > 1
+    (workers.len() > 1).then_some(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_killed_at_any_append_pays_for_nothing_twice() {
     let model = FakeModel::answering(answer).await.unwrap();
-    for place in ["before_append", "after_append"] {
-        let runs = futures::stream::iter(1..).map(|number| {
-            let model = &model;
-            async move { run_with(&format!("{place}:{number}"), model).await }
-        });
-        let mut runs = std::pin::pin!(runs.buffered(PARALLEL));
-        let mut fired = 0;
-        while let Some(true) = runs.next().await {
-            fired += 1;
-        }
-        assert!(fired >= 12, "{place}: the task has more appends than {fired}");
-        println!("{place}: {fired} kills");
-    }
+    at_each_append(12, |fault| {
+        let model = &model;
+        async move { run_with(&fault, model).await }
+    })
+    .await;
     assert_eq!(model.violations(), Vec::<String>::new());
 }

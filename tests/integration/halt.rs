@@ -1,8 +1,6 @@
 //! The emergency stop: nothing new starts, nothing is lost, nothing is done twice.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,11 +15,13 @@ use common::store::{HaltChange, HaltState};
 use common::task::{State, StateName, WaitOn};
 use scheduler::halt::{Liftings, tick};
 use serde_json::{Value, json};
-use suite::binary;
 use suite::fixtures::process::{SchedulerProcess, until};
+use suite::fixtures::program::Program;
 use suite::fixtures::scheduler::RunningScheduler;
 use suite::project::{CONFIG, ProjectDir};
 
+/// The tasks that a worker works on at once.
+const SLOTS: usize = 4;
 /// How long a call of the tests takes.
 const CALL: Duration = Duration::from_millis(60);
 /// What is promised: so long after a halt no call starts.
@@ -65,31 +65,6 @@ fn pipeline(name: &str, calls: usize) -> String {
     format!("name: {name}\nqueue: q\nsteps:\n{steps}")
 }
 
-/// A program that does not outlive the test.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn worker(dir: &Path) -> Killed {
-    let dir = dir.display().to_string();
-    let arguments = ["worker", "--json", "--listen", "127.0.0.1:0", "--slots", "4", "--dir", &dir];
-    Killed(binary::start(&mut binary::command(&arguments).unwrap()).unwrap().0)
-}
-
-/// Runs the program against a scheduler; what it prints as JSON.
-#[track_caller]
-fn teamster(scheduler: &SchedulerProcess, arguments: &[&str]) -> Value {
-    let all = [arguments, &["--json", "--api", &scheduler.address]].concat();
-    let output = binary::run(&all).unwrap();
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 async fn task(scheduler: &SchedulerProcess, id: &str) -> Value {
     reqwest::get(format!("{}/v1/tasks/{id}", scheduler.address)).await.unwrap().json().await.unwrap()
 }
@@ -103,7 +78,7 @@ async fn kinds(scheduler: &SchedulerProcess, id: &str) -> Vec<&'static str> {
 
 fn submit(scheduler: &SchedulerProcess, pipeline: &str, url: &str) -> String {
     let input = json!({ "url": url }).to_string();
-    teamster(scheduler, &["submit", pipeline, "--input", &input])["id"].as_str().unwrap().to_owned()
+    scheduler.teamster(&["submit", pipeline, "--input", &input])["id"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,11 +87,11 @@ async fn a_fleet_that_is_halted_calls_nothing_and_goes_on_where_it_stopped() {
     let long = pipeline("long", 30);
     let project = ProjectDir::new(&[("teamster.yaml", CONFIG), ("pipelines/long.yaml", &long)]);
     let mut scheduler = SchedulerProcess::start(project.path());
-    let workers = [worker(project.path()), worker(project.path())];
+    let workers = [Program::worker(project.path(), SLOTS), Program::worker(project.path(), SLOTS)];
     let mut tasks: Vec<String> = (0..6).map(|_| submit(&scheduler, "long", &url)).collect();
     until("the calls are well under way", async || count(&calls) > 20).await;
 
-    let halt = teamster(&scheduler, &["halt", "--reason", "it spends too much", "--by", "ann"]);
+    let halt = scheduler.teamster(&["halt", "--reason", "it spends too much", "--by", "ann"]);
     let halted = Instant::now();
     assert_eq!(
         (&halt["in_force"], &halt["by"], &halt["reason"]),
@@ -136,11 +111,11 @@ async fn a_fleet_that_is_halted_calls_nothing_and_goes_on_where_it_stopped() {
     // It is accepted, and nobody takes it.
     let late = submit(&scheduler, "long", &url);
     tasks.push(late.clone());
-    let shown = teamster(&scheduler, &["halt", "--show"]);
+    let shown = scheduler.teamster(&["halt", "--show"]);
     assert_eq!(shown["halts"][0]["by"], "ann");
 
     // Whoever wakes is killed in the middle of it.
-    let lifted = teamster(&scheduler, &["unhalt", "--by", "ben"]);
+    let lifted = scheduler.teamster(&["unhalt", "--by", "ben"]);
     assert_eq!((&lifted["in_force"], &lifted["lifted_by"]), (&json!(false), &json!("ben")));
     scheduler.kill();
     scheduler = SchedulerProcess::start(project.path());

@@ -10,15 +10,12 @@ use std::time::Instant;
 use common::id::TaskId;
 use common::journal::{Event, Run};
 use common::task::{State, WaitOn};
-use futures::StreamExt;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use suite::fakes::model::{FakeModel, Message, Reply, Request};
+use suite::fixtures::kill::at_each_append;
 use suite::fixtures::process::{PATIENCE, WorkerProcess};
 use suite::fixtures::scheduler::RunningScheduler;
-
-/// Runs at once.
-const PARALLEL: usize = 3;
 
 const PIPELINE: &str = "name: p\nretry: { attempts: 3, backoff: { initial: 10ms, jitter: none } }\n\
     steps:\n  - { id: work, agent: clerk, prompt: 'log={{ input.log }}' }\n";
@@ -106,7 +103,7 @@ async fn decided(scheduler: &RunningScheduler, task: TaskId) -> Vec<String> {
     decided
 }
 
-async fn run_with(fault: &str, model: &FakeModel) -> bool {
+async fn run_with(fault: &str, model: &FakeModel) -> Option<()> {
     let config = format!(
         "models:\n  m: {{ provider: fake, model: claude-sonnet-4-6 }}\n\
          providers:\n  fake: {{ kind: anthropic, base_url: \"{}\", key: env:FAKE_KEY }}\n\
@@ -214,25 +211,16 @@ async fn run_with(fault: &str, model: &FakeModel) -> bool {
         assert!(bodies.len() <= 2, "{fault}: only a call that was under way may be made again");
         assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "{fault}: turn {turn} was asked in another way");
     }
-    fired
+    fired.then_some(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_killed_at_any_append_asks_no_hook_again_about_what_it_decided() {
     let model = FakeModel::answering(answer).await.unwrap();
-    for place in ["before_append", "after_append"] {
-        let runs = futures::stream::iter(1..).map(|number| {
-            let model = &model;
-            async move { run_with(&format!("{place}:{number}"), model).await }
-        });
-        let mut runs = std::pin::pin!(runs.buffered(PARALLEL));
-        let mut fired = 0;
-        // Each append in turn, until a run comes to its end before the fault does.
-        while let Some(true) = runs.next().await {
-            fired += 1;
-        }
-        assert!(fired >= 20, "{place}: the task has more appends than {fired}");
-        println!("{place}: {fired} kills");
-    }
+    at_each_append(20, |fault| {
+        let model = &model;
+        async move { run_with(&fault, model).await }
+    })
+    .await;
     assert_eq!(model.violations(), Vec::<String>::new());
 }

@@ -2,8 +2,6 @@
 //! them: what all together may use is never passed, and who waits gets its turn.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,9 +11,9 @@ use axum::routing::post;
 use common::journal::{Event, HoldBack};
 use common::task::{DeadReason, State};
 use serde_json::{Value, json};
-use suite::binary;
 use suite::fakes::model::{FakeModel, Message, Reply};
 use suite::fixtures::process::{SchedulerProcess, until};
+use suite::fixtures::program::Program;
 use suite::fixtures::scheduler::RunningScheduler;
 use suite::project::{CONFIG, ProjectDir};
 use suite::servers::redis;
@@ -27,39 +25,8 @@ const THINK: &str = "name: think\nqueue: q\nlabels: { tenant: '{{ input.tenant |
 const TASKS: usize = 200;
 /// Processes that race.
 const WORKERS: usize = 4;
-
-/// A program that does not outlive the test.
-struct Killed(Child);
-
-impl Killed {
-    /// Ends it as a power cut would.
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn worker(dir: &Path) -> Killed {
-    let dir = dir.display().to_string();
-    let arguments = ["worker", "--json", "--listen", "127.0.0.1:0", "--slots", "20", "--dir", &dir];
-    Killed(binary::start(&mut binary::command(&arguments).unwrap()).unwrap().0)
-}
-
-/// Runs the program against a scheduler; what it prints as JSON.
-#[track_caller]
-fn teamster(scheduler: &SchedulerProcess, arguments: &[&str]) -> Value {
-    let all = [arguments, &["--json", "--api", &scheduler.address]].concat();
-    let output = binary::run(&all).unwrap();
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
+/// The tasks that each of them works on at once.
+const SLOTS: usize = 20;
 
 /// How many tasks are in a state.
 async fn count(scheduler: &SchedulerProcess, state: &str) -> usize {
@@ -103,14 +70,14 @@ async fn two_hundred_racing_tasks_make_fifty_calls_and_not_one_more() {
     for _ in 0..TASKS {
         submit(&scheduler, "think", &json!({})).await;
     }
-    let mut workers: Vec<Killed> = (0..WORKERS).map(|_| worker(project.path())).collect();
+    let mut workers: Vec<Program> = (0..WORKERS).map(|_| Program::worker(project.path(), SLOTS)).collect();
     fake.received(10).await.unwrap();
     workers[0].kill();
     until("all others wait", async || count(&scheduler, "ready").await + count(&scheduler, "running").await == 0).await;
     let (done, waiting) = (count(&scheduler, "succeeded").await, count(&scheduler, "waiting").await);
     assert_eq!(fake.requests().len(), 50, "what a killed worker asked for counts too");
     assert!(done <= 50 && done + 20 >= 50 && done + waiting == TASKS, "{done} {waiting}");
-    let meters = teamster(&scheduler, &["limits", "rate "]);
+    let meters = scheduler.teamster(&["limits", "rate "]);
     assert_eq!(meters["meters"][0]["name"], "rate fifty requests");
     assert_eq!((&meters["meters"][0]["used"], &meters["meters"][0]["limit"]), (&json!(50), &json!(50)));
 }
@@ -134,7 +101,7 @@ async fn racing_tasks_never_spend_more_than_their_budget_and_each_tenant_has_its
         let tenant = ["small", "other", "big"][number % 3];
         tasks.insert(submit(&scheduler, "think", &json!({ "tenant": tenant })).await, tenant);
     }
-    let workers: Vec<Killed> = (0..WORKERS).map(|_| worker(project.path())).collect();
+    let workers: Vec<Program> = (0..WORKERS).map(|_| Program::worker(project.path(), SLOTS)).collect();
     // The rest of a reservation comes back, and tasks that wait for it go on, until nothing fits any more.
     let nearly = [
         ("budget big/big tokens", 3_200),
@@ -142,7 +109,7 @@ async fn racing_tasks_never_spend_more_than_their_budget_and_each_tenant_has_its
         ("budget tenants/small tokens", 1_200),
     ];
     until("the budgets are nearly spent", async || {
-        let meters = teamster(&scheduler, &["limits", "budget "]);
+        let meters = scheduler.teamster(&["limits", "budget "]);
         let used = |name: &str| meters["meters"].as_array()?.iter().find(|m| m["name"] == name)?["used"].as_u64();
         nearly.iter().all(|(name, least)| used(name).is_some_and(|used| used > *least))
             && count(&scheduler, "waiting").await > TASKS / 2
@@ -160,7 +127,7 @@ async fn racing_tasks_never_spend_more_than_their_budget_and_each_tenant_has_its
     assert!(used["small"] <= 3_000 && used["other"] <= 3_000 && used["big"] <= 5_000, "{used:?}");
     assert!(used["small"] > 1_200 && used["big"] > 3_000, "what was not used was given back: {used:?}");
     assert!(waiting > TASKS / 2, "{waiting}");
-    let meters = teamster(&scheduler, &["limits", "budget "]);
+    let meters = scheduler.teamster(&["limits", "budget "]);
     let names: Vec<&str> = meters["meters"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["budget big/big tokens", "budget tenants/other tokens", "budget tenants/small tokens"]);
 }
@@ -214,15 +181,15 @@ async fn tasks_of_one_key_are_under_way_one_at_a_time_also_when_a_worker_is_lost
         let input = json!({"url": url, "key": format!("k{}", number % 4)});
         tasks.push(submit(&scheduler, "visit", &input).await);
     }
-    let mut workers: Vec<Killed> = (0..WORKERS).map(|_| worker(project.path())).collect();
+    let mut workers: Vec<Program> = (0..WORKERS).map(|_| Program::worker(project.path(), SLOTS)).collect();
     until("the calls are under way", async || doors.lock().unwrap().calls > 10).await;
     workers[0].kill();
     // A task that is cancelled while it waits, or has its place, keeps nobody out.
-    teamster(&scheduler, &["tasks", "cancel", &tasks[38]]);
+    scheduler.teamster(&["tasks", "cancel", &tasks[38]]);
     let most = Duration::from_secs(90);
     let started = Instant::now();
     while count(&scheduler, "succeeded").await + count(&scheduler, "cancelled").await < tasks.len() {
-        assert!(started.elapsed() < most, "{:?}", teamster(&scheduler, &["limits"]));
+        assert!(started.elapsed() < most, "{:?}", scheduler.teamster(&["limits"]));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let doors = doors.lock().unwrap();
@@ -300,6 +267,37 @@ async fn a_task_whose_budget_is_spent_waits_and_goes_on_with_more() {
     let raised = api.post(&format!("/v1/tasks/{id}/raise"), &json!({"usd": 1.0, "by": "ann"})).await;
     assert_eq!((raised.status, &raised.json()["state"]), (200, &json!("ready")));
     api.watch(&id, None, "end").await;
+    assert_eq!(fake.requests().len(), 1);
+    worker.drain().await;
+    api.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_task_that_is_given_more_is_replayed_to_its_end() {
+    let fake = slow_model().await;
+    let pipeline =
+        "name: think\nbudget: { usd: 0.001, then: fail }\nsteps: [{ id: think, agent: thinker, prompt: Go. }]\n";
+    let api = RunningScheduler::start(&[
+        ("teamster.yaml", &config(&fake, "")),
+        ("pipelines/think.yaml", pipeline),
+        ("agents/thinker.md", THINKER),
+    ])
+    .await;
+    let worker = api.worker();
+    let id = api.submit(&json!({"pipeline": "think", "input": {}})).await;
+    api.watch(&id, None, "end").await;
+    let task = api.get(&format!("/v1/tasks/{id}")).await.json();
+    assert_eq!((&task["state"], &task["dead_reason"]), (&json!("dead"), &json!("budget")), "{task}");
+    let replay = format!("/v1/dead-letters/{id}/replay");
+    api.post(&replay, &json!({})).await;
+    until("it died of the same again", async || {
+        api.get(&format!("/v1/tasks/{id}")).await.json()["attempts"] == 2
+            && api.get(&format!("/v1/tasks/{id}")).await.json()["state"] == "dead"
+    })
+    .await;
+    api.post(&format!("/v1/tasks/{id}/raise"), &json!({"usd": 1.0, "by": "ann"})).await;
+    api.post(&replay, &json!({})).await;
+    until("it is done", async || api.get(&format!("/v1/tasks/{id}")).await.json()["state"] == "succeeded").await;
     assert_eq!(fake.requests().len(), 1);
     worker.drain().await;
     api.drain().await;
