@@ -9,6 +9,7 @@ use suite::fixtures::agent_task::{AgentTask, Ended};
 /// A model with a small window, and a step that keeps two turns.
 const TASK: AgentTask<'static> = AgentTask {
     model: "context_window: 10000",
+    provider: "",
     models: "",
     config: "",
     step: "compaction: { at: 0.8, keep_turns: 2 }",

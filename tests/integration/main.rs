@@ -54,6 +54,7 @@ mod slow_clients;
 mod sqlite;
 mod structure;
 mod structured;
+mod subagent_faults;
 mod subagents;
 mod taint;
 mod tools;

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 const TASK: AgentTask<'static> = AgentTask {
     model: "",
+    provider: "",
     models: "",
     config: "",
     step: "session: \"{{ input.pr }}\"",
