@@ -4,7 +4,7 @@ mod show;
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use common::clock::Timestamp;
 use common::id::{CallId, PipelineName, QueueName, StepKey, TaskId};
 use common::journal::Recorded;
@@ -134,7 +134,7 @@ pub(crate) struct RetryArgs {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true, id = "more", args = ["usd", "tokens"])]
+#[command(group(ArgGroup::new("more").args(["usd", "tokens"]).required(true).multiple(true)))]
 pub(crate) struct RaiseArgs {
     /// The task
     #[arg(value_name = "ID")]
