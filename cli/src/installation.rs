@@ -9,8 +9,10 @@ use clap::Args;
 use common::broker::{Broker, BrokerError, BrokerOptions, doorbell, pass_on};
 use common::config::Config;
 use common::id::WorkerId;
+use common::metrics::{Metrics, Observed};
 use common::private::Private;
 use common::project::Project;
+use common::store::witness::Witness;
 use common::store::{Definition, Finding, Severity, Store, StoreOptions};
 use common::telemetry;
 use secrecy::ExposeSecret;
@@ -132,6 +134,7 @@ fn store_options(context: &Context, config: &Config) -> Result<StoreOptions, Com
 pub(crate) struct Backends {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) broker: Option<Arc<dyn Broker>>,
+    pub(crate) metrics: Arc<Metrics>,
     _hints: Option<AbortOnDropHandle<()>>,
 }
 
@@ -147,14 +150,20 @@ pub(crate) fn open_broker(context: &Context, config: &Config) -> Result<Option<A
 /// Opens the store and the broker, and lets the one ring for the other.
 pub(crate) async fn open_backends(context: &Context, config: &Config, url: &str) -> Result<Backends, CommandError> {
     keep_private(config)?;
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"))
+        .map_err(|error| CommandError::new(Exit::Failed, format!("the metrics cannot be made: {error}")))?;
+    let metrics = Arc::new(metrics);
+    let witness: Arc<dyn Witness> = Arc::clone(&metrics) as _;
+    let options = StoreOptions { witness: Some(witness), ..store_options(context, config)? };
     let Some(broker) = open_broker(context, config)? else {
-        return Ok(Backends { store: open_store(context, config, url).await?, broker: None, _hints: None });
+        let store = Observed::around(common::store::open(url, options).await?, Arc::clone(&metrics));
+        return Ok(Backends { store, broker: None, metrics, _hints: None });
     };
     let (bell, calls) = doorbell();
-    let options = StoreOptions { doorbell: Some(bell), ..store_options(context, config)? };
-    let store = common::store::open(url, options).await?;
+    let store = common::store::open(url, StoreOptions { doorbell: Some(bell), ..options }).await?;
+    let store = Observed::around(store, Arc::clone(&metrics));
     let passing = tokio::spawn(pass_on(calls, Arc::clone(&broker), Arc::clone(&store)));
-    Ok(Backends { store, broker: Some(broker), _hints: Some(AbortOnDropHandle::new(passing)) })
+    Ok(Backends { store, broker: Some(broker), metrics, _hints: Some(AbortOnDropHandle::new(passing)) })
 }
 
 /// Opens store and broker for a service: what their settings can lose is said, and what would lose tasks is refused.

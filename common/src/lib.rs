@@ -14,6 +14,7 @@ pub mod entropy;
 pub mod failure;
 pub mod id;
 pub mod journal;
+pub mod metrics;
 pub mod pipeline;
 pub mod private;
 pub mod project;

@@ -23,6 +23,7 @@ pub mod redis;
 pub mod session;
 pub mod sqlite;
 pub mod url;
+pub mod witness;
 
 use std::time::Duration;
 

@@ -15,6 +15,7 @@ mod health;
 mod hooks;
 mod journal;
 mod meters;
+mod metrics;
 mod query;
 mod queues;
 mod tasks;
@@ -75,6 +76,7 @@ fn routes(app: &App) -> (Router<App>, utoipa::openapi::OpenApi) {
         .routes(routes!(hooks::receive))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(describe))
         .route_layer(from_fn_with_state(app.clone(), in_time))
         // A batch takes as long as its file is large; it is bounded piece by piece.

@@ -8,6 +8,7 @@ use common::broker::Broker;
 use common::clock::{Clock, Timestamp};
 use common::entropy::Entropy;
 use common::id::TaskId;
+use common::metrics::Metrics;
 use common::pipeline::model::Pipeline;
 use common::store::{Receipt, Store, StoreError, Submission};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -62,6 +63,17 @@ impl Default for HttpLimits {
     }
 }
 
+/// What stays the same while a scheduler lives.
+pub(crate) struct Parts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) broker: Option<Arc<dyn Broker>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) http: HttpLimits,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) address: SocketAddr,
+}
+
 /// Everything that handlers and loops need. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct App(Arc<Shared>);
@@ -75,6 +87,7 @@ struct Shared {
     entropy: Arc<dyn Entropy>,
     last_id: Mutex<Option<TaskId>>,
     http: HttpLimits,
+    metrics: Arc<Metrics>,
     address: SocketAddr,
     settings: watch::Sender<Arc<Settings>>,
     body_memory: Arc<Semaphore>,
@@ -88,15 +101,8 @@ const PAGE: usize = 1 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl App {
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        broker: Option<Arc<dyn Broker>>,
-        clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
-        http: HttpLimits,
-        address: SocketAddr,
-        settings: Settings,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts, settings: Settings) -> Self {
+        let Parts { store, broker, clock, entropy, http, metrics, address } = parts;
         Self(Arc::new(Shared {
             catalog: Catalog::new(Arc::clone(&store)),
             store,
@@ -105,12 +111,17 @@ impl App {
             entropy,
             last_id: Mutex::new(None),
             http,
+            metrics,
             address,
             settings: watch::Sender::new(Arc::new(settings)),
             body_memory: Arc::new(Semaphore::new((http.body_memory / PAGE).min(Semaphore::MAX_PERMITS))),
             watchers: Arc::new(Semaphore::new(http.watchers.min(Semaphore::MAX_PERMITS))),
             closing: CancellationToken::new(),
         }))
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     pub(crate) fn store(&self) -> &dyn Store {

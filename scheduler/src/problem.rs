@@ -86,6 +86,11 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
+    /// The status of the answer.
+    pub(crate) const fn status(&self) -> StatusCode {
+        self.kind.parts().0
+    }
+
     pub(crate) fn new(kind: Kind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into(), errors: Vec::new() }
     }

@@ -9,13 +9,14 @@ use common::broker::Broker;
 use common::clock::Clock;
 use common::config::Config;
 use common::entropy::Entropy;
+use common::metrics::Metrics;
 use common::private::PrivateError;
 use common::secret::SecretError;
 use common::shutdown::Shutdown;
 use common::store::Store;
 use tokio::net::TcpListener;
 
-use crate::app::{App, HttpLimits};
+use crate::app::{App, HttpLimits, Parts};
 use crate::settings::{Settings, Unusable};
 use crate::{api, cron, halt, letters, relay, serve, sweep};
 
@@ -36,6 +37,8 @@ pub struct SchedulerOptions {
     pub entropy: Arc<dyn Entropy>,
     /// What clients may take.
     pub http: HttpLimits,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why a scheduler cannot start, or its configuration cannot be replaced.
@@ -82,12 +85,12 @@ const CRON: Duration = Duration::from_millis(500);
 impl Scheduler {
     /// Opens the socket. Connections are accepted from now on and served by [`Scheduler::run`].
     pub async fn bind(options: SchedulerOptions) -> Result<Self, SchedulerError> {
-        let SchedulerOptions { store, broker, config, listen, clock, entropy, http } = options;
+        let SchedulerOptions { store, broker, config, listen, clock, entropy, http, metrics } = options;
         let settings = load(config, listen)?;
         let bind = |source| SchedulerError::Bind { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        let app = App::new(store, broker, clock, entropy, http, address, settings);
+        let app = App::new(Parts { store, broker, clock, entropy, http, metrics, address }, settings);
         Ok(Self { app, listener })
     }
 

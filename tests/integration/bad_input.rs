@@ -108,6 +108,7 @@ async fn without_a_token_no_other_machine_and_no_web_page_is_served() {
         clock: std::sync::Arc::new(common::clock::SystemClock),
         entropy: suite::fixtures::worker::entropy(),
         http: HttpLimits::default(),
+        metrics: suite::fixtures::worker::metrics(),
     };
     let error = Scheduler::bind(options).await.unwrap_err().to_string();
     assert!(error.contains("api: { token: env:TEAMSTER_TOKEN }"), "{error}");

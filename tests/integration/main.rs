@@ -31,6 +31,7 @@ mod halt;
 mod hooks;
 mod hooks_crash;
 mod limits;
+mod metrics;
 mod models;
 mod models_openai;
 mod offload;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Several on one line may not use each other, unless they are one.
 const COMMON: &[&[&str]] = &[
     &["project", "telemetry"],
-    &["audit", "submission", "transfer"],
+    &["audit", "metrics", "submission", "transfer"],
     &["pipeline", "private"],
     &["config"],
     &["broker"],

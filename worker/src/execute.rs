@@ -25,6 +25,7 @@ use common::entropy::Entropy;
 use common::failure::{Failure, FailureClass};
 use common::id::{Digest, StepKey, TaskId};
 use common::journal::{Event, Run};
+use common::metrics::Metrics;
 use common::pipeline::model::Pipeline;
 use common::shutdown::Shutdown;
 use common::store::{Claim, Next, Store};
@@ -64,6 +65,7 @@ pub struct Executor {
     pub(crate) fault: Arc<Fault>,
     pub(crate) halts: Arc<Halts>,
     pub(crate) quotas: Quotas,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// What an action came to, with its name and what was looked up on the way.
@@ -102,15 +104,7 @@ impl Executor {
     /// Works on a task until it is done, waits, is handed over or is lost.
     pub async fn execute(&self, claim: Claim, hold: &Hold, shutdown: &Shutdown) {
         let task = claim.task;
-        let opened = HeldJournal::open(
-            Arc::clone(&self.store),
-            Arc::clone(&self.entropy),
-            task,
-            claim.token,
-            hold.lost.clone(),
-            Arc::clone(&self.fault),
-            &claim.journal,
-        );
+        let opened = HeldJournal::open(self, &claim, hold.lost.clone());
         let journal = match opened {
             Ok(journal) => journal,
             Err(error) => {

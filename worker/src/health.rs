@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz` of a worker.
+//! `/healthz`, `/readyz` and `/metrics` of a worker.
 //!
 //! Live means that the process answers. Ready means that the store answered
 //! the last time that the worker looked for tasks, and answers now. A broker
@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use common::shutdown::Shutdown;
 use common::store::Store;
@@ -28,14 +30,25 @@ pub async fn serve(
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
     let ready = {
-        let shutdown = shutdown.clone();
+        let (shutdown, status) = (shutdown.clone(), Arc::clone(&status));
         move || {
             let (store, status, shutdown) = (Arc::clone(&store), Arc::clone(&status), shutdown.clone());
             async move { readiness(&*store, &status, &shutdown).await }
         }
     };
-    let app = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready));
+    let metrics = move || async move { metrics(&status) };
+    let app = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics));
     axum::serve(listener, app).with_graceful_shutdown(async move { shutdown.stopping().await }).await
+}
+
+fn metrics(status: &Status) -> Response {
+    match status.metrics().encode() {
+        Ok(text) => ([(CONTENT_TYPE, common::metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 async fn readiness(store: &dyn Store, status: &Status, shutdown: &Shutdown) -> (StatusCode, String) {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 pub mod anthropic;
 pub mod length;
+mod observed;
 pub mod openai;
 mod output;
 pub mod output_tool;

@@ -1,8 +1,11 @@
 //! The outside world of a worker: models, tools and HTTP, as the configuration
 //! has them. Made once a process; workers of one process may share it.
 
+use std::sync::Arc;
+
 use common::config::{Config, SandboxMode};
 use common::failure::Failure;
+use common::metrics::Metrics;
 use sandbox::{Abilities, Sandbox};
 
 use crate::hooks::HookRunner;
@@ -29,6 +32,13 @@ pub struct Outside {
 }
 
 impl Outside {
+    /// Requests to models are counted here.
+    #[must_use]
+    pub fn observed_by(mut self, metrics: &Arc<Metrics>) -> Self {
+        self.models = self.models.observed_by(Arc::clone(metrics));
+        self
+    }
+
     /// What the configuration names. Connects to nothing and starts nothing. Says what of the
     /// sandbox this machine cannot do, and ends programs of workers here that were killed.
     ///

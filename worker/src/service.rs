@@ -12,6 +12,7 @@ use common::config::Config;
 use common::entropy::Entropy;
 use common::failure::Failure;
 use common::id::WorkerId;
+use common::metrics::Metrics;
 use common::shutdown::Shutdown;
 use common::store::{Claim, Store, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -50,6 +51,8 @@ pub struct WorkerOptions {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why a worker does not start.
@@ -91,11 +94,21 @@ pub struct Status {
     /// Why no tasks can be taken, as far as the last try has shown.
     trouble: Mutex<Option<String>>,
     broker: Option<Arc<dyn Broker>>,
+    metrics: Arc<Metrics>,
+    slots: Arc<Semaphore>,
+    slot_count: usize,
 }
 
 impl Status {
-    fn new(broker: Option<Arc<dyn Broker>>) -> Self {
-        Self { trouble: Mutex::new(Some("the store was not asked yet".to_owned())), broker }
+    fn new(broker: Option<Arc<dyn Broker>>, metrics: Arc<Metrics>, slots: Arc<Semaphore>, slot_count: usize) -> Self {
+        let trouble = Mutex::new(Some("the store was not asked yet".to_owned()));
+        Self { trouble, broker, metrics, slots, slot_count }
+    }
+
+    /// The metrics of the process, with those of the slots as they are now.
+    pub fn metrics(&self) -> &Metrics {
+        self.metrics.slots(self.slot_count.saturating_sub(self.slots.available_permits()), self.slot_count);
+        &self.metrics
     }
 
     fn note(&self, trouble: Option<String>) {
@@ -119,13 +132,13 @@ impl Status {
 impl Worker {
     /// Prepares a worker; nothing is taken before [`Worker::run`].
     pub fn build(options: WorkerOptions) -> Result<Self, WorkerError> {
-        let outside = Outside::from_config(&options.config)?;
+        let outside = Outside::from_config(&options.config)?.observed_by(&options.metrics);
         Self::with_outside(options, Arc::new(outside))
     }
 
     /// The same with an outside world that is there already, or has more in it than the configuration says.
     pub fn with_outside(options: WorkerOptions, outside: Arc<Outside>) -> Result<Self, WorkerError> {
-        let WorkerOptions { store, broker, config, env, dir, id, clock, entropy } = options;
+        let WorkerOptions { store, broker, config, env, dir, id, clock, entropy, metrics } = options;
         let settings = config.worker.clone();
         let workspaces = dir.join(settings.workspaces.clone().unwrap_or_else(|| ".teamster/workspaces".into()));
         let workspaces = std::path::absolute(&workspaces)
@@ -145,8 +158,10 @@ impl Worker {
             fault: Arc::new(Fault::from_env()?),
             halts: Arc::new(Halts::default()),
             quotas,
+            metrics: Arc::clone(&metrics),
         };
         let slot_count = settings.slots.max(1);
+        let slots = Arc::new(Semaphore::new(slot_count));
         let intake = Intake::new(IntakeOptions {
             store: Arc::clone(&store),
             broker: broker.clone(),
@@ -162,10 +177,10 @@ impl Worker {
             executor: Arc::new(executor),
             leases: Arc::new(Leases::new(settings.lease.get())),
             intake,
-            slots: Arc::new(Semaphore::new(slot_count)),
+            slots: Arc::clone(&slots),
             slot_count,
             lease: settings.lease.get(),
-            status: Arc::new(Status::new(broker)),
+            status: Arc::new(Status::new(broker, metrics, slots, slot_count)),
         })
     }
 

@@ -76,6 +76,7 @@ pub(crate) async fn bind(
         clock: Arc::clone(&context.clock),
         entropy: Arc::clone(&context.entropy),
         http: HttpLimits::default(),
+        metrics: Arc::clone(&backends.metrics),
     };
     Scheduler::bind(options).await.map_err(|error| CommandError::new(Exit::Failed, error.to_string()))
 }

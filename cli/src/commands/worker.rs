@@ -28,7 +28,7 @@ Configuration comes from --dir/teamster.yaml, pipelines from the store. SIGTERM
 or Ctrl-C drains it: it takes nothing new and hands over what it holds at the
 next checkpoint; a second one stops it at once.")]
 pub(crate) struct WorkerArgs {
-    /// The address of /healthz and /readyz; port 0 takes a free one
+    /// The address of /healthz, /readyz and /metrics; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071")]
     listen: SocketAddr,
     #[command(flatten)]
@@ -110,6 +110,7 @@ pub(crate) fn build(context: &Context, backends: &Backends, project: &Project) -
         id: worker_id(context)?,
         clock: Arc::clone(&context.clock),
         entropy: Arc::clone(&context.entropy),
+        metrics: Arc::clone(&backends.metrics),
     };
     Worker::build(options).map_err(|error| CommandError::new(Exit::Failed, error.to_string()))
 }

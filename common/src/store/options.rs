@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Doorbell;
 use super::blob::BlobOptions;
+use super::witness::Witness;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::entropy::Entropy;
 use crate::journal::SealKey;
@@ -28,6 +29,8 @@ pub struct StoreOptions {
     /// Who passes hints on where there is a broker. With it, a store also keeps
     /// each hint until [`super::Store::sent`] says that the broker has it.
     pub doorbell: Option<Arc<dyn Doorbell>>,
+    /// Who hears of what was written.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 impl StoreOptions {
@@ -41,6 +44,7 @@ impl StoreOptions {
             blobs: BlobOptions::default(),
             seal: None,
             doorbell: None,
+            witness: None,
         }
     }
 }

@@ -37,8 +37,27 @@ pub(crate) async fn receive(
     Path(name): Path<String>,
     request: Request,
 ) -> Result<(StatusCode, axum::Json<wire::Delivered>), Problem> {
+    let answer = take_in(&app, &name, request).await;
+    // What nobody has configured is no label.
+    if app.settings().webhooks.contains_key(&name) {
+        let outcome = match &answer {
+            Ok((StatusCode::ACCEPTED, _)) => "accepted",
+            Ok(_) => "ignored",
+            Err(problem) if problem.status().is_server_error() => "failed",
+            Err(_) => "refused",
+        };
+        app.metrics().webhook(&name, outcome);
+    }
+    answer
+}
+
+async fn take_in(
+    app: &App,
+    name: &str,
+    request: Request,
+) -> Result<(StatusCode, axum::Json<wire::Delivered>), Problem> {
     let settings = app.settings();
-    let source = match settings.webhooks.get(&name) {
+    let source = match settings.webhooks.get(name) {
         Some(Ok(source)) => source,
         Some(Err(why)) => {
             return Err(Problem::new(Kind::Unavailable, format!("the webhook {name} is not served: {why}")));
@@ -50,7 +69,7 @@ pub(crate) async fn receive(
     let sender = sender(&source.webhook)
         .map_err(|why| Problem::new(Kind::Unavailable, format!("the webhook {name} is not served: {why}")))?;
     let headers = request.headers().clone();
-    let body = read(&app, request, settings.config.limits.webhook_body.bytes()).await?;
+    let body = read(app, request, settings.config.limits.webhook_body.bytes()).await?;
     let raw = Raw { body: &body, headers: &headers };
     sender.verify(raw, &source.secrets, app.now()).map_err(|bad| Problem::new(Kind::Signature, bad.to_string()))?;
 
@@ -65,10 +84,10 @@ pub(crate) async fn receive(
     }
     let mut visible = visible(&headers);
     // Templates and conditions see tokens, so that nothing that is made of an event can give a value away.
-    let sealed = private::event(&app, &mut delivery.payload, &mut visible);
+    let sealed = private::event(app, &mut delivery.payload, &mut visible);
     let scope = Scope::of_event(&delivery.payload, &visible, &settings.env);
     let trace = traceparent(&headers);
-    deliver(&app, &name, &delivery, &scope, (trace, &sealed)).await
+    deliver(app, name, &delivery, &scope, (trace, &sealed)).await
 }
 
 /// Submits what the pipelines want of a delivery. A pipeline that cannot take

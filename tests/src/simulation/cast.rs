@@ -18,6 +18,7 @@ use super::chance::Chance;
 use super::faulty::Faulty;
 use super::process::Process;
 use super::scene::Scene;
+use crate::fixtures::worker::metrics;
 
 /// What a process reaches: the store, the broker if the history has one, and what passes hints on
 /// from the one to the other as long as the process lives.
@@ -127,6 +128,7 @@ pub(super) async fn worker(scene: Arc<Scene>, number: usize) {
             id: WorkerId::new(id).expect("an id"),
             clock: clock.clone(),
             entropy: process.chance.entropy(),
+            metrics: metrics(),
         };
         let worker = Worker::with_outside(options, Arc::clone(&scene.outside)).expect("a worker");
         beside(passing, worker.run(shutdown))
@@ -146,6 +148,7 @@ pub(super) async fn scheduler(scene: Arc<Scene>, number: usize) {
             clock: Arc::new(scene.truth.clock.clone()),
             entropy: process.chance.entropy(),
             http: HttpLimits::default(),
+            metrics: metrics(),
         };
         let running = async move { Scheduler::bind(options).await.expect("a scheduler").run(shutdown).await };
         beside(passing, running)

@@ -7,13 +7,15 @@ use std::time::Duration;
 use common::clock::Timestamp;
 use common::entropy::Entropy;
 use common::failure::{Failure, FailureClass};
-use common::id::{AppendId, LeaseToken, TaskId};
+use common::id::{AppendId, LeaseToken};
 use common::journal::{Event, Recorded, Run};
-use common::store::{Append, AppendError, Next, Store, StoreError};
+use common::metrics::Metrics;
+use common::store::{Append, AppendError, Claim, Next, Store, StoreError};
 use common::task::{DeadReason, IllegalEvent, State};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Executor;
 use crate::fault::Fault;
 
 /// The longest wait between two tries of an append.
@@ -38,6 +40,7 @@ pub(super) struct HeldJournal {
     token: LeaseToken,
     lost: CancellationToken,
     fault: Arc<Fault>,
+    metrics: Arc<Metrics>,
     run: Run,
     /// The store's time when it last answered, and when that was.
     heard: (Timestamp, Instant),
@@ -45,18 +48,19 @@ pub(super) struct HeldJournal {
 
 impl HeldJournal {
     /// Folds what came with a claim.
-    pub(super) fn open(
-        store: Arc<dyn Store>,
-        entropy: Arc<dyn Entropy>,
-        task: TaskId,
-        token: LeaseToken,
-        lost: CancellationToken,
-        fault: Arc<Fault>,
-        journal: &[Recorded],
-    ) -> Result<Self, IllegalEvent> {
-        let run = Run::fold(task, journal)?;
+    pub(super) fn open(executor: &Executor, claim: &Claim, lost: CancellationToken) -> Result<Self, IllegalEvent> {
+        let run = Run::fold(claim.task, &claim.journal)?;
         let heard = (run.head.updated_at, Instant::now());
-        Ok(Self { store, entropy, token, lost, fault, run, heard })
+        Ok(Self {
+            store: Arc::clone(&executor.store),
+            entropy: Arc::clone(&executor.entropy),
+            token: claim.token,
+            lost,
+            fault: Arc::clone(&executor.fault),
+            metrics: Arc::clone(&executor.metrics),
+            run,
+            heard,
+        })
     }
 
     /// What is known of the task.
@@ -150,6 +154,11 @@ impl HeldJournal {
         self.fault.after_append(number);
         for recorded in &appended.recorded {
             self.run.apply(recorded)?;
+            if let Event::StepFinished { step, .. } = &recorded.event
+                && let Some(started) = self.run.step(step).and_then(|step| step.started_at)
+            {
+                self.metrics.step_took(recorded.at.since(started));
+            }
         }
         // The answer to an append that was repeated may be an old one.
         let heard = self.run.head.updated_at;

@@ -11,11 +11,13 @@ use common::clock::{Clock, SystemClock, Timestamp};
 use common::config::{self, Config, Price, ProviderKind};
 use common::failure::{Failure, FailureClass};
 use common::journal::{Fallback, ModelChoice, ModelSettings, RequestHead, Structured};
+use common::metrics::Metrics;
 use common::secret::SecretRef;
 use serde_json::{Map, Value};
 
 use super::Provider;
 use super::anthropic::{self, Anthropic};
+use super::observed::Observed;
 use super::openai::{self, OpenAi};
 use super::price::Prices;
 use super::rehearsal::Rehearsal;
@@ -62,6 +64,7 @@ pub struct Models {
     windows: Windows,
     clock: Arc<dyn Clock>,
     built: Mutex<BTreeMap<String, Arc<dyn Provider>>>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl Models {
@@ -79,6 +82,7 @@ impl Models {
             windows: Windows::shipped()?,
             clock: Arc::new(SystemClock),
             built: Mutex::default(),
+            metrics: None,
         };
         for name in config.providers.keys() {
             models.kind(name)?;
@@ -90,6 +94,13 @@ impl Models {
             models.resolve(None)?;
         }
         Ok(models)
+    }
+
+    /// Requests are counted here.
+    #[must_use]
+    pub fn observed_by(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
     }
 
     /// The model that an agent names; without a name, or with `inherit`, the default.
@@ -153,6 +164,10 @@ impl Models {
                 let options = self.options(name, &OPENAI)?;
                 Arc::new(OpenAi::new(options, Arc::clone(&self.prices), Arc::clone(&self.clock))?)
             }
+        };
+        let provider = match &self.metrics {
+            Some(metrics) => Observed::around(provider, name, Arc::clone(metrics)),
+            None => provider,
         };
         built.insert(name.to_owned(), Arc::clone(&provider));
         Ok(provider)

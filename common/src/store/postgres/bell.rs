@@ -50,7 +50,10 @@ struct Waiting {
 impl Bell {
     /// After a commit: tells this process, the others, and the broker.
     pub(super) fn ring(&self, rings: Rings, options: &StoreOptions) {
-        let Rings { queues, hints } = rings;
+        let Rings { queues, hints, facts } = rings;
+        if let Some(witness) = &options.witness {
+            witness.witness(&facts);
+        }
         if let Some(doorbell) = &options.doorbell
             && !hints.is_empty()
         {

@@ -71,7 +71,7 @@ fn decode(row: &Row) -> Result<Definition, Fault> {
 pub(super) async fn pause(connection: &Connection, queue: &QueueName, paused: bool) -> Result<Rings, Fault> {
     connection.execute(if paused { PAUSE } else { RESUME }, &[&queue.as_str()]).await?;
     let queues = (!paused).then(|| queue.clone()).into_iter().collect();
-    Ok(Rings { queues, hints: Vec::new() })
+    Ok(Rings { queues, ..Rings::default() })
 }
 
 /// Up to when a schedule has been served.

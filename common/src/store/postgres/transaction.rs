@@ -17,6 +17,7 @@ use super::write;
 use crate::clock::Timestamp;
 use crate::id::{BlobName, QueueName, TaskId};
 use crate::store::book::{self, Book, Entry, Known, Needs};
+use crate::store::witness::Fact;
 use crate::store::{Hint, StoreClock, StoreOptions, ledger};
 use crate::task::{Signal, StateName};
 
@@ -86,6 +87,8 @@ pub(super) struct Rings {
     pub(super) queues: BTreeSet<QueueName>,
     /// For the broker.
     pub(super) hints: Vec<Hint>,
+    /// For a witness.
+    pub(super) facts: Vec<Fact>,
 }
 
 impl<'c> Transaction<'c> {

@@ -19,6 +19,7 @@ use crate::clock::Timestamp;
 use crate::id::{BlobName, TaskId};
 use crate::journal::{Chained, Seal};
 use crate::store::book::{Added, Change, Entry};
+use crate::store::witness::{self, Fact};
 use crate::store::{Hint, StoreOptions};
 use crate::task::StateName;
 
@@ -95,6 +96,8 @@ pub(super) struct Writing<'c> {
     /// Tasks, and the blobs that they use from now on.
     users: Vec<Uuid>,
     used: Vec<String>,
+    /// What is told to a witness after the commit.
+    facts: Vec<Fact>,
 }
 
 impl<'c> Writing<'c> {
@@ -114,6 +117,7 @@ impl<'c> Writing<'c> {
             ready: BTreeMap::new(),
             users: Vec::new(),
             used: Vec::new(),
+            facts: Vec::new(),
         }
     }
 
@@ -160,6 +164,9 @@ impl<'c> Writing<'c> {
     /// Changed tasks, with the events that say so.
     pub(super) fn changes(&mut self, changes: Vec<Change>, beside: &HashMap<TaskId, Beside>) -> Result<(), Fault> {
         for change in changes {
+            if self.options.witness.is_some() {
+                witness::facts(&change, &mut self.facts);
+            }
             let hint = change.hint();
             self.uses(change.after.head.id, &change.blobs());
             let Change { before, after, added, seal, erased } = change;
@@ -260,6 +267,7 @@ impl<'c> Writing<'c> {
             ready,
             users,
             used,
+            facts,
         } = self;
         let queues = ready.values().flatten().map(|hint| hint.queue.clone()).collect();
         let mut read = Vec::new();
@@ -322,7 +330,7 @@ impl<'c> Writing<'c> {
         }
         pipeline.send(connection.batch("COMMIT")).await;
         pipeline.answers().await?;
-        Ok((Rings { queues, hints }, read))
+        Ok((Rings { queues, hints, facts }, read))
     }
 }
 

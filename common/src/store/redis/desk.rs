@@ -17,7 +17,7 @@ use super::stored::{self, Found, Stored, Unreadable};
 use super::unit::{Outcome, Unit};
 use crate::id::TaskId;
 use crate::store::book::{Book, Change, Needs, Stop};
-use crate::store::{Hint, SignalError, Signalled, StoreError, ledger};
+use crate::store::{Hint, SignalError, Signalled, StoreError, ledger, witness};
 use crate::task::Signal;
 
 /// How often an operation is planned before its caller is told to try again.
@@ -140,7 +140,7 @@ impl RedisStore {
             let (committed, written) = self.write(&desk, &changes, alive).await?;
             if committed.outcome == Outcome::Done {
                 self.remember(written);
-                self.ring_for(&changes);
+                self.tell_of(&changes);
                 return Ok(Outcomes { answer, kept: committed.kept });
             }
             if committed.outcome == Outcome::Gone {
@@ -192,7 +192,14 @@ impl RedisStore {
     }
 
     /// Tells the broker's side of tasks that became ready.
-    fn ring_for(&self, changes: &[Change]) {
+    fn tell_of(&self, changes: &[Change]) {
+        if let Some(witness) = &self.options.witness {
+            let mut facts = Vec::new();
+            for change in changes {
+                witness::facts(change, &mut facts);
+            }
+            witness.witness(&facts);
+        }
         let Some(doorbell) = &self.options.doorbell else { return };
         let became_ready =
             |change: &&Change| change.after.ready_since().is_some() && change.before.ready_since().is_none();

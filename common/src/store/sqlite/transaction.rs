@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::id::{BlobName, TaskId};
 use crate::journal::{Chained, EventHash, Recorded, Seal};
 use crate::store::book::{Change, Entry};
+use crate::store::witness::{self, Fact};
 use crate::store::{Hint, StoreOptions, ledger};
 use crate::task::{Signal, StateName};
 
@@ -31,6 +32,8 @@ pub(super) struct News {
     pub(super) rings: bool,
     /// These became ready; for a broker.
     pub(super) hints: Vec<Hint>,
+    /// What was written; for a witness.
+    pub(super) facts: Vec<Fact>,
 }
 
 /// A task that is put into the store, with all that is known of it.
@@ -179,6 +182,9 @@ impl<'c> Transaction<'c> {
     pub(super) fn announce(&mut self, change: &Change) -> rusqlite::Result<()> {
         let (was_ready, is_ready) = (change.before.ready_since().is_some(), change.after.ready_since().is_some());
         self.news.rings |= is_ready;
+        if self.options.witness.is_some() {
+            witness::facts(change, &mut self.news.facts);
+        }
         if self.options.doorbell.is_none() {
             return Ok(());
         }

@@ -217,8 +217,11 @@ impl Loop {
         }
     }
 
-    /// What became ready is on the disk now.
+    /// What was written is on the disk now.
     fn tell(&self, news: News) {
+        if let Some(witness) = &self.options.witness {
+            witness.witness(&news.facts);
+        }
         if news.rings {
             self.bell.ring();
         }
