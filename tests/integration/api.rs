@@ -201,6 +201,7 @@ async fn the_description_lists_every_route_and_every_route_answers() {
         "DELETE /v1/halt",
         "DELETE /v1/tasks/{id}/data",
         "GET /healthz",
+        "GET /metrics",
         "GET /readyz",
         "GET /v1/approvals",
         "GET /v1/batches/{id}",

@@ -1,6 +1,9 @@
 //! A provider that fails while a subagent is at work: what passes is waited out by
 //! the subagent alone, what stays is told to its caller, and nobody pays twice.
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+
 use common::failure::FailureClass;
 use common::journal::{CallResult, Event};
 use serde_json::{Value, json};
@@ -24,10 +27,9 @@ fn done() -> Message {
 
 /// The fault comes in the second turn of the subagent, `times` times.
 async fn run(fault: Reply, times: usize, provider: &str) -> Ended {
-    let faults = std::sync::atomic::AtomicUsize::new(times);
+    let faults = AtomicUsize::new(times);
     let take = move || {
         let count = |left: usize| left.checked_sub(1);
-        use std::sync::atomic::Ordering::SeqCst;
         faults.fetch_update(SeqCst, SeqCst, count).is_ok()
     };
     let fake = FakeModel::answering(move |request| match of_subagent(request) {
