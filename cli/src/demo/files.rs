@@ -39,7 +39,8 @@ const REHEARSED: [(&str, &str); 2] = [
 /// Writes the project. `research`: where the research API is.
 pub(super) fn write_project(dir: &Path, rehearsal: bool, research: &str) -> Result<()> {
     let models = if rehearsal { REHEARSED } else { REAL };
-    let config = models.iter().fold(CONFIG.replace("RESEARCH", research), |text, (name, model)| text.replace(name, model));
+    let config =
+        models.iter().fold(CONFIG.replace("RESEARCH", research), |text, (name, model)| text.replace(name, model));
     write(dir, "teamster.yaml", &config)?;
     FILES.iter().try_for_each(|(name, text)| write(dir, name, text))
 }
