@@ -174,7 +174,9 @@ async fn three_reviewers_work_at_once_and_what_the_verifier_confirms_is_posted_o
         let mut here = here.lock().unwrap();
         here.insert(number);
         if here.len() == REVIEWERS.len() {
-            doors.iter().for_each(|door| door.notify_one());
+            for door in &doors {
+                door.notify_one();
+            }
         }
         let Reply::Message(message) = answer(request) else { return None };
         Some(Reply::Held(message, Arc::clone(&doors[number])))
@@ -331,7 +333,7 @@ async fn survives(fault: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_at_any_append_posts_one_review() {
     let faults = (1..).step_by(STRIDE).map(|number| {
-        let place = if number / STRIDE % 2 == 0 { "after_append" } else { "before_append" };
+        let place = if (number / STRIDE).is_multiple_of(2) { "after_append" } else { "before_append" };
         async move { survives(&format!("{place}:{number}")).await }
     });
     let mut runs = std::pin::pin!(futures::stream::iter(faults).buffered(PARALLEL));
