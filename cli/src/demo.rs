@@ -161,17 +161,17 @@ fn random_hex(bytes: usize) -> Result<String> {
 
 impl Demo {
     async fn start(plan: &Plan, output: Output, dir: &Path, change: &Change, secret: &str) -> Result<Self> {
+        let crm = Crm::start().await?;
         let project = dir.join("project");
-        files::write_project(&project, plan.models.is_rehearsal())?;
+        files::write_project(&project, plan.models.is_rehearsal(), &crm.url)?;
         let logs = dir.join("logs");
         std::fs::create_dir_all(&logs).with_context(|| format!("{} cannot be made", logs.display()))?;
-        let crm = Crm::start().await?;
         let env = [
             ("CRM_URL", crm.url.clone()),
             ("REPO_URL", change.repository.display().to_string()),
             ("GITHUB_WEBHOOK_SECRET", secret.to_owned()),
             ("TEAMSTER_TOKEN", String::new()),
-            // The CRM is on this machine, whatever proxy there is.
+            // The CRM is on this machine, whatever proxy there is, and so are the companies that it knows.
             ("NO_PROXY", "127.0.0.1,localhost".to_owned()),
         ];
         let setting = Setting {

@@ -24,6 +24,7 @@ mod crash_agents;
 mod crash_mcp;
 mod decide;
 mod differential;
+mod examples;
 mod fallback;
 mod faults;
 mod guards;

@@ -3,8 +3,10 @@
 //! There are no fakes of our own traits.
 
 pub mod calls;
+pub mod github;
 pub mod hooks;
 pub mod mcp;
 pub mod mcp_http;
 pub mod model;
 pub mod oauth;
+pub mod sales;

@@ -3,6 +3,7 @@
 pub mod agent_task;
 pub mod amqp;
 pub mod ear;
+pub mod example;
 pub mod hinted;
 pub mod kill;
 pub mod places;

@@ -1,6 +1,7 @@
 //! The CRM of the demo: an HTTP server in this process that keeps contacts by
 //! `Idempotency-Key`, is overloaded now and then, and refuses some contacts.
-//! It counts what reaches it, independently of what journals say.
+//! It counts what reaches it, independently of what journals say. It also is
+//! the research API, which makes up what it says of a company.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -8,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::extract::State;
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -95,7 +96,11 @@ impl Crm {
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("the demo's CRM finds no free port")?;
         let url = format!("http://{}", listener.local_addr()?);
         let book = Arc::new(Mutex::new(Book::default()));
-        let app = Router::new().route("/contacts", post(write)).with_state(Arc::clone(&book));
+        let app = Router::new()
+            .route("/contacts", post(write))
+            .route("/companies/{domain}", get(profile))
+            .route("/news", get(news))
+            .with_state(Arc::clone(&book));
         let serving = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
                 tracing::warn!(%error, "the demo's CRM has ended");
@@ -114,6 +119,17 @@ impl Drop for Crm {
     fn drop(&mut self) {
         self.serving.abort();
     }
+}
+
+/// A company, by its domain. The number of people follows from the name, so that it is the same each time.
+async fn profile(Path(domain): Path<String>) -> Json<Value> {
+    let name = domain.split('.').next().unwrap_or_default().replace('-', " ");
+    Json(json!({"name": name, "domain": domain, "people": 10 * (1 + name.len() % 20), "source": "made up by the demo"}))
+}
+
+/// The headlines about a company: there are none.
+async fn news(Query(asked): Query<BTreeMap<String, String>>) -> Json<Value> {
+    Json(json!({"company": asked.get("company"), "headlines": []}))
 }
 
 async fn write(State(book): State<Arc<Mutex<Book>>>, headers: HeaderMap, Json(contact): Json<Value>) -> Response {

@@ -6,26 +6,42 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 15] = [
     ("pipelines/lead-intake.yaml", include_str!("../../../examples/lead-intake/pipelines/lead-intake.yaml")),
     ("agents/researcher.md", include_str!("../../../examples/lead-intake/agents/researcher.md")),
+    ("agents/scorer.md", include_str!("../../../examples/lead-intake/agents/scorer.md")),
     ("agents/drafter.md", include_str!("../../../examples/lead-intake/agents/drafter.md")),
     ("schemas/research.json", include_str!("../../../examples/lead-intake/schemas/research.json")),
+    ("schemas/score.json", include_str!("../../../examples/lead-intake/schemas/score.json")),
     ("schemas/draft.json", include_str!("../../../examples/lead-intake/schemas/draft.json")),
     ("pipelines/pr-review.yaml", include_str!("../../../examples/pr-review/pipelines/pr-review.yaml")),
-    ("agents/reviewer.md", include_str!("../../../examples/pr-review/agents/reviewer.md")),
+    ("pipelines/post-review.yaml", include_str!("../../../examples/pr-review/pipelines/post-review.yaml")),
+    ("agents/security.md", include_str!("../../../examples/pr-review/agents/security.md")),
+    ("agents/tests.md", include_str!("../../../examples/pr-review/agents/tests.md")),
+    ("agents/style.md", include_str!("../../../examples/pr-review/agents/style.md")),
+    ("agents/verifier.md", include_str!("../../../examples/pr-review/agents/verifier.md")),
+    ("schemas/findings.json", include_str!("../../../examples/pr-review/schemas/findings.json")),
     ("schemas/review.json", include_str!("../../../examples/pr-review/schemas/review.json")),
 ];
 const LEADS: &str = include_str!("../../../examples/lead-intake/leads.csv");
 const CONFIG: &str = include_str!("teamster.yaml");
-const REAL: &str = "sonnet: { provider: anthropic, model: claude-sonnet-4-6 }";
+/// The models that the examples name, for whoever has an account.
+const REAL: [(&str, &str); 2] = [
+    ("HAIKU", "haiku: { provider: anthropic, model: claude-haiku-4-5 }"),
+    ("SONNET", "sonnet: { provider: anthropic, model: claude-sonnet-4-6 }"),
+];
 /// A reply takes a while, as a model's does, so that there is something in flight to be killed.
-const REHEARSED: &str = "sonnet: { provider: rehearsal, model: rehearsal, options: { latency_ms: 600 } }";
+const REHEARSED: [(&str, &str); 2] = [
+    ("HAIKU", "haiku: { provider: rehearsal, model: rehearsal, options: { latency_ms: 300, walk: all } }"),
+    ("SONNET", "sonnet: { provider: rehearsal, model: rehearsal, options: { latency_ms: 300 } }"),
+];
 
-/// Writes the project.
-pub(super) fn write_project(dir: &Path, rehearsal: bool) -> Result<()> {
-    let model = if rehearsal { REHEARSED } else { REAL };
-    write(dir, "teamster.yaml", &CONFIG.replace("MODEL", model))?;
+/// Writes the project. `research`: where the research API is.
+pub(super) fn write_project(dir: &Path, rehearsal: bool, research: &str) -> Result<()> {
+    let models = if rehearsal { REHEARSED } else { REAL };
+    let config =
+        models.iter().fold(CONFIG.replace("RESEARCH", research), |text, (name, model)| text.replace(name, model));
+    write(dir, "teamster.yaml", &config)?;
     FILES.iter().try_for_each(|(name, text)| write(dir, name, text))
 }
 
@@ -76,10 +92,10 @@ mod tests {
     fn the_project_of_the_demo_is_without_errors_and_warnings() {
         for rehearsal in [true, false] {
             let dir = tempfile::tempdir().unwrap();
-            write_project(dir.path(), rehearsal).unwrap();
+            write_project(dir.path(), rehearsal, "http://127.0.0.1:1").unwrap();
             let project = Project::load(dir.path()).unwrap_or_else(|errors| panic!("{errors}"));
             assert!(project.warnings.is_empty(), "{}", project.warnings);
-            assert_eq!(project.pipelines.len(), 2);
+            assert_eq!(project.pipelines.len(), 3);
         }
     }
 

@@ -155,9 +155,11 @@ impl Reader<'_> {
                     self.link(LinkTo::Env, name, mention.at);
                     None
                 }
-                ("task", [Key::Name(field), ..]) if !["id", "pipeline", "labels"].contains(&field.as_str()) => {
+                ("task", [Key::Name(field), ..])
+                    if !["id", "pipeline", "labels", "cost_usd", "tokens"].contains(&field.as_str()) =>
+                {
                     let error = self.mistake(&mention, format!("a task has no `{field}` here"));
-                    Some(error.with_help("it has `id`, `pipeline` and `labels`"))
+                    Some(error.with_help("it has `id`, `pipeline`, `labels`, `cost_usd` and `tokens`"))
                 }
                 ("input", [Key::Name(name), ..]) if !mention.reference.lenient => {
                     properties.as_ref().filter(|names| !names.contains(name.as_str())).map(|names| {

@@ -117,7 +117,12 @@ impl<'a> Scope<'a> {
             ("headers", Names::Event { headers, .. }) => Some((Cow::Owned(json!(headers)), 0)),
             ("task", Names::Run { run, .. }) => {
                 let head = &run.head;
-                Some((Cow::Owned(json!({"id": head.id, "pipeline": head.pipeline, "labels": head.labels})), 0))
+                // What it cost is known when the journal is, so that a template says the same again after a crash.
+                let task = json!({
+                    "id": head.id, "pipeline": head.pipeline, "labels": head.labels,
+                    "cost_usd": head.usage.cost_usd, "tokens": head.usage.tokens(),
+                });
+                Some((Cow::Owned(task), 0))
             }
             ("steps", Names::Run { pipeline, run }) => match keys {
                 [Key::Name(step), Key::Name(field), ..] => {

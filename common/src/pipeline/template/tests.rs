@@ -9,7 +9,7 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::diagnostic::{Diagnostics, SourceFile};
 use crate::id::{Digest, StepId, StepKey, TaskId};
-use crate::journal::{Event, Recorded, Run, StepOutcome, StepRun, StepStatus, Submitted};
+use crate::journal::{Event, Recorded, Run, StepOutcome, StepRun, StepStatus, Submitted, Usage};
 use crate::pipeline::model::Pipeline;
 use crate::pipeline::source::{self, Files};
 use crate::task::samples;
@@ -32,6 +32,7 @@ fn run() -> Run {
     let event = Event::Submitted(Box::new(submitted));
     let at = Timestamp::from_millis(0);
     let mut run = Run::fold(TaskId::new(at, [0; 10]), &[Recorded { seq: 1, at, event }]).unwrap();
+    run.head.usage = Usage { input_tokens: 100, output_tokens: 20, cost_usd: 0.25, ..Usage::default() };
     let mut done = |step: &str, outcome| {
         let step_run = StepRun { status: StepStatus::Done(outcome), ..StepRun::default() };
         run.steps.insert(StepKey::of(StepId::new(step).unwrap()), step_run.into());
@@ -86,6 +87,8 @@ fn a_value_that_is_one_expression_keeps_its_type() {
         ("{{ steps.list.output | length }}", json!(3)),
         ("{{ task.pipeline }}", json!("p")),
         ("{{ task.labels.tier }}", json!("gold")),
+        ("{{ task.cost_usd }}", json!(0.25)),
+        ("{{ task.tokens }}", json!(120)),
         ("{{ env.CRM_URL }}", json!("https://crm")),
         ("{{ input.items.0 if input.n > 2 else 'no' }}", json!(1)),
         ("{{ range(3) | list }}", json!([0, 1, 2])),
