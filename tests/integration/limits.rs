@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::{Path as Segment, State as Shared};
 use axum::routing::post;
-use common::journal::{Event, HoldBack};
+use common::journal::{Event, HoldBack, Run};
 use common::task::{DeadReason, State};
 use serde_json::{Value, json};
 use suite::fakes::model::{FakeModel, Message, Reply};
@@ -383,6 +383,63 @@ async fn a_provider_that_asks_for_a_pause_gets_it_from_all_tasks() {
         api.watch(id, None, "end").await;
     }
     assert_eq!(fake.requests().len(), 7);
+    worker.drain().await;
+    api.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_goes_on_without_a_tool_that_is_broken_and_a_step_waits_for_it() {
+    let calls = Arc::new(Mutex::new(0));
+    let broken = {
+        let calls = Arc::clone(&calls);
+        move || async move {
+            *calls.lock().unwrap() += 1;
+            axum::http::StatusCode::BAD_GATEWAY
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = Router::new().route("/{what}", axum::routing::get(broken));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let fake = FakeModel::answering(|request| match request.turn() {
+        turn @ 0..7 => Message::new().tool_use(&format!("toolu_{turn}"), "Lookup", &json!({"n": turn})).into(),
+        _ => Message::of_text("Without it.").into(),
+    })
+    .await
+    .unwrap();
+    let tool = format!(
+        "tools: {{ Lookup: {{ description: looks up, input: {{ type: object }}, method: GET, url: 'http://{address}/{{{{ \
+         input.n }}}}', effect: read }} }}\n"
+    );
+    let waits = format!(
+        "name: waits\nretry: {{ attempts: 9, backoff: {{ initial: 1ms, max: 1ms, jitter: none }} }}\nsteps: [{{ id: get, http: {{ method: GET, url: 'http://{address}/x', effect: \
+         read }} }}]\n"
+    );
+    let api = RunningScheduler::start(&[
+        ("teamster.yaml", &config(&fake, &tool)),
+        ("pipelines/think.yaml", THINK),
+        ("pipelines/waits.yaml", &waits),
+        ("agents/thinker.md", &THINKER.replace("Glob", "Lookup")),
+    ])
+    .await;
+    let worker = api.worker();
+    let started = Instant::now();
+    let id = api.submit(&json!({"pipeline": "think", "input": {}})).await;
+    api.watch(&id, None, "end").await;
+    let run = Run::fold(id.parse().unwrap(), &api.store.journal(id.parse().unwrap(), 0, 1_000).await.unwrap()).unwrap();
+    assert_eq!(run.output, Some(json!("Without it.")), "{:?}", run.head.state);
+    assert!(started.elapsed() < Duration::from_secs(5), "nobody waited: {:?}", started.elapsed());
+    assert_eq!(*calls.lock().unwrap(), 5, "then it was left alone");
+    let told = fake.requests()[7].json["messages"].to_string();
+    assert!(told.contains("Lookup has failed again and again") && told.contains("go on without it"), "{told}");
+
+    let id = api.submit(&json!({"pipeline": "waits", "input": {}})).await;
+    until("the step waits for it", async || {
+        let journal = api.store.journal(id.parse().unwrap(), 0, 1_000).await.unwrap();
+        journal.iter().any(|recorded| matches!(recorded.event, Event::HeldBack { .. }))
+    })
+    .await;
+    assert_eq!(*calls.lock().unwrap(), 10);
     worker.drain().await;
     api.drain().await;
 }

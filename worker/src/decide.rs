@@ -395,6 +395,13 @@ pub enum Performed {
         /// When the other side, or the turn of a window, lets it go on; nothing if somebody else must make room.
         until: Option<Timestamp>,
     },
+    /// An agent's call is not made, since its tool has failed again and again: its model goes on without it.
+    LeftAlone {
+        /// What would have been called.
+        call: CallRecord,
+        /// What the model is told.
+        error: Failure,
+    },
     /// The tools were looked up; the head of a new conversation, if it is to start.
     Prepared(Result<Option<Event>, Failure>),
     /// The model answered, or not.
@@ -476,6 +483,9 @@ pub fn conclude(
         | Performed::Child(Err(error))
         | Performed::Opened(Err(error))
         | Performed::Hooks { ruling: Err(error), .. } => retry.after(error),
+        Performed::LeftAlone { call, error } => {
+            retry.conclude_call(&call, Err(crate::tools::ToolError::Failed(error)), 0)
+        }
         Performed::Call { call, answer, duration_ms } => retry.conclude_call(&call, answer, duration_ms),
     }
 }

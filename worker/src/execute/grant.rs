@@ -38,6 +38,8 @@ const HOLDERS: usize = 16;
 /// What is asked of the store for a call.
 struct Request {
     subject: Option<String>,
+    /// A call whose model can go on without it.
+    dispensable: Option<CallRecord>,
     counted: Result<Vec<Counted>, Failure>,
     id: Result<ReservationId, Failure>,
     task: TaskId,
@@ -72,6 +74,7 @@ impl Executor {
         };
         let request = Request {
             subject: subject(demand),
+            dispensable: call.filter(|_| conversation.is_some()).cloned(),
             counted: self.quotas.charges(run, pipeline, step, demand),
             id: reservation_id(run, step, call),
             task: run.head.id,
@@ -91,7 +94,7 @@ impl Executor {
     async fn ask(&self, request: Request) -> Result<(Grant, Vec<Event>), Performed> {
         let failed = |error: Failure| Performed::Prepared(Err(error));
         if let Some(subject) = &request.subject {
-            self.past_breaker(subject).await?;
+            self.past_breaker(subject, request.dispensable.as_ref()).await?;
         }
         let counted = request.counted.map_err(failed)?;
         if counted.is_empty() {
@@ -137,10 +140,20 @@ impl Executor {
         }
     }
 
-    /// Waits for a moment if the other side is to be left alone; if for longer, says so.
-    async fn past_breaker(&self, subject: &str) -> Result<(), Performed> {
+    /// Waits for a moment if the other side is to be left alone; if for longer, says so. What is broken is not waited
+    /// for where a model can go on without it.
+    async fn past_breaker(&self, subject: &str, dispensable: Option<&CallRecord>) -> Result<(), Performed> {
         let mut tries = 0;
         while let Err(left) = self.quotas.breakers.admit(subject, self.clock.now()) {
+            let is_busy = matches!(left.class, FailureClass::RateLimited | FailureClass::Billing);
+            if let Some(call) = dispensable.filter(|_| !is_busy) {
+                let message = format!(
+                    "{} has failed again and again ({}) and is left alone until {}: this call was not made; go on without it, \
+                     or try again later",
+                    call.tool, left.class, left.until
+                );
+                return Err(Performed::LeftAlone { call: call.clone(), error: Failure::new(left.class, message) });
+            }
             let wait = left.until.since(self.clock.now());
             tries += 1;
             if wait > MOMENT || tries >= TRIES {
