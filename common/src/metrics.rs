@@ -33,6 +33,7 @@ const OPERATION: [f64; 12] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    names: std::collections::BTreeSet<String>,
     tasks_submitted: Counters<1>,
     tasks_finished: Counters<2>,
     task_duration: Durations<2>,
@@ -197,8 +198,14 @@ impl Metrics {
             models: Bounded::default(),
             tools: Bounded::default(),
             queues: Bounded::default(),
+            names: all.names(),
             registry,
         })
+    }
+
+    /// The names of all metrics, whether they have samples yet or not.
+    pub fn names(&self) -> std::collections::BTreeSet<String> {
+        self.names.clone()
     }
 
     /// A step is done that began so long ago.

@@ -35,6 +35,7 @@ mod limits;
 mod metrics;
 mod models;
 mod models_openai;
+mod observability;
 mod offload;
 mod permissions;
 mod pipelines;

@@ -1,5 +1,7 @@
 //! Kinds of metrics, each with its labels in one order.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -11,7 +13,10 @@ use prometheus::{
 const PREFIX: &str = "teamster";
 
 /// Makes metrics and registers them.
-pub(super) struct Family<'r>(&'r Registry);
+pub(super) struct Family<'r> {
+    registry: &'r Registry,
+    names: RefCell<BTreeSet<String>>,
+}
 
 /// Counts with labels.
 #[derive(Debug)]
@@ -30,13 +35,19 @@ pub(super) struct Durations<const L: usize>(HistogramVec);
 pub(super) struct Gauges<const L: usize>(GaugeVec);
 
 impl<'r> Family<'r> {
-    pub(super) const fn new(registry: &'r Registry) -> Self {
-        Self(registry)
+    pub(super) fn new(registry: &'r Registry) -> Self {
+        Self { registry, names: RefCell::default() }
+    }
+
+    /// The names of all that were made.
+    pub(super) fn names(&self) -> BTreeSet<String> {
+        self.names.borrow().clone()
     }
 
     fn register<C: Collector + Clone + 'static>(&self, made: Result<C, Error>) -> Result<C, Error> {
         let made = made?;
-        self.0.register(Box::new(made.clone()))?;
+        self.registry.register(Box::new(made.clone()))?;
+        self.names.borrow_mut().extend(made.desc().into_iter().map(|metric| metric.fq_name.clone()));
         Ok(made)
     }
 
