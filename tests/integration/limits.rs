@@ -1,6 +1,8 @@
 //! Budgets, rate limits, places and breakers, with real processes that race for
 //! them: what all together may use is never passed, and who waits gets its turn.
 
+mod pauses;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

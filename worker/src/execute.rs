@@ -7,6 +7,7 @@ mod asking;
 mod child;
 mod grant;
 mod journal;
+mod pause;
 mod perform;
 mod place;
 mod private;
@@ -40,10 +41,11 @@ use crate::fault::Fault;
 use crate::halt::{self, Halts};
 use crate::lease::Hold;
 use crate::outside::Outside;
-use crate::quota::charge::Demand;
+use crate::quota::charge::{Demand, calls};
 use crate::quota::{self, Grant, Quotas, Used};
 use crate::tools::ToolSet;
 
+use grant::Over;
 use journal::{HeldJournal, Stopped};
 use perform::Done;
 
@@ -316,14 +318,14 @@ impl Execution<'_> {
     }
 
     async fn land(&mut self, Landed { key, done }: Landed) -> Vec<Event> {
-        let Done { performed, tools, grant } = done;
+        let Done { performed, tools, grant, pause } = done;
         self.in_flight.remove(&key);
         if let Some(tools) = tools {
             self.tools.insert(key.step.clone(), tools);
         }
         match grant {
             Some(grant) => drop(self.grants.insert(key.clone(), grant)),
-            None => self.settle(&key, &performed).await,
+            None => self.settle(&key, &performed, pause).await,
         }
         let (now, unit) = (self.journal.now(), self.executor.entropy.unit());
         let events = conclude(self.journal.run(), self.pipeline, &key.step, performed, now, unit);
@@ -334,20 +336,22 @@ impl Execution<'_> {
     }
 
     /// Says what a call has used, and how the other side is.
-    async fn settle(&mut self, key: &ActionKey, performed: &Performed) {
+    async fn settle(&mut self, key: &ActionKey, performed: &Performed, pause: Option<Duration>) {
         let workspace = &self.workspace;
-        let subject = match performed {
+        let (subject, model) = match performed {
             Performed::Model { .. } => {
                 let known = self.journal.run().step(&key.step).and_then(|known| known.conversation.as_ref());
-                known.map(|known| quota::of_provider(&known.head.provider))
+                let Some(head) = known.map(|known| &known.head) else { return };
+                (Some(quota::of_provider(&head.provider)), calls(&head.provider, &head.model).ok())
             }
             Performed::Call { call, .. } => {
-                quota::subject(Demand::Tool { name: &call.tool, arguments: &call.arguments, workspace })
+                (quota::subject(Demand::Tool { name: &call.tool, arguments: &call.arguments, workspace }), None)
             }
             _ => return,
         };
         let grant = self.grants.remove(key);
-        self.executor.settle(grant, subject, performed, self.journal.now()).await;
+        let over = Over { grant, subject, model, pause, performed };
+        self.executor.settle(over, self.journal.now()).await;
     }
 
     /// Gives back what is reserved for calls that are not made, and leaves to those that were cut off what they may use.

@@ -26,7 +26,7 @@ use super::child::Child;
 use super::{Executor, internal, session, workspace};
 use crate::decide::{Action, HTTP, Performed, Purpose, RUN, summary_request};
 use crate::http::HttpRequest;
-use crate::models::ModelRequest;
+use crate::models::{Answered, ModelRequest};
 use crate::process::{self, Ended, Program};
 use crate::quota::Grant;
 use crate::tools::registry::{ToolFilter, tiers};
@@ -44,11 +44,13 @@ pub(super) struct Done {
     pub tools: Option<ToolSet>,
     /// The leave that was given.
     pub grant: Option<Grant>,
+    /// For how long a provider takes no more calls of the model.
+    pub pause: Option<Duration>,
 }
 
 impl Done {
     pub(super) fn of(performed: Performed) -> Self {
-        Self { performed, tools: None, grant: None }
+        Self { performed, tools: None, grant: None, pause: None }
     }
 }
 
@@ -210,7 +212,11 @@ impl Executor {
                     .await
                     .unwrap_or_else(|_| Err(timed_out("the model", timeout)))
             };
-            Done::of(Performed::Model { purpose, answer: answer.await })
+            let (answer, pause) = match answer.await {
+                Ok(Answered { call, pause }) => (Ok(call), pause),
+                Err(error) => (Err(error), None),
+            };
+            Done { pause, ..Done::of(Performed::Model { purpose, answer }) }
         }
         .boxed()
     }
