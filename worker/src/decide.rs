@@ -16,6 +16,7 @@ mod foreach;
 mod guard;
 pub(crate) mod hold;
 mod hook;
+mod judge;
 mod output;
 mod permission;
 mod progress;
