@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use common::clock::Clock;
 use common::config::policy::Layer;
-use common::config::{Config, Permissions};
+use common::config::{Config, Guards, Permissions};
 use common::entropy::Entropy;
 use common::failure::{Failure, FailureClass};
 use common::id::{Digest, StepKey, TaskId};
@@ -90,6 +90,8 @@ struct Execution<'a> {
     pipeline: &'a Pipeline,
     /// What people are asked, and who.
     permissions: Permissions,
+    /// What agents read and write is checked by.
+    guards: Guards,
     /// The digest of all policy that holds.
     policy: Digest,
     journal: HeldJournal,
@@ -140,6 +142,7 @@ impl Executor {
             workspace: self.workspace(journal.run().head.id),
             pipeline: &pipeline,
             permissions: self.permissions(&pipeline),
+            guards: pipeline.policy.iter().fold(self.config.guards.clone(), |above, layer| layer.guards(&above)),
             policy: self.policy(&pipeline),
             journal,
             tools: BTreeMap::new(),
@@ -258,7 +261,7 @@ impl Execution<'_> {
             limits: &self.executor.config.limits,
             permissions: &self.permissions,
             hooks: &self.executor.config.hooks,
-            guards: &self.executor.config.guards,
+            guards: &self.guards,
             policy: &self.policy,
             workspace: &self.workspace,
             tools: &self.tools,

@@ -6,6 +6,7 @@
 //! trips every guard with patterns.
 
 mod judge;
+mod layer;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub use self::judge::Judge;
+pub(crate) use self::layer::{only_tightens, read_layer, under};
 use super::OneOrMany;
 use super::private::{PATTERN_MEMORY, compile};
 use super::read::{field, value};
@@ -60,6 +62,8 @@ pub struct Guard {
     pub on: GuardPoint,
     /// What happens when it trips.
     pub then: GuardThen,
+    /// Whether it holds for all agents, whoever names it.
+    pub required: bool,
     check: Check,
 }
 
@@ -113,7 +117,9 @@ struct Written {
     #[serde(default)]
     schema: Option<Value>,
     #[serde(default)]
-    judge: Option<String>,
+    judge: Option<Value>,
+    #[serde(default)]
+    required: bool,
 }
 
 impl TryFrom<Written> for Guard {
@@ -121,11 +127,16 @@ impl TryFrom<Written> for Guard {
 
     fn try_from(written: Written) -> Result<Self, String> {
         const ONE: &str = "a guard has `patterns`, a `schema` or a `judge`";
-        let Written { on, then, patterns, schema, judge } = written;
-        if let Some(name) = judge {
-            let alone = patterns.is_none() && schema.is_none();
-            let check = Check::JudgeFile(name);
-            return if alone { Ok(Self { on, then, check }) } else { Err(format!("{ONE}, and only one of them")) };
+        let Written { on, then, patterns, schema, judge, required } = written;
+        if let Some(judge) = judge {
+            if patterns.is_some() || schema.is_some() {
+                return Err(format!("{ONE}, and only one of them"));
+            }
+            let check = match judge::Written::read(judge)? {
+                judge::Written::Agent(name) => Check::JudgeFile(name),
+                judge::Written::Here(judge) => Check::Judge(judge),
+            };
+            return Ok(Self { on, then, required, check });
         }
         let check = match (patterns, schema) {
             (Some(OneOrMany::One(name)), None) if name == KNOWN_INJECTIONS => Check::KnownInjections,
@@ -143,7 +154,7 @@ impl TryFrom<Written> for Guard {
             (None, None) => return Err(ONE.to_owned()),
             (Some(_), Some(_)) => return Err(format!("{ONE}, and only one of them")),
         };
-        Ok(Self { on, then, check })
+        Ok(Self { on, then, required, check })
     }
 }
 

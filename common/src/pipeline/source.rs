@@ -142,6 +142,9 @@ impl<'a> Reader<'a> {
         let budget = table.get("budget").and_then(|node| self.budget(node)).unwrap_or_default();
         let team = table.get("team").and_then(|node| self.team(node));
         let _: Option<Permissions> = table.read("permissions", self.out);
+        if let Some(node) = table.get("guards") {
+            policy::task_guards(node, self.file, self.out);
+        }
         let concurrency = table.get("concurrency").and_then(|node| self.concurrency(node));
         let labels = table.get("labels").map(|node| self.labels(node)).unwrap_or_default();
         let steps = match table.need("steps", "a pipeline", self.out) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::{Config, Judge};
-use crate::diagnostic::{Diagnostics, Place, SourceFile};
+use crate::diagnostic::{Diagnostics, SourceFile};
 use crate::document::closest;
 use crate::pipeline::agent;
 
@@ -19,10 +19,10 @@ pub(super) fn read(
         .iter()
         .filter_map(|(guard, known)| Some((guard.clone(), known.wants_judge()?.to_owned())))
         .collect();
+    let empty = SourceFile::new("teamster.yaml", "");
+    let file = operator.unwrap_or(&empty);
     for (guard, name) in wanted {
-        let file = operator.cloned().unwrap_or_else(|| SourceFile::new("teamster.yaml", ""));
-        let at = operator.and_then(|file| crate::config::guards::place_of_judge(file, &guard));
-        match judge(config, agents, &name) {
+        match judge(agents, &name) {
             Ok(Some(judge)) => {
                 if let Some(known) = config.guards.get_mut(&guard) {
                     known.appoint(judge);
@@ -30,7 +30,23 @@ pub(super) fn read(
             }
             // Its file is checked like any other.
             Ok(None) => {}
-            Err(problem) => out.push(problem.at(&file, at)),
+            Err(problem) => {
+                let at = crate::config::guards::place_of_judge(file, &guard);
+                out.push(file.error(at, problem.message).with_help(problem.help));
+            }
+        }
+    }
+    check_models(config, file, out);
+}
+
+/// The models that judges name are there.
+fn check_models(config: &Config, operator: &SourceFile, out: &mut Diagnostics) {
+    for (guard, known) in &config.guards {
+        let model = known.judge().and_then(|judge| judge.model.as_ref());
+        if let Some(model) = model.filter(|model| !config.knows_model(model)) {
+            let at = crate::config::guards::place_of_judge(operator, guard);
+            let error = operator.error(at, format!("the judge names the model `{model}`, and there is none"));
+            out.push(error.with_help("add it under `models:` in teamster.yaml"));
         }
     }
 }
@@ -41,13 +57,7 @@ struct Problem {
     help: String,
 }
 
-impl Problem {
-    fn at(self, file: &SourceFile, at: Option<Place>) -> crate::diagnostic::Diagnostic {
-        file.error(at, self.message).with_help(self.help)
-    }
-}
-
-fn judge(config: &Config, agents: &BTreeMap<String, SourceFile>, name: &str) -> Result<Option<Judge>, Problem> {
+fn judge(agents: &BTreeMap<String, SourceFile>, name: &str) -> Result<Option<Judge>, Problem> {
     let Some(file) = agents.get(name) else {
         let known: Vec<&str> = agents.keys().map(String::as_str).collect();
         let help = closest(name, &known).map_or_else(
@@ -63,9 +73,5 @@ fn judge(config: &Config, agents: &BTreeMap<String, SourceFile>, name: &str) -> 
         let message = format!("the agent `{name}` names tools, and a judge calls none");
         return Err(Problem { message, help: format!("take `tools` out of {}", file.name) });
     }
-    if let Some(model) = agent.model.as_ref().filter(|model| !config.knows_model(model)) {
-        let message = format!("the judge `{name}` names the model `{model}`, and there is none");
-        return Err(Problem { message, help: "add it under `models:` in teamster.yaml".to_owned() });
-    }
-    Ok(Some(Judge { name: name.to_owned(), system: agent.system, model: agent.model, effort: agent.effort }))
+    Ok(Some(Judge { name: Some(name.to_owned()), system: agent.system, model: agent.model, effort: agent.effort }))
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use common::config::policy::Layer;
 use common::config::{Finding, Guard, Judge};
 use common::failure::{Failure, FailureClass};
 use common::id::{CallId, StepKey};
@@ -86,12 +87,15 @@ impl Deciding<'_> {
         self.guarded(key, known, agent, GuardPoint::Output, &[Text { call: None, value: output }])
     }
 
-    /// The guards of a step, and those of its agent; of a subagent only its own.
+    /// The guards of a step, and those of its agent; of a subagent only its own. And those that hold for all.
     fn guards_of(&self, key: &StepKey, agent: &AgentStep) -> BTreeSet<String> {
         let of_step = agent.guards.iter().filter(|_| !key.is_subagent());
         let name = self.run.agent(key).unwrap_or(&agent.agent);
         let of_agent = self.given.pipeline.agents.get(name).into_iter().flat_map(|file| &file.guards);
-        of_step.chain(of_agent).cloned().collect()
+        let required = self.given.guards.iter().filter(|(_, guard)| guard.required).map(|(name, _)| name.as_str());
+        let of_layers = self.given.pipeline.policy.iter().flat_map(Layer::guard_names);
+        let named = of_step.chain(of_agent).map(String::as_str);
+        named.chain(required).chain(of_layers).map(str::to_owned).collect()
     }
 
     fn guarded(
@@ -165,7 +169,7 @@ impl Deciding<'_> {
                 }
                 // That there is no money is not what the text says.
                 Judged::Failed(error) if error.class == FailureClass::Budget => return Guarded::Refused(error),
-                Judged::Failed(error) => format!("the judge {} gave no verdict: {}", judge.name, error.message),
+                Judged::Failed(error) => format!("{} gave no verdict: {}", judge.title(), error.message),
                 Judged::Tripped(why) => why,
             };
             let found_by_judge =
