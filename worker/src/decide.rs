@@ -19,6 +19,7 @@ mod hook;
 mod judge;
 mod output;
 mod permission;
+mod place;
 mod progress;
 mod repeat;
 mod session;
@@ -34,7 +35,7 @@ use common::config::{Guards, Hooks, Limits, Permissions};
 use common::failure::{Failure, FailureClass};
 use common::id::{CallId, Digest, SessionName, StepKey};
 use common::journal::{
-    CallRecord, Effect, Event, HoldBack, HookEvent, HookRuling, ModelCall, Run, StepOutcome, StepRun, WhenSpent,
+    CallRecord, Event, HoldBack, HookEvent, HookRuling, ModelCall, Run, StepOutcome, StepRun, WhenSpent,
 };
 use common::pipeline::model::{OnError, Pipeline};
 use common::pipeline::template::Scope;
@@ -49,6 +50,7 @@ use crate::tools::ToolSet;
 
 pub use compaction::summary_request;
 pub use effect::{HTTP, RUN, idempotency_key};
+pub use place::{StepPlace, StepPlaces};
 pub use taint::mark_answers;
 
 /// Everything beside the journal that a decision rests on.
@@ -80,6 +82,8 @@ pub struct Given<'a> {
     pub asks_quotas: bool,
     /// The calls that may be made: their worst case is reserved.
     pub grants: &'a BTreeMap<ActionKey, Grant>,
+    /// The places that steps with `concurrency` have, or ask for.
+    pub places: &'a StepPlaces,
     /// The time.
     pub now: Timestamp,
 }
@@ -110,6 +114,13 @@ pub enum Action {
         step: StepKey,
         /// The call; none for the next turn of the step's conversation.
         call: Option<CallRecord>,
+    },
+    /// Take a place for a step with `concurrency`.
+    TakePlace {
+        /// The step.
+        step: StepKey,
+        /// The key under which it is shared.
+        key: String,
     },
     /// Ask the model for the next turn of a step's conversation, or for a summary of it.
     CallModel {
@@ -172,6 +183,7 @@ impl Action {
     pub fn key(&self) -> ActionKey {
         match self {
             Self::Prepare { step, .. }
+            | Self::TakePlace { step, .. }
             | Self::CallModel { step, .. }
             | Self::OpenSession { step, .. }
             | Self::SaveSession { step }
@@ -403,6 +415,8 @@ pub enum Performed {
         /// What the model is told.
         error: Failure,
     },
+    /// The step has its place.
+    Placed,
     /// The tools were looked up; the head of a new conversation, if it is to start.
     Prepared(Result<Option<Event>, Failure>),
     /// The model answered, or not.
@@ -464,6 +478,7 @@ pub fn conclude(
             let refused = hold::Refused { why, then: WhenSpent::Park, until: None };
             vec![hold::held_back(run, step, refused, now, unit)]
         }
+        Performed::Placed => Vec::new(),
         Performed::Prepared(Ok(event)) => event.into_iter().collect(),
         Performed::Child(Ok(events)) | Performed::Reserved(events) => events,
         Performed::Hooks { event, call, ruling: Ok(ruling) } => {
@@ -489,9 +504,4 @@ pub fn conclude(
         }
         Performed::Call { call, answer, duration_ms } => retry.conclude_call(&call, answer, duration_ms),
     }
-}
-
-/// Whether a call has an intent in the journal.
-fn is_intended(effect: Effect) -> bool {
-    effect != Effect::Read
 }

@@ -12,6 +12,7 @@ mod perform;
 mod place;
 mod private;
 mod session;
+mod step_place;
 mod workspace;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ use common::config::policy::Layer;
 use common::config::{Config, Guards, Permissions};
 use common::entropy::Entropy;
 use common::failure::{Failure, FailureClass};
-use common::id::{Digest, StepKey, TaskId};
+use common::id::{Digest, ReservationId, StepKey, TaskId};
 use common::journal::{Event, Run};
 use common::metrics::Metrics;
 use common::pipeline::model::Pipeline;
@@ -35,7 +36,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
-use crate::decide::{Action, ActionKey, Decision, Given, Performed, Rest, conclude, decide, mark_answers};
+use crate::decide::{Action, ActionKey, Decision, Given, Performed, Rest, StepPlaces, conclude, decide, mark_answers};
 use crate::definitions::{DefinitionError, Definitions};
 use crate::fault::Fault;
 use crate::halt::{self, Halts};
@@ -48,6 +49,7 @@ use crate::tools::ToolSet;
 use grant::Over;
 use journal::{HeldJournal, Stopped};
 use perform::Done;
+use step_place::ended;
 
 /// What all tasks of a worker share.
 #[derive(Debug)]
@@ -99,6 +101,12 @@ struct Execution<'a> {
     in_flight: BTreeSet<ActionKey>,
     /// Leave that was given and is not settled.
     grants: BTreeMap<ActionKey, Grant>,
+    /// The places that steps have, or ask for.
+    places: StepPlaces,
+    /// Their names in the store.
+    place_ids: BTreeMap<StepKey, ReservationId>,
+    /// How many were asked for.
+    places_asked: u64,
     /// Children that were asked what the tokens in their answers stand for.
     asked_children: BTreeSet<TaskId>,
     flights: FuturesUnordered<BoxFuture<'a, Landed>>,
@@ -148,11 +156,15 @@ impl Executor {
             tools: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             grants: BTreeMap::new(),
+            places: StepPlaces::new(),
+            place_ids: BTreeMap::new(),
+            places_asked: 0,
             asked_children: BTreeSet::new(),
             flights: FuturesUnordered::new(),
         };
         let ran = execution.run(hold, shutdown).await;
         execution.settle_rest().await;
+        execution.leave_places().await;
         ran?;
         self.leave_place(execution.journal.run(), &pipeline).await;
         let head = &execution.journal.run().head;
@@ -184,7 +196,9 @@ impl Execution<'_> {
             let mut ahead = None;
             if !landed.is_empty() {
                 let next = self.look_ahead(&landed, &mut ahead);
+                let done = ended(&landed);
                 self.journal.append(std::mem::take(&mut landed), next).await?;
+                self.leave_ended(&done).await;
             }
             if !self.journal.is_held() {
                 return Ok(());
@@ -222,9 +236,16 @@ impl Execution<'_> {
                     landed = decision.events;
                     continue;
                 }
+                let is_idle = decision.events.is_empty() && decision.actions.is_empty();
+                if is_idle && self.leave_idle().await {
+                    // Others of the task may go on with what they held.
+                    continue;
+                }
                 let next = into_next(decision.rest);
                 if !decision.events.is_empty() || next != Next::Continue {
+                    let done = ended(&decision.events);
                     self.journal.append(decision.events, next).await?;
+                    self.leave_ended(&done).await;
                     if !self.journal.is_held() {
                         return Ok(());
                     }
@@ -236,7 +257,7 @@ impl Execution<'_> {
             if self.in_flight.is_empty() {
                 continue;
             }
-            let time_left = self.time_left();
+            let time_left = self.time_left().min(self.next_try());
             // In this order: what ends the task's right to go on is seen before what it has done.
             tokio::select! {
                 biased;
@@ -269,6 +290,7 @@ impl Execution<'_> {
             models: &self.executor.outside.models,
             asks_quotas: self.executor.quotas.concern(self.journal.run(), self.pipeline),
             grants: &self.grants,
+            places: &self.places,
             now: self.journal.now(),
         }
     }
@@ -281,7 +303,8 @@ impl Execution<'_> {
         }
         let Ok(run) = self.journal.with(events, self.journal.now()) else { return Next::Continue };
         let decision = self.decide(&run);
-        if decision.events.is_empty() && decision.actions.is_empty() {
+        let waits = matches!(decision.rest, Rest::Park(_)) && self.has_idle_places();
+        if decision.events.is_empty() && decision.actions.is_empty() && !waits {
             return into_next(decision.rest);
         }
         *ahead = Some(Ahead { version: run.head.version, decision });
@@ -314,8 +337,11 @@ impl Execution<'_> {
         {
             grant.begun = true;
         }
+        if let Action::TakePlace { step, key } = &action {
+            self.ask_place(step, key);
+        }
         let (now, tools) = (self.journal.now(), self.tools.get(&key.step));
-        let flight = self.executor.perform(action, self.journal.run(), self.pipeline, tools, now);
+        let flight = self.executor.perform(action, self.journal.run(), self.pipeline, tools, self.places_asked, now);
         self.in_flight.insert(key.clone());
         self.flights.push(Box::pin(async move { Landed { key, done: flight.await } }));
     }
@@ -323,6 +349,7 @@ impl Execution<'_> {
     async fn land(&mut self, Landed { key, done }: Landed) -> Vec<Event> {
         let Done { performed, tools, grant, pause } = done;
         self.in_flight.remove(&key);
+        self.note_place(&key.step, &performed);
         if let Some(tools) = tools {
             self.tools.insert(key.step.clone(), tools);
         }

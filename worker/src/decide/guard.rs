@@ -133,15 +133,14 @@ impl Deciding<'_> {
             self.decision.events.extend(found);
             return Guarded::Pending;
         }
-        let fails = |trip: &&GuardTrip| trip.on == on && trip.then == GuardThen::Fail;
+        let is_here = |trip: &&GuardTrip| trip.on == on && texts.iter().any(|text| text.call == trip.call.as_ref());
         // What fails in any case is not paid for to be judged too.
-        if !known.trips.iter().any(|trip| fails(&trip)) {
+        if !known.trips.iter().filter(is_here).any(|trip| trip.then == GuardThen::Fail) {
             match self.judges(key, agent, matters) {
                 Guarded::Clear => {}
                 other => return other,
             }
         }
-        let is_here = |trip: &&GuardTrip| trip.on == on && texts.iter().any(|text| text.call == trip.call.as_ref());
         let trips: Vec<&GuardTrip> = known.trips.iter().filter(is_here).collect();
         match trips.iter().map(|trip| trip.then).max() {
             None | Some(GuardThen::Mark) => Guarded::Clear,

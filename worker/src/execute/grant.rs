@@ -11,7 +11,7 @@ use common::journal::{CallRecord, Event, HoldBack, Run, WhenSpent};
 use common::pipeline::model::Pipeline;
 use common::store::meter::MOST_CHARGES;
 use common::store::{Holder, Meter, Refusal, Reserve, Reserved, Settle, Usage};
-use common::task::Signal;
+use common::task::{Head, Signal, StateName};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -25,7 +25,7 @@ use crate::tools::ToolError;
 /// What is waited for in the task's slot. For anything longer, it gives the slot back.
 pub(super) const MOMENT: Duration = Duration::from_secs(1);
 /// The first wait for somebody else to make room; each time twice as long, while they are a moment together.
-const FIRST_LOOK: Duration = Duration::from_millis(30);
+pub(super) const FIRST_LOOK: Duration = Duration::from_millis(30);
 /// How often a breaker is waited for.
 const TRIES: u32 = 3;
 /// For how long a reservation is held beyond the longest that its call may take.
@@ -199,13 +199,19 @@ impl Executor {
         freed
     }
 
-    /// Whether nobody uses a place any more: its task is done, or it was taken by an attempt that is over.
+    /// Whether nobody uses a place any more: its task is done, or it was taken by an attempt that is over. One that names
+    /// no attempt outlasts them.
     async fn is_abandoned(&self, holder: &Holder, task: TaskId, attempt: u32) -> bool {
+        let by = attempt_of(&holder.id);
         if holder.task == task {
-            return attempt_of(&holder.id).is_some_and(|other| other != attempt);
+            return by.is_some_and(|other| other != attempt);
         }
+        let is_over = |head: Head| {
+            let at_work = |by: u32| head.attempts == by && head.state.name() == StateName::Running;
+            head.state.is_terminal() || by.is_some_and(|by| !at_work(by))
+        };
         match self.store.head(holder.task).await {
-            Ok(head) => head.is_none_or(|head| head.state.is_terminal()),
+            Ok(head) => head.is_none_or(is_over),
             Err(_) => false,
         }
     }

@@ -61,9 +61,11 @@ impl Executor {
         run: &Run,
         pipeline: &'a Pipeline,
         tools: Option<&ToolSet>,
+        places_asked: u64,
         now: Timestamp,
     ) -> BoxFuture<'a, Done> {
         match action {
+            Action::TakePlace { step, key } => self.take_place(&step, &key, places_asked, run, pipeline, now),
             Action::Reserve { step, call } => self.reserve(&step, call.as_ref(), run, pipeline, now),
             Action::Prepare { step, start } => self.prepare(step, start, run, pipeline),
             Action::CallModel { step, purpose } => self.call_model(&step, purpose, run, pipeline),

@@ -40,6 +40,8 @@ impl Execution<'_> {
                     sealer.value(&mut call.arguments);
                 }
                 Action::SubmitChild { input, .. } => sealer.value(input),
+                // Rendered from what is sealed already.
+                Action::TakePlace { .. } => {}
                 // Hooks are told what stands in the journal, and sessions keep and are named by what does.
                 Action::AskHooks { .. }
                 | Action::OpenSession { .. }

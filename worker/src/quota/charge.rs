@@ -5,7 +5,7 @@ use std::path::Path;
 
 use common::config::SharedBudget;
 use common::failure::{Failure, FailureClass};
-use common::id::{MeterName, StepKey};
+use common::id::{MeterName, StepId, StepKey};
 use common::journal::{Allowance, HoldBack, Run, WhenSpent};
 use common::pipeline::model::Pipeline;
 use common::span::Span;
@@ -252,6 +252,14 @@ fn own(run: &Run, pipeline: &Pipeline) -> Allowance {
 /// `Internal`, if that is no name, which cannot be.
 pub fn places(pipeline: &Pipeline, key: &str) -> Result<Meter, Failure> {
     meter(format!("concurrency {}/{}", pipeline.name, part(key)), Window::Places)
+}
+
+/// The meter of the places of a step's `concurrency`.
+///
+/// # Errors
+/// `Internal`, if that is no name, which cannot be.
+pub fn step_places(pipeline: &Pipeline, step: &StepId, key: &str) -> Result<Meter, Failure> {
+    meter(format!("concurrency {}.{step}/{}", pipeline.name, part(key)), Window::Places)
 }
 
 /// The meter of the calls of a model, at which all workers hold them back when its provider takes no more.
