@@ -13,6 +13,9 @@ use suite::project::ProjectDir;
 
 const JUDGE: &str = "---\nname: censor\ndescription: judges\nmodel: m\n---\nLook for rudeness.\n";
 
+/// What is answered to the nth request.
+type Answers = fn(usize) -> Reply;
+
 /// Whether it is a judge that asks.
 pub(crate) fn is_judge(request: &Request) -> bool {
     request.json["system"].to_string().contains("Look for rudeness.")
@@ -24,7 +27,7 @@ pub(crate) fn verdict(tripped: bool, why: &str) -> Message {
 }
 
 /// Runs a task whose agent says one thing, under a guard with a judge that answers like this to its nth request.
-async fn judged(guard: &str, task: AgentTask<'_>, answer: fn(usize) -> Reply) -> Ended {
+async fn judged(guard: &str, task: AgentTask<'_>, answer: Answers) -> Ended {
     let judged = std::sync::atomic::AtomicUsize::new(0);
     let fake = FakeModel::answering(move |request| {
         if is_judge(request) {
@@ -58,8 +61,8 @@ fn trips(ended: &Ended) -> Vec<&str> {
 
 #[tokio::test]
 async fn what_a_judge_says_lets_pass_marks_or_fails() {
-    let passes: fn(usize) -> Reply = |_| verdict(false, "it is kind").into();
-    let trips_it: fn(usize) -> Reply = |_| verdict(true, "it says fool").into();
+    let passes: Answers = |_| verdict(false, "it is kind").into();
+    let trips_it: Answers = |_| verdict(true, "it says fool").into();
     for (guard, answer, requests, found, succeeds) in [
         ("on: output", passes, 2, "", true),
         ("on: output", trips_it, 2, "it says fool", false),
@@ -94,7 +97,7 @@ async fn what_a_judge_says_lets_pass_marks_or_fails() {
 
 #[tokio::test]
 async fn a_judge_without_a_verdict_lets_nothing_pass() {
-    let table: [(&str, fn(usize) -> Reply, usize, &str); 6] = [
+    let table: [(&str, Answers, usize, &str); 6] = [
         (
             "one that does not answer in the form is told once",
             |n| if n == 0 { Message::of_text("Well.").into() } else { verdict(false, "fine").into() },
