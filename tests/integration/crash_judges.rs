@@ -9,17 +9,15 @@ use std::time::{Duration, Instant};
 use common::id::TaskId;
 use common::journal::{Event, Recorded, Run};
 use common::task::State;
-use futures::StreamExt;
 use rustix::process::Signal;
 use serde_json::json;
 use suite::fakes::model::{FakeModel, Message, Reply, Request};
+use suite::fixtures::kill::at_each_append;
 use suite::fixtures::process::{PATIENCE, WorkerProcess};
 use suite::fixtures::scheduler::RunningScheduler;
 
 use crate::judges::{is_judge, verdict};
 
-/// Runs at once.
-const PARALLEL: usize = 3;
 /// Answers that are paid for in a run without faults: a judge of the input, the agent, a judge of the output; and the
 /// same for the second step, whose second judge does not let it pass.
 const PAID: usize = 6;
@@ -45,8 +43,8 @@ fn paid(journal: &[Recorded]) -> usize {
     journal.iter().filter(|recorded| matches!(recorded.event, Event::TurnFinished { .. })).count()
 }
 
-/// Whether the fault came before the end.
-async fn run_with(fault: &str, model: &FakeModel) -> bool {
+/// Nothing if the end came before the fault did.
+async fn run_with(fault: &str, model: &FakeModel) -> Option<()> {
     let config = format!(
         "models:\n  m: {{ provider: fake, model: claude-sonnet-4-6 }}\nproviders:\n  fake: {{ kind: anthropic, base_url: \"{}\", \
          key: env:FAKE_KEY }}\nworker: {{ lease: 1s, slots: 4 }}\nguards:\n  told: {{ on: input, judge: censor }}\n  \
@@ -100,24 +98,16 @@ async fn run_with(fault: &str, model: &FakeModel) -> bool {
     bodies.sort_unstable();
     bodies.dedup();
     assert_eq!(bodies.len(), PAID, "{fault}: what is asked again is asked in the same words");
-    workers.len() > 1
+    (workers.len() > 1).then_some(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_judge_killed_at_any_append_is_asked_once_about_each_text() {
     let model = FakeModel::answering(answer).await.unwrap();
-    for place in ["before_append", "after_append"] {
-        let runs = futures::stream::iter(1..).map(|number| {
-            let model = &model;
-            async move { run_with(&format!("{place}:{number}"), model).await }
-        });
-        let mut runs = std::pin::pin!(runs.buffered(PARALLEL));
-        let mut fired = 0;
-        while let Some(true) = runs.next().await {
-            fired += 1;
-        }
-        assert!(fired >= 12, "{place}: the task has more appends than {fired}");
-        println!("{place}: {fired} kills");
-    }
+    at_each_append(12, |fault| {
+        let model = &model;
+        async move { run_with(&fault, model).await }
+    })
+    .await;
     assert_eq!(model.violations(), Vec::<String>::new());
 }

@@ -22,6 +22,7 @@ mod permission;
 mod place;
 mod progress;
 mod repeat;
+mod scope;
 mod session;
 mod step;
 mod subagent;
@@ -51,6 +52,7 @@ use crate::tools::ToolSet;
 pub use compaction::summary_request;
 pub use effect::{HTTP, RUN, idempotency_key};
 pub use place::{StepPlace, StepPlaces};
+pub use scope::scope_of;
 pub use taint::mark_answers;
 
 /// Everything beside the journal that a decision rests on.
@@ -340,7 +342,7 @@ impl<'a> Deciding<'a> {
 
     fn scope_of(&mut self, key: &StepKey) -> Scope<'a> {
         let run = self.run;
-        with_place(self.scope().clone(), self.given.pipeline, run, key)
+        scope::with_place(self.scope().clone(), self.given.pipeline, run, key)
     }
 
     fn is_in_flight(&self, step: &StepKey) -> bool {
@@ -357,32 +359,6 @@ impl<'a> Deciding<'a> {
 
     fn act(&mut self, action: Action) {
         self.decision.actions.push(action);
-    }
-}
-
-/// What the templates of a step see, or of one item of a step that fans out.
-pub fn scope_of<'a>(
-    pipeline: &'a Pipeline,
-    run: &'a Run,
-    env: &'a BTreeMap<String, String>,
-    key: &StepKey,
-) -> Scope<'a> {
-    with_place(Scope::of_run(pipeline, run, env), pipeline, run, key)
-}
-
-/// With what there is of a fan-out and of rounds where a step is.
-fn with_place<'a>(scope: Scope<'a>, pipeline: &Pipeline, run: &'a Run, key: &StepKey) -> Scope<'a> {
-    let scope = match pipeline.round(run, &key.step) {
-        Some(round) => scope.with_round(round),
-        None => scope,
-    };
-    let item = key.index.and_then(|index| {
-        let items = run.step(&StepKey::of(key.step.clone()))?.items.as_ref()?;
-        Some((items.get(index as usize)?, index))
-    });
-    match item {
-        Some((item, index)) => scope.with_item(item, index),
-        None => scope,
     }
 }
 

@@ -8,10 +8,11 @@ use common::clock::{Clock, SystemClock, Timestamp};
 use serde_json::{Value, json};
 use suite::fakes::model::{Api, FakeModel, Message, Reply, Request};
 use suite::fixtures::process::{SchedulerProcess, until};
+use suite::fixtures::program::Program;
 use suite::project::ProjectDir;
 use suite::servers::redis;
 
-use super::{Killed, count, submit, teamster, worker};
+use super::{SLOTS, count, submit};
 
 const AGENT: &str = "---\nname: thinker\ndescription: thinks\n---\nThink.\n";
 /// How long the provider takes nothing more.
@@ -63,11 +64,11 @@ async fn when_nothing_is_left_all_workers_wait_for_the_reset_and_none_is_refused
         ("agents/thinker.md", AGENT),
     ]);
     let scheduler = SchedulerProcess::start(project.path());
-    let _workers: [Killed; 2] = [worker(project.path()), worker(project.path())];
+    let _workers: [Program; 2] = [Program::worker(project.path(), SLOTS), Program::worker(project.path(), SLOTS)];
     for model in ["a", "b"] {
         submit(&scheduler, "think", &json!({ "model": model })).await;
     }
-    let held = || teamster(&scheduler, &["limits", "model "])["meters"].clone();
+    let held = || scheduler.teamster(&["limits", "model "])["meters"].clone();
     until("both are held back", async || held().as_array().unwrap().len() == 2).await;
     let meters = held();
     assert_eq!(

@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 use common::task::State;
 use serde_json::{Value, json};
 use suite::fixtures::process::{SchedulerProcess, until};
+use suite::fixtures::program::Program;
 use suite::fixtures::scheduler::RunningScheduler;
 use suite::project::{CONFIG, ProjectDir};
 use suite::servers::redis;
 
-use super::{Killed, count, doors, submit, teamster, worker};
+use super::{SLOTS, count, doors, submit};
 
 /// Places that are held of a step's `concurrency`.
 fn held(scheduler: &SchedulerProcess) -> Vec<Value> {
-    let meters = teamster(scheduler, &["limits", "concurrency "])["meters"].clone();
+    let meters = scheduler.teamster(&["limits", "concurrency "])["meters"].clone();
     meters.as_array().unwrap().iter().filter(|meter| meter["used"] != 0).cloned().collect()
 }
 
@@ -37,13 +38,13 @@ async fn items_of_all_tasks_and_workers_share_the_places_of_a_step_also_when_a_w
         let input = json!({"url": url, "site": site});
         tasks.push(submit(&scheduler, "fetch", &input).await);
     }
-    let mut workers: Vec<Killed> = (0..3).map(|_| worker(project.path())).collect();
+    let mut workers: Vec<Program> = (0..3).map(|_| Program::worker(project.path(), SLOTS)).collect();
     until("the calls are under way", async || doors.lock().unwrap().calls > 10).await;
     workers[0].kill();
-    teamster(&scheduler, &["tasks", "cancel", &tasks[11]]);
+    scheduler.teamster(&["tasks", "cancel", &tasks[11]]);
     let started = Instant::now();
     while count(&scheduler, "succeeded").await + count(&scheduler, "cancelled").await < tasks.len() {
-        assert!(started.elapsed() < Duration::from_secs(90), "{:?}", teamster(&scheduler, &["limits"]));
+        assert!(started.elapsed() < Duration::from_secs(90), "{:?}", scheduler.teamster(&["limits"]));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     {
