@@ -159,6 +159,10 @@ fn describe(event: &Event) -> (Tone, String) {
         }
         Event::Prompted { text, reason, .. } => (Tone::Warn, format!("told the model ({reason}): {}", cut(text, TEXT))),
         Event::HookDecided { event, ruling, .. } => hooks(*event, ruling),
+        Event::JudgeAsked { judging, .. } => {
+            let (on, guard) = (judging.on.as_str(), cut(&judging.guard, 80));
+            (Tone::Dim, format!("judges the {on} for the guard {guard}"))
+        }
         Event::GuardTripped { trip, .. } => {
             let then = match trip.then {
                 GuardThen::Mark => "is marked",

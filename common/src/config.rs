@@ -28,7 +28,7 @@ use serde_json::Value;
 
 pub use self::audit::{Audit, AuditKeyError};
 pub use self::fallback::Fallback;
-pub use self::guards::{Finding, Guard, Guards};
+pub use self::guards::{Finding, Guard, Guards, Judge};
 pub use self::hooks::{Hook, HookGroup, HookHandler, Hooks, InvalidMatcher, Matcher};
 pub use self::mcp::{
     ClientAuthentication, ClientCredentials, McpAuth, McpEndpoint, McpIdentity, McpProgram, McpServer, McpTransport,

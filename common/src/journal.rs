@@ -11,6 +11,7 @@ mod erasure;
 mod event;
 mod guard;
 mod hook;
+mod judge;
 mod note;
 mod record;
 mod reference;
@@ -27,6 +28,7 @@ pub use erasure::{combined_digest, value_digest};
 pub use event::{Event, Recorded};
 pub use guard::{GuardPoint, GuardThen, GuardTrip};
 pub use hook::{HookDecision, HookEvent, HookPoint, HookRuling, HookRun};
+pub use judge::{Judging, Verdict};
 pub use record::{
     ApprovalDecision, ApprovalTerms, CallRecord, CallResult, Effect, HoldBack, ModelCall, StepOutcome, Usage,
     WakeCause, WhenSpent,

@@ -3,6 +3,7 @@
 
 mod check;
 mod files;
+mod judges;
 
 use std::path::{Path, PathBuf};
 
@@ -39,8 +40,11 @@ impl Project {
     /// The same, under the policy of these files.
     pub fn load_under(dir: &Path, policies: &[PathBuf]) -> Result<Self, Diagnostics> {
         let mut out = Diagnostics::new();
-        let (config, operator) = files::config(dir, policies, &mut out);
+        let (mut config, operator) = files::config(dir, policies, &mut out);
         let files = files::read(dir, &mut out);
+        if let Some(config) = &mut config {
+            judges::read(config, &files.referred.agents, operator.as_ref(), &mut out);
+        }
         let mut readings = Vec::new();
         let mut definitions = Vec::new();
         for file in &files.pipelines {

@@ -99,7 +99,7 @@ fn benches(criterion: &mut Criterion) {
     let tools: BTreeMap<StepKey, ToolSet> = BTreeMap::from([(step(), ToolSet::default())]);
     let in_flight = BTreeSet::new();
     let (models, grants) = (Models::from_config(&Config::default()).unwrap(), BTreeMap::new());
-    let now = journal[0].at;
+    let (now, places) = (journal[0].at, worker::decide::StepPlaces::new());
     let (permissions, hooks, policy) = (Permissions::default(), Hooks::default(), Digest::of(b""));
     let guards = common::config::Guards::default();
     let given = || Given {
@@ -116,6 +116,7 @@ fn benches(criterion: &mut Criterion) {
         models: &models,
         asks_quotas: false,
         grants: &grants,
+        places: &places,
         now,
     };
     let next = Recorded { seq: run.head.version + 1, at: now, event: turn(TURNS)[0].clone() };

@@ -83,6 +83,7 @@ impl World for Script {
                 Performed::Call { call: call.clone(), answer, duration_ms: 3 }
             }
             Action::Reserve { .. } => Performed::Reserved(Vec::new()),
+            Action::TakePlace { .. } => Performed::Placed,
             Action::AskHooks { step, asking } => {
                 let call = asking.call.as_ref().map_or("end", |call| call.as_str());
                 let times = self.count(format!("{step} {} {call}", asking.event));

@@ -1,6 +1,9 @@
 //! Budgets, rate limits, places and breakers, with real processes that race for
 //! them: what all together may use is never passed, and who waits gets its turn.
 
+mod pauses;
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -141,6 +144,22 @@ struct Doors {
     calls: usize,
 }
 
+/// A call that is under way. Its end counts also if nobody waits for the answer any more.
+struct Inside {
+    doors: Arc<Mutex<Doors>>,
+    key: String,
+    task: String,
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let mut doors = self.doors.lock().unwrap();
+        let inside = doors.inside.get_mut(&self.key).unwrap();
+        let place = inside.iter().position(|other| *other == self.task).unwrap();
+        inside.remove(place);
+    }
+}
+
 async fn doors() -> (String, Arc<Mutex<Doors>>) {
     let doors = Arc::new(Mutex::new(Doors::default()));
     let enter = |Shared(doors): Shared<Arc<Mutex<Doors>>>, Segment((key, task)): Segment<(String, String)>| async move {
@@ -153,11 +172,8 @@ async fn doors() -> (String, Arc<Mutex<Doors>>) {
             let most = doors.most.entry(key.clone()).or_default();
             *most = now.max(*most);
         }
+        let _inside = Inside { doors, key, task };
         tokio::time::sleep(Duration::from_millis(5)).await;
-        let mut doors = doors.lock().unwrap();
-        let inside = doors.inside.get_mut(&key).unwrap();
-        let place = inside.iter().position(|other| *other == task).unwrap();
-        inside.remove(place);
         "{}"
     };
     let app = Router::new().route("/{key}/{task}", post(enter)).with_state(Arc::clone(&doors));

@@ -51,7 +51,8 @@ fn conversation() -> Conversation {
 
 async fn ask(provider: &dyn Provider, conversation: &Conversation) -> Result<ModelCall, Failure> {
     let messages = conversation.messages();
-    provider.call(ModelRequest { head: &conversation.head, messages, no_tools: false, traceparent: None }).await
+    let request = ModelRequest { head: &conversation.head, messages, no_tools: false, traceparent: None };
+    Ok(provider.call(request).await?.call)
 }
 
 /// What comes of one reply.

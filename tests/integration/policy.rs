@@ -1,7 +1,7 @@
 //! Policy in layers, through the real program and real workers: what is above
 //! holds, and `teamster check` says what holds and who said it.
 
-use common::journal::{CallResult, Event};
+use common::journal::{CallResult, Event, GuardThen};
 use common::project::Project;
 use serde_json::{Value, json};
 use suite::binary;
@@ -172,4 +172,99 @@ async fn each_layer_judges_a_call_and_the_strictest_verdict_holds() {
     )
     .await;
     assert_eq!(asked.unwrap()["approvers"], json!(["cem", "ann"]));
+}
+
+/// What comes of an agent that says a key, under guards of all layers: the end of the task, and what tripped.
+async fn guarded(organisation: &str, team: &str, project: &str, own: &str) -> (String, Vec<(String, GuardThen)>) {
+    let fake = FakeModel::answering(|_| Message::of_text("sk-1").into()).await.unwrap();
+    let config = format!(
+        "models:\n  m: {{ provider: fake, model: claude-sonnet-4-6 }}\nproviders:\n  fake: {{ kind: anthropic, base_url: '{}', key: 'env:PATH' }}\n{project}\n",
+        fake.base_url()
+    );
+    let own = pipeline(&format!("team: sales\n{own}"));
+    let files = [
+        ("teamster.yaml", config.as_str()),
+        ("pipelines/p.yaml", own.as_str()),
+        ("agents/clerk.md", AGENT),
+        ("teams/sales.yaml", team),
+        ("policy.yaml", organisation),
+    ];
+    let api = RunningScheduler::start(&files).await;
+    let loaded = Project::load_under(api.project.path(), &[api.project.path().join("policy.yaml")]).unwrap();
+    let id = api.submit(&json!({"pipeline": "p", "input": {}})).await;
+    let worker = api.tuned_worker(|config| *config = loaded.config);
+    let seen = api.watch(&id, None, "parked").await;
+    worker.drain().await;
+    let journal = api.store.journal(id.parse().unwrap(), 0, 1_000).await.unwrap();
+    let trips = journal.iter().filter_map(|recorded| match &recorded.event {
+        Event::GuardTripped { trip, .. } => Some((trip.guard.clone(), trip.then)),
+        _ => None,
+    });
+    let end = seen.last().map(|(_, kind)| kind.clone()).unwrap_or_default();
+    let end = if end == "parked" { end } else { journal.last().unwrap().event.kind().to_owned() };
+    (end, trips.collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guards_of_upper_layers_hold_for_agents_that_name_none_and_lower_ones_only_tighten_them() {
+    let above = "guards: { keys: { on: output, patterns: [sk-], then: mark, required: true } }";
+    let free = "guards: { keys: { on: output, patterns: [sk-], then: mark } }";
+    for (organisation, team, project, own, end, trips) in [
+        (free, "{}", "", "", "succeeded", &[][..]),
+        (above, "{}", "", "", "succeeded", &[("keys", GuardThen::Mark)]),
+        (above, "guards: { keys: { then: ask } }", "", "", "parked", &[("keys", GuardThen::Ask)]),
+        (above, "{}", "guards: { keys: { then: ask } }", "", "parked", &[("keys", GuardThen::Ask)]),
+        (above, "{}", "", "guards: { keys: { then: fail } }\n", "died", &[("keys", GuardThen::Fail)]),
+        // What a team or a pipeline names holds for all of its agents.
+        (free, "guards: { keys: {} }", "", "", "succeeded", &[("keys", GuardThen::Mark)]),
+        (
+            above,
+            "guards: { own: { on: output, schema: { maxLength: 2 } } }",
+            "",
+            "",
+            "died",
+            &[("keys", GuardThen::Mark), ("own", GuardThen::Fail)],
+        ),
+    ] {
+        let found = guarded(organisation, team, project, own).await;
+        let trips: Vec<(String, GuardThen)> = trips.iter().map(|(name, then)| ((*name).to_owned(), *then)).collect();
+        assert_eq!(found, (end.to_owned(), trips), "{organisation} {team} {project} {own}");
+    }
+}
+
+#[test]
+fn check_shows_where_guards_are_from_and_refuses_milder_ones() {
+    let files = [
+        (
+            "teamster.yaml",
+            "models:\n  m: { provider: rehearsal, model: r }\nguards:\n  own: { on: input, patterns: [x] }\n",
+        ),
+        ("pipelines/p.yaml", &*pipeline("team: sales\n")),
+        ("agents/clerk.md", AGENT),
+        ("teams/sales.yaml", "guards:\n  keys: { then: ask }\n"),
+        ("policy.yaml", "guards:\n  keys: { on: output, patterns: [sk-], then: mark, required: true }\n"),
+    ];
+    let dir = ProjectDir::new(&files);
+    let policy = dir.path().join("policy.yaml");
+    let (code, said) = check(&dir, &policy, &["--policy=p"]);
+    assert_eq!(code, 0, "{said}");
+    let row = |key: &str| said["policy"].as_array().unwrap().iter().find(|row| row["key"] == key).unwrap().clone();
+    let keys = row("guards.keys");
+    assert_eq!((&keys["layer"], &keys["line"], &keys["value"]["then"]), (&json!("team"), &json!(2), &json!("ask")));
+    assert_eq!(keys["value"]["patterns"], json!(["sk-"]));
+    assert_eq!(row("guards.own")["layer"], "project");
+    for (team, message) in [
+        ("guards:\n  keys: { on: output, patterns: [none] }\n", "lifts what the organisation says"),
+        ("guards:\n  kays: { then: fail }\n", "there is no guard `kays` above"),
+    ] {
+        std::fs::write(dir.path().join("teams/sales.yaml"), team).unwrap();
+        let (code, said) = check(&dir, &policy, &[]);
+        let problem = &said["diagnostics"][0];
+        assert!(code == 4 && problem["message"].as_str().unwrap().contains(message), "{said}");
+        assert_eq!((&problem["file"], &problem["line"]), (&json!("teams/sales.yaml"), &json!(2)), "{said}");
+    }
+    std::fs::write(&policy, "guards:\n  keys: { on: output, patterns: [sk-], then: fail }\n").unwrap();
+    std::fs::write(dir.path().join("teams/sales.yaml"), "guards:\n  keys: { then: ask }\n").unwrap();
+    let (code, said) = check(&dir, &policy, &[]);
+    assert!(code == 4 && said["diagnostics"][0]["message"].as_str().unwrap().contains("lifts what"), "{said}");
 }

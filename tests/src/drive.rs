@@ -15,7 +15,7 @@ use common::store::{Next, ledger};
 use common::submission::{NewTask, submission};
 use common::task::{Signal, State, WaitOn};
 use serde_json::Value;
-use worker::decide::{Action, ActionKey, Given, Performed, Rest, conclude, decide};
+use worker::decide::{Action, ActionKey, Given, Performed, Rest, StepPlace, StepPlaces, conclude, decide};
 use worker::models::Models;
 use worker::quota::Grant;
 use worker::tools::ToolSet;
@@ -63,6 +63,7 @@ pub struct Drive<'a> {
     tools: BTreeMap<StepKey, ToolSet>,
     models: Models,
     grants: BTreeMap<ActionKey, Grant>,
+    places: StepPlaces,
     /// Whether the lease is this drive's own, and not one that was lost before it.
     held: bool,
 }
@@ -98,6 +99,7 @@ impl<'a> Drive<'a> {
             tools: BTreeMap::new(),
             models: Models::from_config(&Config::default())?,
             grants: BTreeMap::new(),
+            places: StepPlaces::new(),
             held: false,
         })
     }
@@ -179,6 +181,9 @@ impl<'a> Drive<'a> {
                 self.tools.insert(key.clone(), tools);
             }
             let performed = world.perform(&action, &self.run);
+            if let (Action::TakePlace { step, key }, Performed::Placed) = (&action, &performed) {
+                self.places.insert(step.clone(), StepPlace { key: key.clone(), held: true });
+            }
             let events = conclude(&self.run, self.pipeline, &key, performed, self.now, 0.5);
             if !events.is_empty() {
                 self.append(events, Next::Continue)?;
@@ -221,6 +226,7 @@ impl<'a> Drive<'a> {
             models: &self.models,
             asks_quotas: false,
             grants: &self.grants,
+            places: &self.places,
             now: self.now,
         }
     }

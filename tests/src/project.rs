@@ -24,9 +24,14 @@ impl ProjectDir {
         self.0.path()
     }
 
-    /// Reads and checks it.
+    /// Reads and checks it, under its own `policy.yaml` as that of an organisation, where it has one.
     pub fn load(&self) -> Project {
-        match Project::load(self.path()) {
+        let policy = Some(self.path().join("policy.yaml")).filter(|path| path.exists());
+        let loaded = match policy {
+            Some(policy) => Project::load_under(self.path(), &[policy]),
+            None => Project::load(self.path()),
+        };
+        match loaded {
             Ok(project) => project,
             Err(diagnostics) => panic!("{diagnostics}"),
         }

@@ -16,10 +16,13 @@ mod foreach;
 mod guard;
 pub(crate) mod hold;
 mod hook;
+mod judge;
 mod output;
 mod permission;
+mod place;
 mod progress;
 mod repeat;
+mod scope;
 mod session;
 mod step;
 mod subagent;
@@ -33,7 +36,7 @@ use common::config::{Guards, Hooks, Limits, Permissions};
 use common::failure::{Failure, FailureClass};
 use common::id::{CallId, Digest, SessionName, StepKey};
 use common::journal::{
-    CallRecord, Effect, Event, HoldBack, HookEvent, HookRuling, ModelCall, Run, StepOutcome, StepRun, WhenSpent,
+    CallRecord, Event, HoldBack, HookEvent, HookRuling, ModelCall, Run, StepOutcome, StepRun, WhenSpent,
 };
 use common::pipeline::model::{OnError, Pipeline};
 use common::pipeline::template::Scope;
@@ -48,6 +51,8 @@ use crate::tools::ToolSet;
 
 pub use compaction::summary_request;
 pub use effect::{HTTP, RUN, idempotency_key};
+pub use place::{StepPlace, StepPlaces};
+pub use scope::scope_of;
 pub use taint::mark_answers;
 
 /// Everything beside the journal that a decision rests on.
@@ -79,6 +84,8 @@ pub struct Given<'a> {
     pub asks_quotas: bool,
     /// The calls that may be made: their worst case is reserved.
     pub grants: &'a BTreeMap<ActionKey, Grant>,
+    /// The places that steps with `concurrency` have, or ask for.
+    pub places: &'a StepPlaces,
     /// The time.
     pub now: Timestamp,
 }
@@ -109,6 +116,13 @@ pub enum Action {
         step: StepKey,
         /// The call; none for the next turn of the step's conversation.
         call: Option<CallRecord>,
+    },
+    /// Take a place for a step with `concurrency`.
+    TakePlace {
+        /// The step.
+        step: StepKey,
+        /// The key under which it is shared.
+        key: String,
     },
     /// Ask the model for the next turn of a step's conversation, or for a summary of it.
     CallModel {
@@ -171,6 +185,7 @@ impl Action {
     pub fn key(&self) -> ActionKey {
         match self {
             Self::Prepare { step, .. }
+            | Self::TakePlace { step, .. }
             | Self::CallModel { step, .. }
             | Self::OpenSession { step, .. }
             | Self::SaveSession { step }
@@ -327,7 +342,7 @@ impl<'a> Deciding<'a> {
 
     fn scope_of(&mut self, key: &StepKey) -> Scope<'a> {
         let run = self.run;
-        with_place(self.scope().clone(), self.given.pipeline, run, key)
+        scope::with_place(self.scope().clone(), self.given.pipeline, run, key)
     }
 
     fn is_in_flight(&self, step: &StepKey) -> bool {
@@ -344,32 +359,6 @@ impl<'a> Deciding<'a> {
 
     fn act(&mut self, action: Action) {
         self.decision.actions.push(action);
-    }
-}
-
-/// What the templates of a step see, or of one item of a step that fans out.
-pub fn scope_of<'a>(
-    pipeline: &'a Pipeline,
-    run: &'a Run,
-    env: &'a BTreeMap<String, String>,
-    key: &StepKey,
-) -> Scope<'a> {
-    with_place(Scope::of_run(pipeline, run, env), pipeline, run, key)
-}
-
-/// With what there is of a fan-out and of rounds where a step is.
-fn with_place<'a>(scope: Scope<'a>, pipeline: &Pipeline, run: &'a Run, key: &StepKey) -> Scope<'a> {
-    let scope = match pipeline.round(run, &key.step) {
-        Some(round) => scope.with_round(round),
-        None => scope,
-    };
-    let item = key.index.and_then(|index| {
-        let items = run.step(&StepKey::of(key.step.clone()))?.items.as_ref()?;
-        Some((items.get(index as usize)?, index))
-    });
-    match item {
-        Some((item, index)) => scope.with_item(item, index),
-        None => scope,
     }
 }
 
@@ -402,6 +391,8 @@ pub enum Performed {
         /// What the model is told.
         error: Failure,
     },
+    /// The step has its place.
+    Placed,
     /// The tools were looked up; the head of a new conversation, if it is to start.
     Prepared(Result<Option<Event>, Failure>),
     /// The model answered, or not.
@@ -463,6 +454,7 @@ pub fn conclude(
             let refused = hold::Refused { why, then: WhenSpent::Park, until: None };
             vec![hold::held_back(run, step, refused, now, unit)]
         }
+        Performed::Placed => Vec::new(),
         Performed::Prepared(Ok(event)) => event.into_iter().collect(),
         Performed::Child(Ok(events)) | Performed::Reserved(events) => events,
         Performed::Hooks { event, call, ruling: Ok(ruling) } => {
@@ -488,9 +480,4 @@ pub fn conclude(
         }
         Performed::Call { call, answer, duration_ms } => retry.conclude_call(&call, answer, duration_ms),
     }
-}
-
-/// Whether a call has an intent in the journal.
-fn is_intended(effect: Effect) -> bool {
-    effect != Effect::Read
 }

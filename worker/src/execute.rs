@@ -7,10 +7,12 @@ mod asking;
 mod child;
 mod grant;
 mod journal;
+mod pause;
 mod perform;
 mod place;
 mod private;
 mod session;
+mod step_place;
 mod workspace;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,10 +22,10 @@ use std::time::Duration;
 
 use common::clock::Clock;
 use common::config::policy::Layer;
-use common::config::{Config, Permissions};
+use common::config::{Config, Guards, Permissions};
 use common::entropy::Entropy;
 use common::failure::{Failure, FailureClass};
-use common::id::{Digest, StepKey, TaskId};
+use common::id::{Digest, ReservationId, StepKey, TaskId};
 use common::journal::{Event, Run};
 use common::metrics::Metrics;
 use common::pipeline::model::Pipeline;
@@ -34,18 +36,20 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
-use crate::decide::{Action, ActionKey, Decision, Given, Performed, Rest, conclude, decide, mark_answers};
+use crate::decide::{Action, ActionKey, Decision, Given, Performed, Rest, StepPlaces, conclude, decide, mark_answers};
 use crate::definitions::{DefinitionError, Definitions};
 use crate::fault::Fault;
 use crate::halt::{self, Halts};
 use crate::lease::Hold;
 use crate::outside::Outside;
-use crate::quota::charge::Demand;
+use crate::quota::charge::{Demand, calls};
 use crate::quota::{self, Grant, Quotas, Used};
 use crate::tools::ToolSet;
 
+use grant::Over;
 use journal::{HeldJournal, Stopped};
 use perform::Done;
+use step_place::ended;
 
 /// What all tasks of a worker share.
 #[derive(Debug)]
@@ -88,6 +92,8 @@ struct Execution<'a> {
     pipeline: &'a Pipeline,
     /// What people are asked, and who.
     permissions: Permissions,
+    /// What agents read and write is checked by.
+    guards: Guards,
     /// The digest of all policy that holds.
     policy: Digest,
     journal: HeldJournal,
@@ -95,6 +101,12 @@ struct Execution<'a> {
     in_flight: BTreeSet<ActionKey>,
     /// Leave that was given and is not settled.
     grants: BTreeMap<ActionKey, Grant>,
+    /// The places that steps have, or ask for.
+    places: StepPlaces,
+    /// Their names in the store.
+    place_ids: BTreeMap<StepKey, ReservationId>,
+    /// How many were asked for.
+    places_asked: u64,
     /// Children that were asked what the tokens in their answers stand for.
     asked_children: BTreeSet<TaskId>,
     flights: FuturesUnordered<BoxFuture<'a, Landed>>,
@@ -138,16 +150,21 @@ impl Executor {
             workspace: self.workspace(journal.run().head.id),
             pipeline: &pipeline,
             permissions: self.permissions(&pipeline),
+            guards: pipeline.policy.iter().fold(self.config.guards.clone(), |above, layer| layer.guards(&above)),
             policy: self.policy(&pipeline),
             journal,
             tools: BTreeMap::new(),
             in_flight: BTreeSet::new(),
             grants: BTreeMap::new(),
+            places: StepPlaces::new(),
+            place_ids: BTreeMap::new(),
+            places_asked: 0,
             asked_children: BTreeSet::new(),
             flights: FuturesUnordered::new(),
         };
         let ran = execution.run(hold, shutdown).await;
         execution.settle_rest().await;
+        execution.leave_places().await;
         ran?;
         self.leave_place(execution.journal.run(), &pipeline).await;
         let head = &execution.journal.run().head;
@@ -179,7 +196,9 @@ impl Execution<'_> {
             let mut ahead = None;
             if !landed.is_empty() {
                 let next = self.look_ahead(&landed, &mut ahead);
+                let done = ended(&landed);
                 self.journal.append(std::mem::take(&mut landed), next).await?;
+                self.leave_ended(&done).await;
             }
             if !self.journal.is_held() {
                 return Ok(());
@@ -217,9 +236,16 @@ impl Execution<'_> {
                     landed = decision.events;
                     continue;
                 }
+                let is_idle = decision.events.is_empty() && decision.actions.is_empty();
+                if is_idle && self.leave_idle().await {
+                    // Others of the task may go on with what they held.
+                    continue;
+                }
                 let next = into_next(decision.rest);
                 if !decision.events.is_empty() || next != Next::Continue {
+                    let done = ended(&decision.events);
                     self.journal.append(decision.events, next).await?;
+                    self.leave_ended(&done).await;
                     if !self.journal.is_held() {
                         return Ok(());
                     }
@@ -231,7 +257,7 @@ impl Execution<'_> {
             if self.in_flight.is_empty() {
                 continue;
             }
-            let time_left = self.time_left();
+            let time_left = self.time_left().min(self.next_try());
             // In this order: what ends the task's right to go on is seen before what it has done.
             tokio::select! {
                 biased;
@@ -256,7 +282,7 @@ impl Execution<'_> {
             limits: &self.executor.config.limits,
             permissions: &self.permissions,
             hooks: &self.executor.config.hooks,
-            guards: &self.executor.config.guards,
+            guards: &self.guards,
             policy: &self.policy,
             workspace: &self.workspace,
             tools: &self.tools,
@@ -264,6 +290,7 @@ impl Execution<'_> {
             models: &self.executor.outside.models,
             asks_quotas: self.executor.quotas.concern(self.journal.run(), self.pipeline),
             grants: &self.grants,
+            places: &self.places,
             now: self.journal.now(),
         }
     }
@@ -276,7 +303,8 @@ impl Execution<'_> {
         }
         let Ok(run) = self.journal.with(events, self.journal.now()) else { return Next::Continue };
         let decision = self.decide(&run);
-        if decision.events.is_empty() && decision.actions.is_empty() {
+        let waits = matches!(decision.rest, Rest::Park(_)) && self.has_idle_places();
+        if decision.events.is_empty() && decision.actions.is_empty() && !waits {
             return into_next(decision.rest);
         }
         *ahead = Some(Ahead { version: run.head.version, decision });
@@ -309,21 +337,25 @@ impl Execution<'_> {
         {
             grant.begun = true;
         }
+        if let Action::TakePlace { step, key } = &action {
+            self.ask_place(step, key);
+        }
         let (now, tools) = (self.journal.now(), self.tools.get(&key.step));
-        let flight = self.executor.perform(action, self.journal.run(), self.pipeline, tools, now);
+        let flight = self.executor.perform(action, self.journal.run(), self.pipeline, tools, self.places_asked, now);
         self.in_flight.insert(key.clone());
         self.flights.push(Box::pin(async move { Landed { key, done: flight.await } }));
     }
 
     async fn land(&mut self, Landed { key, done }: Landed) -> Vec<Event> {
-        let Done { performed, tools, grant } = done;
+        let Done { performed, tools, grant, pause } = done;
         self.in_flight.remove(&key);
+        self.note_place(&key.step, &performed);
         if let Some(tools) = tools {
             self.tools.insert(key.step.clone(), tools);
         }
         match grant {
             Some(grant) => drop(self.grants.insert(key.clone(), grant)),
-            None => self.settle(&key, &performed).await,
+            None => self.settle(&key, &performed, pause).await,
         }
         let (now, unit) = (self.journal.now(), self.executor.entropy.unit());
         let events = conclude(self.journal.run(), self.pipeline, &key.step, performed, now, unit);
@@ -334,20 +366,22 @@ impl Execution<'_> {
     }
 
     /// Says what a call has used, and how the other side is.
-    async fn settle(&mut self, key: &ActionKey, performed: &Performed) {
+    async fn settle(&mut self, key: &ActionKey, performed: &Performed, pause: Option<Duration>) {
         let workspace = &self.workspace;
-        let subject = match performed {
+        let (subject, model) = match performed {
             Performed::Model { .. } => {
                 let known = self.journal.run().step(&key.step).and_then(|known| known.conversation.as_ref());
-                known.map(|known| quota::of_provider(&known.head.provider))
+                let Some(head) = known.map(|known| &known.head) else { return };
+                (Some(quota::of_provider(&head.provider)), calls(&head.provider, &head.model).ok())
             }
             Performed::Call { call, .. } => {
-                quota::subject(Demand::Tool { name: &call.tool, arguments: &call.arguments, workspace })
+                (quota::subject(Demand::Tool { name: &call.tool, arguments: &call.arguments, workspace }), None)
             }
             _ => return,
         };
         let grant = self.grants.remove(key);
-        self.executor.settle(grant, subject, performed, self.journal.now()).await;
+        let over = Over { grant, subject, model, pause, performed };
+        self.executor.settle(over, self.journal.now()).await;
     }
 
     /// Gives back what is reserved for calls that are not made, and leaves to those that were cut off what they may use.

@@ -4,6 +4,8 @@
 //! not retry, does not journal and does not know of tasks: the step's retry
 //! policy is the only layer that tries again.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use common::failure::Failure;
 use common::journal::{ModelCall, RequestHead};
@@ -38,9 +40,24 @@ pub struct ModelRequest<'a> {
     pub traceparent: Option<String>,
 }
 
+/// An answer to a request, with what it says of others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answered {
+    /// The reply.
+    pub call: ModelCall,
+    /// For how long the model takes no other request like this one.
+    pub pause: Option<Duration>,
+}
+
+impl From<ModelCall> for Answered {
+    fn from(call: ModelCall) -> Self {
+        Self { call, pause: None }
+    }
+}
+
 /// Something that answers requests.
 #[async_trait]
 pub trait Provider: Send + Sync + std::fmt::Debug {
     /// Makes one request. Cancel-safe: dropping the future closes the connection.
-    async fn call(&self, request: ModelRequest<'_>) -> Result<ModelCall, Failure>;
+    async fn call(&self, request: ModelRequest<'_>) -> Result<Answered, Failure>;
 }

@@ -53,9 +53,11 @@ impl Quotas {
         Ok(Self { budgets, rates, breakers: Breakers::default() })
     }
 
-    /// Whether calls of a task have anything to ask before they are made.
+    /// Whether calls of a task have anything to ask before they are made. Those of models always do: their provider
+    /// may have asked all for a pause.
     pub fn concern(&self, run: &Run, pipeline: &Pipeline) -> bool {
-        !self.budgets.is_empty()
+        !pipeline.agents.is_empty()
+            || !self.budgets.is_empty()
             || !self.rates.is_empty()
             || !run.submitted.allowances.is_empty()
             || shares_budget(pipeline)

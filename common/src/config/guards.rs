@@ -5,6 +5,9 @@
 //! that is longer than a mebibyte is said that nobody has looked at it, which
 //! trips every guard with patterns.
 
+mod judge;
+mod layer;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,10 +17,12 @@ use regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde_json::Value;
 
+pub use self::judge::Judge;
+pub(crate) use self::layer::{only_tightens, read_layer, under};
 use super::OneOrMany;
 use super::private::{PATTERN_MEMORY, compile};
 use super::read::{field, value};
-use crate::diagnostic::{Diagnostics, SourceFile};
+use crate::diagnostic::{Diagnostics, Place, SourceFile};
 use crate::document::Node;
 use crate::journal::{GuardPoint, GuardThen};
 use crate::schema::Schema;
@@ -57,6 +62,8 @@ pub struct Guard {
     pub on: GuardPoint,
     /// What happens when it trips.
     pub then: GuardThen,
+    /// Whether it holds for all agents, whoever names it.
+    pub required: bool,
     check: Check,
 }
 
@@ -71,6 +78,10 @@ enum Check {
     Schema(Schema),
     /// What does not fit the schema of this file, which is yet to be read.
     SchemaFile(String),
+    /// What an agent says to.
+    Judge(Judge),
+    /// What the agent of this name says to, whose file is yet to be read.
+    JudgeFile(String),
 }
 
 /// A pattern with its text, by which it is compared.
@@ -105,13 +116,28 @@ struct Written {
     patterns: Option<OneOrMany<String>>,
     #[serde(default)]
     schema: Option<Value>,
+    #[serde(default)]
+    judge: Option<Value>,
+    #[serde(default)]
+    required: bool,
 }
 
 impl TryFrom<Written> for Guard {
     type Error = String;
 
     fn try_from(written: Written) -> Result<Self, String> {
-        let Written { on, then, patterns, schema } = written;
+        const ONE: &str = "a guard has `patterns`, a `schema` or a `judge`";
+        let Written { on, then, patterns, schema, judge, required } = written;
+        if let Some(judge) = judge {
+            if patterns.is_some() || schema.is_some() {
+                return Err(format!("{ONE}, and only one of them"));
+            }
+            let check = match judge::Written::read(judge)? {
+                judge::Written::Agent(name) => Check::JudgeFile(name),
+                judge::Written::Here(judge) => Check::Judge(judge),
+            };
+            return Ok(Self { on, then, required, check });
+        }
         let check = match (patterns, schema) {
             (Some(OneOrMany::One(name)), None) if name == KNOWN_INJECTIONS => Check::KnownInjections,
             (Some(OneOrMany::One(name)), None) => {
@@ -125,10 +151,10 @@ impl TryFrom<Written> for Guard {
                 let compiled = Schema::new("the schema of the guard", schema);
                 Check::Schema(compiled.map_err(|issue| format!("the JSON Schema is not valid: {issue}"))?)
             }
-            (None, None) => return Err("a guard has `patterns` or a `schema`".to_owned()),
-            (Some(_), Some(_)) => return Err("a guard has `patterns` or a `schema`, not both".to_owned()),
+            (None, None) => return Err(ONE.to_owned()),
+            (Some(_), Some(_)) => return Err(format!("{ONE}, and only one of them")),
         };
-        Ok(Self { on, then, check })
+        Ok(Self { on, then, required, check })
     }
 }
 
@@ -163,14 +189,48 @@ impl Guard {
             Check::KnownInjections => look_for(KNOWN.iter(), value, plain),
             Check::Patterns(patterns) => look_for(patterns.iter().map(|pattern| &pattern.0), value, as_it_is),
             Check::Schema(schema) => misfit(schema, value),
-            // Reading the project puts the schema in its place, or fails. The safe side.
-            Check::SchemaFile(path) => Some(Finding {
-                found: format!("the schema {path} was not read"),
-                excerpt: String::new(),
-                at: String::new(),
-            }),
+            Check::Judge(_) => too_long(texts(value).iter().map(|(_, text)| text.len()).sum()),
+            // Reading the project puts the file in its place, or fails. The safe side.
+            Check::SchemaFile(file) | Check::JudgeFile(file) => Some(nothing_of(format!("{file} was not read"))),
         }
     }
+
+    /// The agent that is asked about what was looked at and not found wanting.
+    pub const fn judge(&self) -> Option<&Judge> {
+        match &self.check {
+            Check::Judge(judge) => Some(judge),
+            _ => None,
+        }
+    }
+
+    /// The name of the agent that is to judge, whose file is yet to be read.
+    pub(crate) fn wants_judge(&self) -> Option<&str> {
+        match &self.check {
+            Check::JudgeFile(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn appoint(&mut self, judge: Judge) {
+        self.check = Check::Judge(judge);
+    }
+}
+
+/// Where a guard names its judge.
+pub(crate) fn place_of_judge(file: &SourceFile, guard: &str) -> Option<Place> {
+    let node = Node::parse(file).ok()?;
+    field(value(value(&node, "guards")?, guard)?, "judge")
+}
+
+/// A finding that has no place in the value.
+fn nothing_of(found: String) -> Finding {
+    Finding { found, excerpt: String::new(), at: String::new() }
+}
+
+/// That so much text is more than anybody looks at.
+fn too_long(bytes: usize) -> Option<Finding> {
+    (bytes > LOOKED_AT)
+        .then(|| nothing_of(format!("it is longer than {LOOKED_AT} bytes, the most that a guard looks at")))
 }
 
 /// Reads the schema files that guards name.
@@ -214,11 +274,9 @@ fn look_for<'p>(
     value: &Value,
     read: fn(&str) -> Cow<'_, str>,
 ) -> Option<Finding> {
-    let mut texts = Vec::new();
-    collect(value, &mut String::new(), &mut texts);
-    if texts.iter().map(|(_, text)| text.len()).sum::<usize>() > LOOKED_AT {
-        let found = format!("it is longer than {LOOKED_AT} bytes, the most that a guard looks at");
-        return Some(Finding { found, excerpt: String::new(), at: String::new() });
+    let texts = texts(value);
+    if let Some(finding) = too_long(texts.iter().map(|(_, text)| text.len()).sum()) {
+        return Some(finding);
     }
     let texts: Vec<(String, Cow<'_, str>)> = texts.into_iter().map(|(at, text)| (at, read(text))).collect();
     for pattern in patterns {
@@ -233,6 +291,12 @@ fn look_for<'p>(
 }
 
 /// All texts in a value with their places, names of keys included.
+fn texts(value: &Value) -> Vec<(String, &str)> {
+    let mut texts = Vec::new();
+    collect(value, &mut String::new(), &mut texts);
+    texts
+}
+
 fn collect<'v>(value: &'v Value, at: &mut String, texts: &mut Vec<(String, &'v str)>) {
     let length = at.len();
     match value {

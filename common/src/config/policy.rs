@@ -14,11 +14,11 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Permissions;
+use super::{Guards, Permissions, guards};
 use crate::diagnostic::{Diagnostic, Place, SourceFile};
 
 pub use self::defaults::defaults;
-pub(crate) use self::layer::{organisation, project, task, team};
+pub(crate) use self::layer::{organisation, project, task, task_guards, team};
 pub(crate) use self::merge::patch;
 pub use self::merge::{Merged, merge};
 
@@ -134,6 +134,18 @@ impl Layer {
         }
         // It was read before, with all that could be wrong.
         serde_json::from_value(Value::Object(said)).unwrap_or_default()
+    }
+
+    /// The names of the guards that it says something of.
+    pub fn guard_names(&self) -> impl Iterator<Item = &str> {
+        self.settings.iter().filter_map(|setting| setting.key.strip_prefix("guards."))
+    }
+
+    /// The guards of everything above with those of this layer, a team or a pipeline, under them.
+    pub fn guards(&self, above: &Guards) -> Guards {
+        let said =
+            self.settings.iter().filter_map(|setting| Some((setting.key.strip_prefix("guards.")?, &setting.value)));
+        guards::under(above, said)
     }
 
     /// The permissions of everything above with those of this layer under them: who is asked, and until when.

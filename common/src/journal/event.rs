@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::guard::GuardTrip;
 use super::hook::{HookEvent, HookRuling};
+use super::judge::Judging;
 use super::record::{
     ApprovalDecision, ApprovalTerms, CallRecord, CallResult, HoldBack, ModelCall, StepOutcome, WakeCause,
 };
@@ -292,6 +293,13 @@ pub enum Event {
         call: Option<CallId>,
         /// What they said.
         ruling: Box<HookRuling>,
+    },
+    /// An agent is asked whether a text trips a guard. What it says follows under its own key.
+    JudgeAsked {
+        /// The judge: its events name this key as their step.
+        step: StepKey,
+        /// What it is asked about.
+        judging: Box<Judging>,
     },
     /// A guard found something in what the agent was told or came to.
     GuardTripped {

@@ -50,7 +50,7 @@ pub struct GuardTrip {
     pub call: Option<CallId>,
     /// What happens.
     pub then: GuardThen,
-    /// What it found: the pattern that fits, or what does not fit the schema.
+    /// What it found: the pattern that fits, what does not fit the schema, or why the judge says so.
     pub found: String,
     /// Some of the text around it, at most some hundred characters.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -79,6 +79,7 @@ macro_rules! notes {
                     | Self::SessionOpened { .. }
                     | Self::SessionAwaited { .. }
                     | Self::SessionSaved { .. }
+                    | Self::JudgeAsked { .. }
                     | Self::SubagentCalled { .. }
                     | Self::TurnFinished { .. }
                     | Self::Compacted { .. }

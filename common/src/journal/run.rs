@@ -25,6 +25,7 @@ use super::conversation::Prompted;
 use super::event::{Event, Recorded};
 use super::guard::GuardTrip;
 use super::hook::{HookEvent, HookPoint, HookRuling};
+use super::judge::Judging;
 use super::record::{CallRecord, CallResult, StepOutcome};
 use super::sealed::SealedValues;
 use super::submitted::Submitted;
@@ -84,6 +85,8 @@ pub struct StepRun {
     pub conversation: Option<Conversation>,
     /// Who called it and with what, for a subagent.
     pub subagent: Option<Subagent>,
+    /// What it was asked about, for a judge.
+    pub judging: Option<Judging>,
     /// The items of a step that fans out.
     pub items: Option<Vec<Value>>,
     /// The end of a `sleep` step.
@@ -279,6 +282,10 @@ impl Run {
                         StepStatus::Done(StepOutcome::Failed { .. }) => key.is_subagent(),
                         _ => false,
                     };
+                    // A judge that gave no verdict is not asked for one again: another one is.
+                    if step.judging.is_some() && matches!(step.status, StepStatus::Done(StepOutcome::Failed { .. })) {
+                        Arc::make_mut(step).judging = None;
+                    }
                     if reset.contains(&key.step) {
                         *step = Arc::new(StepRun { generation: step.generation + 1, ..StepRun::default() });
                     } else if !stays {
@@ -394,6 +401,7 @@ impl Run {
                 }
             }
             Event::HookDecided { event, call, ruling, .. } => step.rule(*event, call.as_ref(), ruling),
+            Event::JudgeAsked { judging, .. } => step.judging = Some((**judging).clone()),
             Event::GuardTripped { trip, .. } => step.trip_guard(trip),
             Event::CallIntended { call, .. } => {
                 let state = CallState::Intended { attempt };

@@ -137,6 +137,7 @@ macro_rules! visits {
                     | Self::RoundStarted { .. }
                     | Self::OtherModel { .. }
                     | Self::SessionAwaited { .. }
+                    | Self::JudgeAsked { .. }
                     | Self::GuardTripped { .. }
                     | Self::SessionSaved { .. }
                     | Self::SleepStarted { .. }

@@ -86,10 +86,12 @@ impl Budget {
     }
 }
 
-/// `concurrency:`. A task has its place from its first step to its end, also while it waits for something.
+/// `concurrency:`. A task has its place from its first step to its end, also while it waits for something; a step
+/// while anything of it is under way.
 #[derive(Debug)]
 pub struct Concurrency {
-    /// Tasks of the pipeline with the same key share places. Rendered from `input`.
+    /// Tasks of the pipeline with the same key share places; of a step, steps. Rendered from `input`, or as all
+    /// templates of the step.
     pub key: Template,
     /// How many of them may be under way at once, 1 to 10,000. Default 1.
     pub max: u32,
@@ -116,6 +118,8 @@ pub struct Step {
     pub output: Option<Schema>,
     /// What it may spend, with its subagents.
     pub budget: Budget,
+    /// How many of it, or of its items, may be under way at once, of all tasks of the pipeline.
+    pub concurrency: Option<Concurrency>,
     /// The names under `rate_limits:` that its calls count for, beside those that are about its model or tools.
     pub uses: Vec<String>,
     /// What it does.

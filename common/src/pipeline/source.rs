@@ -142,7 +142,11 @@ impl<'a> Reader<'a> {
         let budget = table.get("budget").and_then(|node| self.budget(node)).unwrap_or_default();
         let team = table.get("team").and_then(|node| self.team(node));
         let _: Option<Permissions> = table.read("permissions", self.out);
-        let concurrency = table.get("concurrency").and_then(|node| self.concurrency(node));
+        if let Some(node) = table.get("guards") {
+            policy::task_guards(node, self.file, self.out);
+        }
+        let concurrency =
+            table.get("concurrency").and_then(|node| self.concurrency(node, "concurrency", text::Context::Labels));
         let labels = table.get("labels").map(|node| self.labels(node)).unwrap_or_default();
         let steps = match table.need("steps", "a pipeline", self.out) {
             Some(node) => self.steps(node),
@@ -238,10 +242,11 @@ impl<'a> Reader<'a> {
         policy::team(file, self.out)
     }
 
-    fn concurrency(&mut self, node: &'a Node) -> Option<Concurrency> {
+    fn concurrency(&mut self, node: &'a Node, key: &str, context: text::Context) -> Option<Concurrency> {
+        let name = format!("{key}.key");
         let mut table = Table::of(node, self.file, "`concurrency`", self.out)?;
         let key = table.need("key", "`concurrency`", self.out);
-        let key = key.and_then(|node| self.text_template(node, "concurrency.key", text::Context::Labels));
+        let key = key.and_then(|node| self.text_template(node, &name, context));
         let max = table.get("max").and_then(|node| self.number(node, 1..=10_000)).unwrap_or(1);
         table.finish("`concurrency`", self.out);
         Some(Concurrency { key: key?, max })

@@ -131,6 +131,16 @@ pub(super) fn policies(files: &ProjectFiles, readings: &[Read<'_>], config: Opti
     for (pipeline, reading) in readings {
         let layers: Vec<&Layer> = config.policy.iter().chain(&reading.pipeline.policy).collect();
         let merged = policy::merge(&layers, &[]);
+        for setting in merged.unknown_guards() {
+            if told.insert((setting.place(), setting.key.clone())) {
+                let name = setting.key.trim_start_matches("guards.");
+                let message = format!("there is no guard `{name}` above that could be tightened");
+                out.push(Diagnostic {
+                    line: setting.line,
+                    ..Diagnostic::of_file(Severity::Error, &setting.file, message)
+                });
+            }
+        }
         if let Some(setting) = merged.too_few_people().filter(|setting| setting.layer > Level::Project)
             && told.insert((setting.place(), setting.key.clone()))
         {

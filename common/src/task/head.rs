@@ -268,6 +268,7 @@ impl Head {
                 | Event::OtherModel { .. }
                 | Event::Prompted { .. }
                 | Event::HookDecided { .. }
+                | Event::JudgeAsked { .. }
                 | Event::GuardTripped { .. }
                 | Event::CallIntended { .. }
                 | Event::CallFinished { .. }

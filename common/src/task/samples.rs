@@ -12,8 +12,8 @@ use crate::id::{
 };
 use crate::journal::{
     ApprovalDecision, CallRecord, CallResult, Effect, Event, GuardPoint, GuardThen, GuardTrip, HookDecision, HookEvent,
-    HookRuling, HookRun, ModelCall, ModelChoice, Recorded, RequestHead, SealedValues, StepOutcome, Submitted, Usage,
-    WakeCause,
+    HookRuling, HookRun, Judging, ModelCall, ModelChoice, Recorded, RequestHead, SealedValues, StepOutcome, Submitted,
+    Usage, WakeCause,
 };
 use crate::task::{DeadReason, Head, Outcome, State, StateName, Wait, WaitOn};
 
@@ -213,6 +213,15 @@ pub(crate) fn events() -> Vec<Event> {
             agent: "helper".to_owned(),
             prompt: "go".to_owned(),
             background: false,
+        },
+        Event::JudgeAsked {
+            step: step().subagent(1),
+            judging: Box::new(Judging {
+                guard: "polite".to_owned(),
+                on: GuardPoint::Output,
+                call: None,
+                digest: crate::id::Digest::of(b"text"),
+            }),
         },
         Event::GuardTripped {
             step: step(),

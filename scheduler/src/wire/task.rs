@@ -189,6 +189,9 @@ pub struct Step {
     /// The agent, of a subagent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
+    /// The guard that it judges for, of a judge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judges: Option<String>,
     /// Where it is.
     pub status: StepState,
     /// Its output, once it succeeded.
@@ -378,6 +381,7 @@ impl Step {
         Self {
             id,
             agent: step.subagent.map(|subagent| subagent.agent),
+            judges: step.judging.map(|judging| judging.guard),
             status,
             output,
             error,

@@ -255,14 +255,20 @@ async fn write_reply(stream: &mut TcpStream, request: &Request, request_id: &str
         }
     };
     match reply {
-        Reply::Message(message) => write_stream(stream, EVENTS, request_id, &body_of(&message)).await?,
+        Reply::Message(message) => {
+            let head = wire::stream_head(EVENTS, request_id, message.headers());
+            write_stream(stream, head, &body_of(&message)).await?;
+        }
         Reply::Held(message, until) => {
             until.notified().await;
-            write_stream(stream, EVENTS, request_id, &body_of(&message)).await?;
+            let head = wire::stream_head(EVENTS, request_id, message.headers());
+            write_stream(stream, head, &body_of(&message)).await?;
         }
-        Reply::Raw(content_type, body) => write_stream(stream, content_type, request_id, &body).await?,
+        Reply::Raw(content_type, body) => {
+            write_stream(stream, wire::stream_head(content_type, request_id, &[]), &body).await?;
+        }
         Reply::Slow(message, pause) => {
-            stream.write_all(wire::stream_head(EVENTS, request_id).as_bytes()).await?;
+            stream.write_all(wire::stream_head(EVENTS, request_id, &[]).as_bytes()).await?;
             for piece in body_of(&message).chunks(64) {
                 tokio::time::sleep(pause).await;
                 stream.write_all(&wire::chunked(piece)).await?;
@@ -271,7 +277,7 @@ async fn write_reply(stream: &mut TcpStream, request: &Request, request_id: &str
         }
         Reply::Broken(message, how) => {
             let body = body_of(&message);
-            stream.write_all(wire::stream_head(EVENTS, request_id).as_bytes()).await?;
+            stream.write_all(wire::stream_head(EVENTS, request_id, &[]).as_bytes()).await?;
             let half = &body[..body.len() / 2];
             if how == Break::ErrorEvent {
                 let whole_events = half.windows(2).rposition(|two| two == b"\n\n").map_or(0, |at| at + 2);
@@ -300,7 +306,7 @@ async fn write_reply(stream: &mut TcpStream, request: &Request, request_id: &str
             return Ok(false);
         }
         Reply::Endless(limit) => {
-            stream.write_all(wire::stream_head(EVENTS, request_id).as_bytes()).await?;
+            stream.write_all(wire::stream_head(EVENTS, request_id, &[]).as_bytes()).await?;
             let comment = [b":".as_slice(), &vec![b'x'; 64 << 10], b"\n"].concat();
             let chunk = [format!("{:x}\r\n", comment.len()).as_bytes(), &comment, b"\r\n"].concat();
             for _ in 0..limit / comment.len() {
@@ -313,8 +319,8 @@ async fn write_reply(stream: &mut TcpStream, request: &Request, request_id: &str
     Ok(true)
 }
 
-async fn write_stream(stream: &mut TcpStream, content_type: &str, request_id: &str, body: &[u8]) -> io::Result<()> {
-    let mut response = wire::stream_head(content_type, request_id).into_bytes();
+async fn write_stream(stream: &mut TcpStream, head: String, body: &[u8]) -> io::Result<()> {
+    let mut response = head.into_bytes();
     response.extend_from_slice(&wire::chunked(body));
     response.extend_from_slice(wire::LAST_CHUNK);
     stream.write_all(&response).await

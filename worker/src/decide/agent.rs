@@ -114,7 +114,13 @@ impl Deciding<'_> {
                 "the agent took {monologue} turns in a row without calling a tool (limits.monologue)"
             ));
         }
-        // What subagents use counts too.
+        self.room_for_use(key, &limits)
+    }
+
+    /// Whether the limits of an agent leave room for another paid call of it, or of a judge of it.
+    pub(super) fn room_for_use(&self, key: &StepKey, limits: &AgentLimits) -> Result<(), Failure> {
+        let limit = |what: String| Err(Failure::new(FailureClass::Limit, what));
+        // What subagents and judges use counts too.
         let mut usage = Usage::default();
         for known in self.run.family(key).filter_map(|(_, known)| known.conversation.as_ref()) {
             usage.add(&known.usage());
@@ -266,7 +272,8 @@ impl Deciding<'_> {
 
     /// How many tool calls the step made before this one, those of its subagents included.
     fn calls_before(&self, key: &StepKey, conversation: &Conversation, call: &ToolUse) -> usize {
-        let others = self.run.family(key).filter(|(other, _)| *other != key);
+        // The answer of a judge is no call, whichever way it gives it.
+        let others = self.run.family(key).filter(|(other, known)| *other != key && known.judging.is_none());
         let of_others: usize = others.filter_map(|(_, known)| known.conversation.as_ref()).map(calls).sum();
         let own = tool_uses(conversation).take_while(|other| other.id != call.id).count();
         of_others + own

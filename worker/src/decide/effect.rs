@@ -15,7 +15,7 @@ use common::task::WaitOn;
 use serde_json::{Value, json};
 
 use super::permission::{Permit, Wanted};
-use super::{Action, ActionKey, Deciding, is_intended};
+use super::{Action, ActionKey, Deciding};
 use crate::tools::{ToolAnswer, ToolError};
 
 /// The idempotency key of a call: the same for every repetition, on every
@@ -205,6 +205,11 @@ fn http_arguments(http: &HttpStep, scope: &common::pipeline::template::Scope<'_>
         arguments["json"] = template.render(scope)?;
     }
     Ok(arguments)
+}
+
+/// Whether a call has an intent in the journal.
+fn is_intended(effect: Effect) -> bool {
+    effect != Effect::Read
 }
 
 /// What a failure leads to.

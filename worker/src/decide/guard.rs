@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use common::config::policy::Layer;
+use common::config::{Finding, Guard, Judge};
 use common::failure::{Failure, FailureClass};
 use common::id::{CallId, StepKey};
 use common::journal::{ApprovalTerms, CallResult, Event, GuardPoint, GuardThen, GuardTrip, StepRun, Turn};
@@ -12,8 +14,12 @@ use common::pipeline::model::AgentStep;
 use serde_json::{Value, json};
 
 use super::Deciding;
+use super::judge::{Judged, Matter};
 use super::permission::{Question, Vote};
 use super::taint::taints;
+
+/// The most characters of what a judge says.
+const WHY: usize = 500;
 
 /// Whether an agent may go on with something.
 pub(super) enum Guarded {
@@ -39,13 +45,12 @@ impl Deciding<'_> {
         if conversation.turns.len() > conversation.counted_from || self.is_in_flight(key) {
             return Guarded::Clear;
         }
-        let names = self.guards_of(key, agent);
-        if names.is_empty() {
+        if self.guards_of(key, agent).is_empty() {
             return Guarded::Clear;
         }
         let prompt = known.subagent.as_ref().map_or(&*conversation.prompt, |subagent| &subagent.prompt);
         let value = Value::String(prompt.to_owned());
-        self.guarded(key, known, &names, GuardPoint::Input, &[Text { call: None, value: &value }])
+        self.guarded(key, known, agent, GuardPoint::Input, &[Text { call: None, value: &value }])
     }
 
     /// What guards say of the answers in a turn that are text of strangers.
@@ -59,8 +64,7 @@ impl Deciding<'_> {
         if turn.tool_uses.is_empty() || self.is_in_flight(key) {
             return Guarded::Clear;
         }
-        let names = self.guards_of(key, agent);
-        if names.is_empty() {
+        if self.guards_of(key, agent).is_empty() {
             return Guarded::Clear;
         }
         let tainting = turn.tool_uses.iter().filter(|used| taints(self.run, self.given.pipeline, key, used));
@@ -69,7 +73,7 @@ impl Deciding<'_> {
             CallResult::Failed { .. } => None,
         });
         let answers: Vec<Text<'_>> = answers.collect();
-        self.guarded(key, known, &names, GuardPoint::Input, &answers)
+        self.guarded(key, known, agent, GuardPoint::Input, &answers)
     }
 
     /// What guards say of what an agent came to.
@@ -80,49 +84,48 @@ impl Deciding<'_> {
         agent: &AgentStep,
         output: &Value,
     ) -> Guarded {
-        let names = self.guards_of(key, agent);
-        self.guarded(key, known, &names, GuardPoint::Output, &[Text { call: None, value: output }])
+        self.guarded(key, known, agent, GuardPoint::Output, &[Text { call: None, value: output }])
     }
 
-    /// The guards of a step, and those of its agent; of a subagent only its own.
+    /// The guards of a step, and those of its agent; of a subagent only its own. And those that hold for all.
     fn guards_of(&self, key: &StepKey, agent: &AgentStep) -> BTreeSet<String> {
         let of_step = agent.guards.iter().filter(|_| !key.is_subagent());
         let name = self.run.agent(key).unwrap_or(&agent.agent);
         let of_agent = self.given.pipeline.agents.get(name).into_iter().flat_map(|file| &file.guards);
-        of_step.chain(of_agent).cloned().collect()
+        let required = self.given.guards.iter().filter(|(_, guard)| guard.required).map(|(name, _)| name.as_str());
+        let of_layers = self.given.pipeline.policy.iter().flat_map(Layer::guard_names);
+        let named = of_step.chain(of_agent).map(String::as_str);
+        named.chain(required).chain(of_layers).map(str::to_owned).collect()
     }
 
     fn guarded(
         &mut self,
         key: &StepKey,
         known: &StepRun,
-        names: &BTreeSet<String>,
+        agent: &AgentStep,
         on: GuardPoint,
         texts: &[Text<'_>],
     ) -> Guarded {
-        let mut found = Vec::new();
-        for name in names {
-            let Some(guard) = self.given.guards.get(name) else {
+        let given = self.given;
+        let (mut found, mut matters) = (Vec::new(), Vec::new());
+        for name in self.guards_of(key, agent) {
+            let Some(guard) = given.guards.get(&name) else {
                 let message = format!("there is no guard `{name}`; add it under `guards:` in teamster.yaml");
                 return Guarded::Refused(Failure::new(FailureClass::Configuration, message));
             };
             for text in texts.iter().filter(|_| guard.on == on) {
                 let is_known =
-                    |trip: &GuardTrip| &trip.guard == name && trip.on == on && trip.call.as_ref() == text.call;
+                    |trip: &GuardTrip| trip.guard == name && trip.on == on && trip.call.as_ref() == text.call;
                 if known.trips.iter().any(is_known) {
                     continue;
                 }
-                if let Some(finding) = guard.look(text.value) {
-                    let trip = GuardTrip {
-                        guard: name.clone(),
-                        on,
-                        call: text.call.cloned(),
-                        then: guard.then,
-                        found: finding.found,
-                        excerpt: finding.excerpt,
-                        at: finding.at,
-                    };
-                    found.push(Event::GuardTripped { step: key.clone(), trip: Box::new(trip) });
+                match (guard.look(text.value), guard.judge()) {
+                    (Some(finding), _) => found.push(trip(key, &name, guard, text.call, finding)),
+                    (None, Some(judge)) => {
+                        let matter = Matter { guard: name.clone(), on, call: text.call, value: text.value };
+                        matters.push((guard, judge, matter));
+                    }
+                    (None, None) => {}
                 }
             }
         }
@@ -131,6 +134,13 @@ impl Deciding<'_> {
             return Guarded::Pending;
         }
         let is_here = |trip: &&GuardTrip| trip.on == on && texts.iter().any(|text| text.call == trip.call.as_ref());
+        // What fails in any case is not paid for to be judged too.
+        if !known.trips.iter().filter(is_here).any(|trip| trip.then == GuardThen::Fail) {
+            match self.judges(key, agent, matters) {
+                Guarded::Clear => {}
+                other => return other,
+            }
+        }
         let trips: Vec<&GuardTrip> = known.trips.iter().filter(is_here).collect();
         match trips.iter().map(|trip| trip.then).max() {
             None | Some(GuardThen::Mark) => Guarded::Clear,
@@ -143,6 +153,33 @@ impl Deciding<'_> {
                 self.released(key, known, &asking, texts)
             }
         }
+    }
+
+    /// What judges say of what no guard has found by itself.
+    fn judges(&mut self, key: &StepKey, agent: &AgentStep, matters: Vec<(&Guard, &Judge, Matter<'_>)>) -> Guarded {
+        let mut found = Vec::new();
+        let mut pending = false;
+        for (guard, judge, matter) in matters {
+            let why = match self.judged(key, agent, judge, &matter) {
+                Judged::Passed => continue,
+                Judged::Pending => {
+                    pending = true;
+                    continue;
+                }
+                // That there is no money is not what the text says.
+                Judged::Failed(error) if error.class == FailureClass::Budget => return Guarded::Refused(error),
+                Judged::Failed(error) => format!("{} gave no verdict: {}", judge.title(), error.message),
+                Judged::Tripped(why) => why,
+            };
+            let found_by_judge =
+                Finding { found: why.chars().take(WHY).collect(), excerpt: String::new(), at: String::new() };
+            found.push(trip(key, &matter.guard, guard, matter.call, found_by_judge));
+        }
+        if pending || !found.is_empty() {
+            self.decision.events.extend(found);
+            return Guarded::Pending;
+        }
+        Guarded::Clear
     }
 
     /// Whether a person lets an agent go on with what tripped a guard.
@@ -193,6 +230,14 @@ impl Deciding<'_> {
         };
         self.ask_person(key, Question { title, show, expires: Some(permissions.expires.get()), terms });
     }
+}
+
+/// What is written down of what a guard found.
+fn trip(key: &StepKey, name: &str, guard: &Guard, call: Option<&CallId>, finding: Finding) -> Event {
+    let Finding { found, excerpt, at } = finding;
+    let (guard, on, then) = (name.to_owned(), guard.on, guard.then);
+    let trip = GuardTrip { guard, on, call: call.cloned(), then, found, excerpt, at };
+    Event::GuardTripped { step: key.clone(), trip: Box::new(trip) }
 }
 
 /// What a person gets to see: what was found, and the texts that it was found in.

@@ -128,7 +128,7 @@ pub(super) fn full_text(conversation: &Conversation) -> String {
 }
 
 /// Models like to wrap JSON into a Markdown fence, whatever they are told.
-fn strip_fence(text: &str) -> &str {
+pub(super) fn strip_fence(text: &str) -> &str {
     let text = text.trim();
     let Some(inner) = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```")) else { return text };
     inner.strip_prefix("json").unwrap_or(inner).trim()

@@ -74,6 +74,7 @@ impl Deciding<'_> {
             }
             return self.wait(WaitOn::Timer { step: key.clone() }, Some(not_before));
         }
+        let mark = self.mark();
         match &step.kind {
             StepKind::Set(template) => self.set(step, key, template),
             StepKind::Sleep(sleep) => self.sleep(key, known, sleep),
@@ -83,6 +84,7 @@ impl Deciding<'_> {
             StepKind::Repeat(repeat) => self.repeat(step, key, known, repeat),
             StepKind::Tool(_) | StepKind::Http(_) | StepKind::Run(_) => self.single_call(step, key, known),
         }
+        self.heed_places(step, key, &mark);
     }
 
     /// Ends a step with an output that fits its schema, or fails it.

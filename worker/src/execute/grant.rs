@@ -10,22 +10,22 @@ use common::id::{ReservationId, StepKey, TaskId};
 use common::journal::{CallRecord, Event, HoldBack, Run, WhenSpent};
 use common::pipeline::model::Pipeline;
 use common::store::meter::MOST_CHARGES;
-use common::store::{Holder, Refusal, Reserve, Reserved, Settle, Usage};
-use common::task::Signal;
+use common::store::{Holder, Meter, Refusal, Reserve, Reserved, Settle, Usage};
+use common::task::{Head, Signal, StateName};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::perform::{Done, remaining};
 use super::{Executor, internal};
 use crate::decide::Performed;
-use crate::quota::charge::{Counted, Demand, Quota, Unit};
+use crate::quota::charge::{Counted, Demand, Quota, Unit, calls};
 use crate::quota::{Grant, Used, estimate, subject};
 use crate::tools::ToolError;
 
 /// What is waited for in the task's slot. For anything longer, it gives the slot back.
-const MOMENT: Duration = Duration::from_secs(1);
+pub(super) const MOMENT: Duration = Duration::from_secs(1);
 /// The first wait for somebody else to make room; each time twice as long, while they are a moment together.
-const FIRST_LOOK: Duration = Duration::from_millis(30);
+pub(super) const FIRST_LOOK: Duration = Duration::from_millis(30);
 /// How often a breaker is waited for.
 const TRIES: u32 = 3;
 /// For how long a reservation is held beyond the longest that its call may take.
@@ -35,8 +35,24 @@ const SETTLEMENT: Duration = Duration::from_secs(5);
 /// The most holders of places that are looked after.
 const HOLDERS: usize = 16;
 
+/// A call that is over.
+pub(super) struct Over<'a> {
+    /// The leave that was given for it.
+    pub grant: Option<Grant>,
+    /// What of the outside it was about.
+    pub subject: Option<String>,
+    /// The calls of the model that it was one of.
+    pub model: Option<Meter>,
+    /// For how long the model takes no more of them, if the answer says so.
+    pub pause: Option<Duration>,
+    /// What came of it.
+    pub performed: &'a Performed,
+}
+
 /// What is asked of the store for a call.
 struct Request {
+    /// The calls of the model that it is one of, where a provider may ask for a pause.
+    model: Option<Result<Meter, Failure>>,
     subject: Option<String>,
     /// A call whose model can go on without it.
     dispensable: Option<CallRecord>,
@@ -60,12 +76,14 @@ impl Executor {
     ) -> BoxFuture<'a, Done> {
         let workspace = self.workspace(run.head.id);
         let conversation = run.step(step).and_then(|known| known.conversation.as_ref());
+        let mut model = None;
         let demand = match (call, conversation) {
             (Some(call), _) => Demand::Tool { name: &call.tool, arguments: &call.arguments, workspace: &workspace },
             (None, Some(conversation)) => {
-                let price = self.outside.models.price(&conversation.head, now);
-                let worst = estimate::worst(conversation, price);
-                Demand::Model { provider: &conversation.head.provider, alias: &conversation.head.alias, worst }
+                let (head, models) = (&conversation.head, &self.outside.models);
+                let worst = estimate::worst(conversation, models.price(head, now));
+                model = (!models.is_rehearsed(&head.provider)).then(|| calls(&head.provider, &head.model));
+                Demand::Model { provider: &head.provider, alias: &head.alias, worst }
             }
             (None, None) => {
                 let error = internal("there is no conversation to go on with");
@@ -73,6 +91,7 @@ impl Executor {
             }
         };
         let request = Request {
+            model,
             subject: subject(demand),
             dispensable: call.filter(|_| conversation.is_some()).cloned(),
             counted: self.quotas.charges(run, pipeline, step, demand),
@@ -95,6 +114,9 @@ impl Executor {
         let failed = |error: Failure| Performed::Prepared(Err(error));
         if let Some(subject) = &request.subject {
             self.past_breaker(subject, request.dispensable.as_ref()).await?;
+        }
+        if let Some(model) = request.model {
+            self.past_pause(&model.map_err(failed)?).await?;
         }
         let counted = request.counted.map_err(failed)?;
         if counted.is_empty() {
@@ -177,19 +199,25 @@ impl Executor {
         freed
     }
 
-    /// Whether nobody uses a place any more: its task is done, or it was taken by an attempt that is over.
+    /// Whether nobody uses a place any more: its task is done, or it was taken by an attempt that is over. One that names
+    /// no attempt outlasts them.
     async fn is_abandoned(&self, holder: &Holder, task: TaskId, attempt: u32) -> bool {
+        let by = attempt_of(&holder.id);
         if holder.task == task {
-            return attempt_of(&holder.id).is_some_and(|other| other != attempt);
+            return by.is_some_and(|other| other != attempt);
         }
+        let is_over = |head: Head| {
+            let at_work = |by: u32| head.attempts == by && head.state.name() == StateName::Running;
+            head.state.is_terminal() || by.is_some_and(|by| !at_work(by))
+        };
         match self.store.head(holder.task).await {
-            Ok(head) => head.is_none_or(|head| head.state.is_terminal()),
+            Ok(head) => head.is_none_or(is_over),
             Err(_) => false,
         }
     }
 
     /// Settles what was reserved; whether the store knew of it.
-    pub(super) async fn give_back(&self, id: ReservationId, spent: Vec<(common::store::Meter, u64)>) -> bool {
+    pub(super) async fn give_back(&self, id: ReservationId, spent: Vec<(Meter, u64)>) -> bool {
         match tokio::time::timeout(SETTLEMENT, self.store.settle(Settle { id: id.clone(), spent })).await {
             Ok(Ok(settled)) => {
                 self.tell(&settled.called).await;
@@ -216,13 +244,8 @@ impl Executor {
     }
 
     /// Takes in what came of a call: what it used, and how the other side is.
-    pub(super) async fn settle(
-        &self,
-        grant: Option<Grant>,
-        subject: Option<String>,
-        performed: &Performed,
-        now: Timestamp,
-    ) {
+    pub(super) async fn settle(&self, over: Over<'_>, now: Timestamp) {
+        let Over { grant, subject, model, pause, performed } = over;
         let (used, failure) = match performed {
             Performed::Model { answer: Ok(call), .. } => (Used::Model(call.usage), None),
             Performed::Model { answer: Err(error), .. } if may_be_billed(error.class) => (Used::Unknown, Some(error)),
@@ -239,22 +262,22 @@ impl Executor {
         if let Some(subject) = subject {
             self.quotas.breakers.note(&subject, failure, self.clock.now());
         }
-        let Some(Grant { id: Some(id), counted, .. }) = &grant else { return };
-        let wait = failure.filter(|failure| failure.class == FailureClass::RateLimited);
-        if let Some(wait) = wait.and_then(|failure| failure.retry_after_ms) {
-            self.hold_back(counted, now.plus(Duration::from_millis(wait))).await;
+        let asked = failure.filter(|failure| failure.class == FailureClass::RateLimited);
+        let asked = asked.and_then(|failure| failure.retry_after_ms).map(Duration::from_millis);
+        if let (Some(model), Some(pause)) = (&model, asked.max(pause)) {
+            self.hold_back(model, now.plus(pause)).await;
         }
-        let spent = grant.as_ref().map(|grant| grant.spent(used)).unwrap_or_default();
-        self.give_back(id.clone(), spent).await;
-    }
-
-    /// The other side asked all to wait: those who count for the same rate limits do.
-    async fn hold_back(&self, counted: &[Counted], until: Timestamp) {
-        let limits = counted.iter().filter(|counted| matches!(counted.of, Quota::RateLimit(_)));
-        for counted in limits.filter(|counted| counted.unit != Unit::Places) {
-            if let Err(error) = self.store.hold_back(&counted.charge.meter, until).await {
-                tracing::warn!(%error, "others are not told that the provider asked for a pause");
+        let Some(grant) = grant else { return };
+        if let Some(asked) = asked {
+            // Those who count for the same rate limits wait too.
+            let limits = grant.counted.iter().filter(|counted| matches!(counted.of, Quota::RateLimit(_)));
+            for counted in limits.filter(|counted| counted.unit != Unit::Places) {
+                self.hold_back(&counted.charge.meter, now.plus(asked)).await;
             }
+        }
+        let spent = grant.spent(used);
+        if let Some(id) = grant.id {
+            self.give_back(id, spent).await;
         }
     }
 }

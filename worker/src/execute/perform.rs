@@ -26,7 +26,7 @@ use super::child::Child;
 use super::{Executor, internal, session, workspace};
 use crate::decide::{Action, HTTP, Performed, Purpose, RUN, summary_request};
 use crate::http::HttpRequest;
-use crate::models::ModelRequest;
+use crate::models::{Answered, ModelRequest};
 use crate::process::{self, Ended, Program};
 use crate::quota::Grant;
 use crate::tools::registry::{ToolFilter, tiers};
@@ -44,11 +44,13 @@ pub(super) struct Done {
     pub tools: Option<ToolSet>,
     /// The leave that was given.
     pub grant: Option<Grant>,
+    /// For how long a provider takes no more calls of the model.
+    pub pause: Option<Duration>,
 }
 
 impl Done {
     pub(super) fn of(performed: Performed) -> Self {
-        Self { performed, tools: None, grant: None }
+        Self { performed, tools: None, grant: None, pause: None }
     }
 }
 
@@ -59,9 +61,11 @@ impl Executor {
         run: &Run,
         pipeline: &'a Pipeline,
         tools: Option<&ToolSet>,
+        places_asked: u64,
         now: Timestamp,
     ) -> BoxFuture<'a, Done> {
         match action {
+            Action::TakePlace { step, key } => self.take_place(&step, &key, places_asked, run, pipeline, now),
             Action::Reserve { step, call } => self.reserve(&step, call.as_ref(), run, pipeline, now),
             Action::Prepare { step, start } => self.prepare(step, start, run, pipeline),
             Action::CallModel { step, purpose } => self.call_model(&step, purpose, run, pipeline),
@@ -210,7 +214,11 @@ impl Executor {
                     .await
                     .unwrap_or_else(|_| Err(timed_out("the model", timeout)))
             };
-            Done::of(Performed::Model { purpose, answer: answer.await })
+            let (answer, pause) = match answer.await {
+                Ok(Answered { call, pause }) => (Ok(call), pause),
+                Err(error) => (Err(error), None),
+            };
+            Done { pause, ..Done::of(Performed::Model { purpose, answer }) }
         }
         .boxed()
     }

@@ -34,7 +34,7 @@ impl Executor {
                 return Ok(false);
             }
         };
-        let Some((why, until)) = self.place(reserve, name, journal.run()).await else { return Ok(true) };
+        let Some((why, until)) = self.place(reserve, name, journal.run().head.attempts).await else { return Ok(true) };
         let (run, now) = (journal.run(), journal.now());
         let times = run.held(None).map_or(0, |held| held.times);
         let until = until.map_or_else(|| next_try(&why, None, times, now, self.entropy.unit()), |wait| now.plus(wait));
@@ -44,21 +44,27 @@ impl Executor {
     }
 
     /// Takes a place; else why there is none, and for how long to wait, if that is known.
-    async fn place(&self, reserve: Reserve, name: String, run: &Run) -> Option<(HoldBack, Option<Duration>)> {
+    pub(super) async fn place(
+        &self,
+        reserve: Reserve,
+        name: String,
+        attempt: u32,
+    ) -> Option<(HoldBack, Option<Duration>)> {
+        let task = reserve.task;
         // Once more, if somebody holds a place who no longer needs it.
         for _ in 0..2 {
             match self.store.reserve(reserve.clone()).await {
                 Ok(Reserved::Granted(_)) => return None,
                 Ok(Reserved::Refused(refusal)) => {
                     self.tell(&refusal.called).await;
-                    if !self.free(&refusal, run.head.id, run.head.attempts).await {
+                    if !self.free(&refusal, task, attempt).await {
                         let Refusal { usage, .. } = refusal;
                         let why = HoldBack::RateLimit { rate_limit: name, used: usage.used, limit: usage.limit };
                         return Some((why, None));
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(task = %run.head.id, %error, "no place can be taken; the task waits");
+                    tracing::warn!(%task, %error, "no place can be taken; the task waits");
                     let why = HoldBack::Breaker { of: "store".to_owned(), class: FailureClass::Unavailable };
                     return Some((why, Some(STORE)));
                 }

@@ -40,8 +40,9 @@ impl Execution<'_> {
                     sealer.value(&mut call.arguments);
                 }
                 Action::SubmitChild { input, .. } => sealer.value(input),
-                // Hooks are told what stands in the journal, and sessions keep and are named by what does.
+                // Hooks are told what stands in the journal; sessions and places are named by what does.
                 Action::AskHooks { .. }
+                | Action::TakePlace { .. }
                 | Action::OpenSession { .. }
                 | Action::SaveSession { .. }
                 | Action::Prepare { .. }

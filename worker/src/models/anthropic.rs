@@ -13,13 +13,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use common::clock::Clock;
 use common::failure::Failure;
-use common::journal::ModelCall;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use self::reply::Accumulator;
 use super::price::Prices;
 use super::wire::{self, Options, Wire};
-use super::{ModelRequest, Provider};
+use super::{Answered, ModelRequest, Provider};
 
 /// Where the API is.
 pub const BASE_URL: &str = "https://api.anthropic.com";
@@ -48,7 +47,7 @@ impl Anthropic {
 
 #[async_trait]
 impl Provider for Anthropic {
-    async fn call(&self, request: ModelRequest<'_>) -> Result<ModelCall, Failure> {
+    async fn call(&self, request: ModelRequest<'_>) -> Result<Answered, Failure> {
         let body = request::body(request.head, &request.messages, request.no_tools)?;
         self.wire.call::<Accumulator>(request.head, &body, request.traceparent.as_deref()).await
     }

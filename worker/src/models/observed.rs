@@ -5,10 +5,9 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use common::failure::Failure;
-use common::journal::ModelCall;
 use common::metrics::Metrics;
 
-use super::{ModelRequest, Provider};
+use super::{Answered, ModelRequest, Provider};
 
 /// See the module.
 #[derive(Debug)]
@@ -26,7 +25,7 @@ impl Observed {
 
 #[async_trait]
 impl Provider for Observed {
-    async fn call(&self, request: ModelRequest<'_>) -> Result<ModelCall, Failure> {
+    async fn call(&self, request: ModelRequest<'_>) -> Result<Answered, Failure> {
         let (model, started) = (request.head.model.clone(), Instant::now());
         let answer = self.inner.call(request).await;
         let outcome = match &answer {

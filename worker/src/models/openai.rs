@@ -12,14 +12,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use common::clock::Clock;
 use common::failure::Failure;
-use common::journal::ModelCall;
 use reqwest::header::{AUTHORIZATION, HeaderMap};
 
 use self::reply::Accumulator;
 use self::request::Dialect;
 use super::price::Prices;
 use super::wire::{self, Options, Wire};
-use super::{ModelRequest, Provider};
+use super::{Answered, ModelRequest, Provider};
 
 /// Where the API is. The version is part of the address, as the official clients have it.
 pub const BASE_URL: &str = "https://api.openai.com/v1";
@@ -47,7 +46,7 @@ impl OpenAi {
 
 #[async_trait]
 impl Provider for OpenAi {
-    async fn call(&self, request: ModelRequest<'_>) -> Result<ModelCall, Failure> {
+    async fn call(&self, request: ModelRequest<'_>) -> Result<Answered, Failure> {
         let body = request::body(self.dialect, request.head, &request.messages, request.no_tools)?;
         self.wire.call::<Accumulator>(request.head, &body, request.traceparent.as_deref()).await
     }

@@ -143,6 +143,11 @@ impl Models {
         }
     }
 
+    /// Whether a provider is the rehearsal, which takes any number of calls.
+    pub fn is_rehearsed(&self, provider: &str) -> bool {
+        matches!(self.kind(provider), Ok(ProviderKind::Rehearsal))
+    }
+
     /// A provider by name, built at its first use.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use self::input::Input;
 use self::walk::Walk;
-use super::{ModelRequest, Provider};
+use super::{Answered, ModelRequest, Provider};
 
 /// The longest latency that can be asked for, in milliseconds.
 const LONGEST_LATENCY: u64 = 600_000;
@@ -44,7 +44,7 @@ struct Options {
 
 #[async_trait]
 impl Provider for Rehearsal {
-    async fn call(&self, request: ModelRequest<'_>) -> Result<ModelCall, Failure> {
+    async fn call(&self, request: ModelRequest<'_>) -> Result<Answered, Failure> {
         let started = Instant::now();
         let options = Options::read(request.head)?;
         let mut call = if request.no_tools {
@@ -56,7 +56,7 @@ impl Provider for Rehearsal {
             tokio::time::sleep(options.latency).await;
         }
         call.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(call)
+        Ok(call.into())
     }
 }
 

@@ -4,6 +4,7 @@
 //! again is the step's affair. How a stream is read (`crate::sse`) and how failures
 //! are classed (`errors`) is pure; only this file touches the network.
 
+mod allowance;
 pub(super) mod errors;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use self::errors::{Hints, Origin, StreamFault};
+use super::Answered;
 use super::price::{Prices, Tokens};
 use crate::sse;
 
@@ -131,31 +133,33 @@ impl Wire {
         head: &RequestHead,
         body: &Value,
         traceparent: Option<&str>,
-    ) -> Result<ModelCall, Failure> {
+    ) -> Result<Answered, Failure> {
         let started = Instant::now();
         let body = serde_json::to_vec(body)
             .map_err(|e| Failure::new(FailureClass::Internal, format!("the request cannot be written: {e}")))?;
-        let Ok(reply) = timeout(self.options.timeout, self.exchange::<A>(body, traceparent)).await else {
+        let Ok(answer) = timeout(self.options.timeout, self.exchange::<A>(body, traceparent)).await else {
             let text = format!("the reply was not whole within {:?} (timeout)", self.options.timeout);
             return Err(errors::failure(self.origin(), FailureClass::Timeout, &text, &Hints::default()));
         };
-        let reply = reply.map_err(|failure| self.without_key(failure))?;
+        let (reply, hints) = answer.map_err(|failure| self.without_key(failure))?;
         let usage = self.prices.bill(&head.alias, &head.model, reply.tokens, self.clock.now());
-        Ok(ModelCall {
+        let pause = hints.allowance.pause_after(&usage);
+        let call = ModelCall {
             content: reply.content,
             stop_reason: reply.stop_reason,
             model: reply.model,
             response_id: reply.id,
             usage,
             duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        })
+        };
+        Ok(Answered { call, pause })
     }
 
     fn origin(&self) -> Origin<'_> {
         Origin { provider: &self.options.name, key: &self.options.key_origin }
     }
 
-    async fn exchange<A: Assembly>(&self, body: Vec<u8>, traceparent: Option<&str>) -> Result<Reply, Failure> {
+    async fn exchange<A: Assembly>(&self, body: Vec<u8>, traceparent: Option<&str>) -> Result<(Reply, Hints), Failure> {
         let mut send = self.client.post(self.endpoint.clone()).headers(self.headers.clone()).body(body);
         if let Some(value) = traceparent.and_then(|text| HeaderValue::from_str(text).ok()) {
             send = send.header("traceparent", value);
@@ -175,7 +179,8 @@ impl Wire {
         if response.status() != StatusCode::OK {
             return Err(self.refused(response, &hints).await);
         }
-        self.read::<A>(response, &hints).await
+        let reply = self.read::<A>(response, &hints).await?;
+        Ok((reply, hints))
     }
 
     /// Reads a reply to its end.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use common::config::SharedBudget;
 use common::failure::{Failure, FailureClass};
-use common::id::{MeterName, StepKey};
+use common::id::{MeterName, StepId, StepKey};
 use common::journal::{Allowance, HoldBack, Run, WhenSpent};
 use common::pipeline::model::Pipeline;
 use common::span::Span;
@@ -16,6 +16,8 @@ use super::estimate::{Worst, limit_micros};
 use super::{Quotas, Rate, shares_budget};
 use crate::tools::rule::{Reading, Subject};
 
+/// The window of calls that are counted only to be held back.
+const MINUTE: Span = Span::from_secs(60);
 /// For how long what a family of tasks has spent is remembered after its last call.
 const FAMILY: Span = Span::from_secs(30 * 24 * 3_600);
 /// The longest part of a meter's name that users choose, in bytes; longer ones are told apart by a digest.
@@ -250,6 +252,22 @@ fn own(run: &Run, pipeline: &Pipeline) -> Allowance {
 /// `Internal`, if that is no name, which cannot be.
 pub fn places(pipeline: &Pipeline, key: &str) -> Result<Meter, Failure> {
     meter(format!("concurrency {}/{}", pipeline.name, part(key)), Window::Places)
+}
+
+/// The meter of the places of a step's `concurrency`.
+///
+/// # Errors
+/// `Internal`, if that is no name, which cannot be.
+pub fn step_places(pipeline: &Pipeline, step: &StepId, key: &str) -> Result<Meter, Failure> {
+    meter(format!("concurrency {}.{step}/{}", pipeline.name, part(key)), Window::Places)
+}
+
+/// The meter of the calls of a model, at which all workers hold them back when its provider takes no more.
+///
+/// # Errors
+/// `Internal`, if that is no name, which cannot be.
+pub fn calls(provider: &str, model: &str) -> Result<Meter, Failure> {
+    meter(format!("model {}/{} calls", part(provider), part(model)), Window::Every(MINUTE))
 }
 
 /// Why a model without a price cannot be called under a budget in dollars.

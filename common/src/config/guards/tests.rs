@@ -129,7 +129,7 @@ fn a_schema_is_held_against_the_value_or_what_a_text_says() {
 #[test]
 fn a_guard_that_could_not_be_meant_is_refused() {
     for (written, why) in [
-        (json!({"on": "input"}), "`patterns` or a `schema`"),
+        (json!({"on": "input"}), "`patterns`, a `schema` or a `judge`"),
         (json!({"patterns": ["a"]}), "missing field `on`"),
         (json!({"on": "both", "patterns": ["a"]}), "unknown variant `both`"),
         (json!({"on": "input", "patterns": ["a"], "then": "warn"}), "unknown variant `warn`"),
@@ -137,10 +137,12 @@ fn a_guard_that_could_not_be_meant_is_refused() {
         (json!({"on": "input", "patterns": ["a*"]}), "fits the empty text"),
         (json!({"on": "input", "patterns": []}), "1 to 200 entries"),
         (json!({"on": "input", "patterns": "injections"}), "there is no list `injections`"),
-        (json!({"on": "input", "patterns": ["a"], "schema": {}}), "not both"),
+        (json!({"on": "input", "patterns": ["a"], "schema": {}}), "only one of them"),
         (json!({"on": "output", "schema": {"type": "objekt"}}), "is not valid"),
         (json!({"on": "output", "schema": "../a.json"}), "is not a schema"),
-        (json!({"on": "output", "judge": "a"}), "unknown field `judge`"),
+        (json!({"on": "output", "judge": "a", "schema": {}}), "only one of them"),
+        (json!({"on": "output", "judge": {"prompt": " "}}), "what it is to look for"),
+        (json!({"on": "output", "judge": {"prompt": "x", "tools": []}}), "unknown field `tools`"),
     ] {
         let error = guard(written.clone()).unwrap_err();
         assert!(error.contains(why), "{written}: {error}");

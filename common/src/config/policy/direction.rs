@@ -24,6 +24,8 @@ pub(super) enum Direction {
     People,
     /// Only what is below a place of the upper list.
     Places,
+    /// The same check, with a stricter `then`.
+    Guard,
 }
 
 /// How a number is written.
@@ -44,6 +46,8 @@ pub(super) struct Combined {
 }
 
 const MODES: &[&str] = &["bypassPermissions", "acceptEdits", "default", "dontAsk", "plan"];
+/// Of a guard that trips.
+const ENDS: &[&str] = &["mark", "ask", "fail"];
 const CONFINED: &[&str] = &["off", "prefer", "require"];
 
 /// How values of a key come together; nothing for a key that is no policy.
@@ -51,6 +55,7 @@ pub(super) fn direction(key: &str) -> Option<Direction> {
     let parts = path(key);
     Some(match parts[..] {
         ["permissions", "allow" | "ask" | "deny"] | ["hooks" | "budgets" | "rate_limits", _] => Direction::Each,
+        ["guards", _] => Direction::Guard,
         ["permissions", "mode"] => Direction::Words(MODES),
         ["permissions", "allow_bypass"] => Direction::False,
         ["permissions", "approvers"] => Direction::People,
@@ -76,7 +81,7 @@ pub(super) fn direction(key: &str) -> Option<Direction> {
 /// The parts of a key. Names of budgets may have points in them.
 pub(super) fn path(key: &str) -> Vec<&str> {
     match key.split_once('.') {
-        Some((section @ ("budgets" | "rate_limits"), name)) => vec![section, name],
+        Some((section @ ("budgets" | "rate_limits" | "guards"), name)) => vec![section, name],
         _ => key.split('.').collect(),
     }
 }
@@ -94,6 +99,7 @@ pub(super) fn combine(direction: Direction, upper: &Value, lower: &Value) -> Com
     match direction {
         Direction::Each => Combined { value: lower.clone(), lower_holds: true, lifts: false },
         Direction::People | Direction::Places => narrow(direction, upper, lower),
+        Direction::Guard => guard(upper, lower),
         _ => {
             let looser = tightness(direction, lower) < tightness(direction, upper);
             let value = if looser { upper } else { lower };
@@ -111,7 +117,7 @@ fn tightness(direction: Direction, value: &Value) -> f64 {
         Direction::False => value.as_bool().map(|allowed| if allowed { 0.0 } else { 1.0 }),
         Direction::Most => value.as_f64(),
         Direction::Least(unit) => amount(unit, value).map(|amount| -amount),
-        Direction::Each | Direction::People | Direction::Places => None,
+        Direction::Each | Direction::People | Direction::Places | Direction::Guard => None,
     };
     number.unwrap_or(f64::NEG_INFINITY)
 }
@@ -123,6 +129,29 @@ fn amount(unit: Unit, value: &Value) -> Option<f64> {
         Unit::Bytes => Size::try_from(value.clone()).ok().map(|size| size.0 as f64),
         Unit::Time => value.as_str()?.parse::<Span>().ok().map(|span| span.get().as_secs_f64()),
     }
+}
+
+/// What a lower layer says of a guard: nothing of what it checks, and no milder end.
+fn guard(upper: &Value, lower: &Value) -> Combined {
+    let kept = |lifts| Combined { value: upper.clone(), lower_holds: false, lifts };
+    let (Some(above), Some(below)) = (upper.as_object(), lower.as_object()) else { return kept(true) };
+    let strictness = |then: &Value| tightness(Direction::Words(ENDS), then);
+    let strictest = Value::from("fail");
+    let mut merged = above.clone();
+    for (key, value) in below {
+        let before = above.get(key);
+        let tightens = match key.as_str() {
+            "then" => strictness(value) >= strictness(before.unwrap_or(&strictest)),
+            "required" => value == true || before != Some(&Value::Bool(true)),
+            _ => before == Some(value),
+        };
+        if !tightens {
+            return kept(true);
+        }
+        merged.insert(key.clone(), value.clone());
+    }
+    let value = Value::Object(merged);
+    Combined { lower_holds: value != *upper, value, lifts: false }
 }
 
 fn narrow(direction: Direction, upper: &Value, lower: &Value) -> Combined {

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::direction::direction;
 use super::{Layer, Level, Setting};
+use crate::config::guards;
 use crate::config::hooks::{self, Author};
 use crate::config::{Hook, HookHandler, Hooks, Limits, Permissions, RateLimit, Sandbox, SharedBudget};
 use crate::diagnostic::{Diagnostics, Place, SourceFile};
@@ -35,6 +36,9 @@ pub(crate) fn organisation(file: &SourceFile, out: &mut Diagnostics) -> Option<(
     let _: Option<Sandbox> = table.read("sandbox", out);
     let _: Option<BTreeMap<String, SharedBudget>> = table.read("budgets", out);
     let _: Option<BTreeMap<String, RateLimit>> = table.read("rate_limits", out);
+    if let Some(node) = table.get("guards") {
+        guards::read_layer(node, false, file, out);
+    }
     let hooks = table.get("hooks").map(|node| hooks::read(node, Author::Operator, file, out)).unwrap_or_default();
     table.finish("a policy", out);
     let layer =
@@ -52,6 +56,9 @@ pub(crate) fn team(file: &SourceFile, out: &mut Diagnostics) -> Option<(Layer, H
     if budget.usd.is_some_and(|usd| !usd.is_finite() || usd <= 0.0) || budget.tokens == Some(0) {
         out.push(file.error(node.at, "a budget must be more than nothing"));
     }
+    if let Some(node) = table.get("guards") {
+        guards::read_layer(node, true, file, out);
+    }
     let hooks = table.get("hooks").map(|node| hooks::read(node, Author::Agent, file, out)).unwrap_or_default();
     table.finish("a team", out);
     let layer = Layer { level: Level::Team, file: file.clone(), settings: settings(&node, Level::Team, file) };
@@ -66,8 +73,14 @@ pub(crate) fn project(node: &Node, file: &SourceFile) -> Layer {
 /// What a pipeline says.
 pub(crate) fn task(node: &Node, file: &SourceFile) -> Layer {
     let mut layer = Layer { level: Level::Task, file: file.clone(), settings: settings(node, Level::Task, file) };
-    layer.settings.retain(|setting| setting.key.starts_with("permissions.") || setting.key.starts_with("budget."));
+    let sections = ["permissions.", "budget.", "guards."];
+    layer.settings.retain(|setting| sections.iter().any(|section| setting.key.starts_with(section)));
     layer
+}
+
+/// Reads `guards:` of a pipeline.
+pub(crate) fn task_guards(node: &Node, file: &SourceFile, out: &mut Diagnostics) {
+    guards::read_layer(node, true, file, out);
 }
 
 fn parse(file: &SourceFile, out: &mut Diagnostics) -> Option<Node> {
@@ -104,7 +117,7 @@ fn settings(root: &Node, level: Level, file: &SourceFile) -> Vec<Setting> {
                     }
                 }
             }
-            "limits" | "budget" | "budgets" | "rate_limits" => {
+            "limits" | "budget" | "budgets" | "rate_limits" | "guards" => {
                 for (key, node) in fields(node) {
                     add(format!("{section}.{key}"), node.to_json(), node.at);
                 }

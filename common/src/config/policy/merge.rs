@@ -31,6 +31,14 @@ impl Merged {
     }
 }
 
+impl Merged {
+    /// Guards of which nobody says what they check.
+    pub(crate) fn unknown_guards(&self) -> impl Iterator<Item = &Setting> {
+        let guards = self.settings.iter().filter(|setting| setting.key.starts_with("guards."));
+        guards.filter(|setting| crate::config::guards::only_tightens(&setting.value))
+    }
+}
+
 impl Setting {
     /// The one that was said further down.
     fn max_by_layer<'a>(&'a self, other: &'a Self) -> &'a Self {
@@ -105,12 +113,23 @@ pub(crate) fn patch(root: &mut Node, merged: &Merged) {
     let of_lifts = merged.lifts.iter().map(|lift| lift.lower.key.as_str());
     let lifted: Vec<&str> = of_lifts.collect();
     for setting in merged.settings.iter().filter(|setting| !rules(&setting.key)) {
-        if setting.layer != Level::Organisation && !lifted.contains(&setting.key.as_str()) {
+        let path = path(&setting.key);
+        // A project that tightens a guard says nothing of what it checks.
+        let is_partly_above = || path.first() == Some(&"guards") && said(root, &path) != Some(setting.value.clone());
+        if setting.layer != Level::Organisation && !lifted.contains(&setting.key.as_str()) && !is_partly_above() {
             continue;
         }
         let at = setting.at.unwrap_or(root.at);
-        set(root, &path(&setting.key), node(&setting.value, at));
+        set(root, &path, node(&setting.value, at));
     }
+}
+
+/// What stands under a key.
+fn said(root: &Node, path: &[&str]) -> Option<Value> {
+    let [first, rest @ ..] = path else { return Some(root.to_json()) };
+    let Kind::Map(fields) = &root.kind else { return None };
+    let (_, value) = fields.iter().find(|(key, _)| key.text == *first)?;
+    said(value, rest)
 }
 
 fn set(root: &mut Node, path: &[&str], value: Node) {

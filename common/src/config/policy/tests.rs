@@ -5,10 +5,10 @@ use serde_json::json;
 
 use super::direction::{combine, direction};
 use super::*;
-use crate::config::{Config, SandboxMode, Size};
+use crate::config::{Config, Guards, SandboxMode, Size};
 use crate::diagnostic::Diagnostics;
 use crate::document::Node;
-use crate::journal::HookEvent;
+use crate::journal::{GuardThen, HookEvent};
 
 fn under(organisation: &str, project: &str) -> (Option<Config>, Diagnostics) {
     let mut out = Diagnostics::new();
@@ -27,6 +27,7 @@ limits: { input: 100KiB, queue_depth: 99999999999 }
 sandbox: { mode: require, run: { network: false, write: [/srv] }, mcp: { memory: 1GiB } }
 hooks: { PreToolUse: [{ hooks: [{ type: command, command: above }] }] }
 budgets: { all: { usd: 100, every: 1d } }
+guards: { keys: { on: output, patterns: [sk-], then: ask, required: true }, rude: { on: input, judge: { prompt: Rude?, model: haiku } } }
 ";
 
 #[test]
@@ -55,6 +56,8 @@ hooks: { PreToolUse: [{ hooks: [{ type: command, command: below }] }] }
     let hooks: Vec<String> = config.hooks.about(HookEvent::PreToolUse, "Bash").map(|hook| hook.name()).collect();
     assert_eq!(hooks, ["above", "below"]);
     assert!(config.budgets.contains_key("all"));
+    assert!(config.guards["keys"].required && config.guards["keys"].then == GuardThen::Ask);
+    assert_eq!(config.guards["rude"].judge().unwrap().system, "Rude?");
     assert_eq!(config.policy[0].permissions().deny, ["Bash(rm:*)"]);
 }
 
@@ -74,6 +77,12 @@ fn what_would_lift_a_ceiling_is_an_error_that_names_both_places() {
         ("mcp_servers: { m: { command: [m], sandbox: { memory: 2GiB } } }", "mcp_servers.m.sandbox.memory"),
         ("mcp_servers: { m: { command: [m], sandbox: { mode: 'off' } } }", "mcp_servers.m.sandbox.mode"),
         ("budgets: { all: { usd: 1000 } }", "budgets.all"),
+        ("guards: { keys: { then: mark } }", "guards.keys"),
+        ("guards: { keys: { required: false } }", "guards.keys"),
+        ("guards: { keys: { on: output, patterns: [sk-live-] } }", "guards.keys"),
+        ("guards: { keys: { on: output, schema: {} } }", "guards.keys"),
+        ("guards: { rude: { then: ask } }", "guards.rude"),
+        ("guards: { rude: { on: input, judge: agent } }", "guards.rude"),
     ];
     for (project, key) in table {
         let (config, out) = under(ORGANISATION, project);
@@ -83,6 +92,38 @@ fn what_would_lift_a_ceiling_is_an_error_that_names_both_places() {
         assert!(error.message.contains(&format!("`{key}: ")), "{project}: {out}");
         assert!(error.help.as_ref().unwrap().contains("/etc/teamster/policy.yaml:"), "{project}: {out}");
     }
+}
+
+#[test]
+fn lower_layers_add_guards_and_make_their_end_stricter() {
+    let project = "guards: { keys: { then: fail }, own: { on: output, patterns: [x], then: mark } }\n";
+    let (config, out) = under(ORGANISATION, project);
+    assert_eq!(out.errors(), 0, "{out}");
+    let config = config.unwrap();
+    let ends = |guards: &Guards| -> Vec<(String, GuardThen, bool)> {
+        guards.iter().map(|(name, guard)| (name.clone(), guard.then, guard.required)).collect()
+    };
+    let expected = [
+        ("keys".to_owned(), GuardThen::Fail, true),
+        ("own".to_owned(), GuardThen::Mark, false),
+        ("rude".to_owned(), GuardThen::Fail, false),
+    ];
+    assert_eq!(ends(&config.guards), expected);
+    assert!(config.guards["keys"].look(&json!("sk-1")).is_some());
+    let mut out = Diagnostics::new();
+    let text = "guards: { own: { then: ask }, team: { on: input, patterns: [y] } }\n";
+    let (of_team, _) = team(&SourceFile::new("teams/sales.yaml", text), &mut out).unwrap();
+    let expected = [
+        ("keys".to_owned(), GuardThen::Fail, true),
+        ("own".to_owned(), GuardThen::Ask, true),
+        ("rude".to_owned(), GuardThen::Fail, false),
+        ("team".to_owned(), GuardThen::Fail, true),
+    ];
+    assert_eq!(ends(&of_team.guards(&config.guards)), expected);
+    // A milder end does not count, also in a definition that was checked under other files.
+    let (milder, _) = team(&SourceFile::new("teams/a.yaml", "guards: { keys: { then: mark } }"), &mut out).unwrap();
+    assert_eq!(milder.guards(&config.guards)["keys"].then, GuardThen::Fail);
+    assert!(out.is_empty(), "{out}");
 }
 
 #[test]
@@ -115,11 +156,26 @@ fn every_value_says_where_it_is_from() {
 
 #[test]
 fn what_is_no_policy_has_no_place_in_its_files() {
-    for text in ["models: {}", "permissions: { votes: many }", "hooks: { Start: [] }", "sandbox: 1"] {
+    for text in [
+        "models: {}",
+        "permissions: { votes: many }",
+        "hooks: { Start: [] }",
+        "sandbox: 1",
+        "guards: { a: { then: ask } }",
+        "guards: { a: { on: input, schema: schemas/a.json } }",
+        "guards: { a: { on: input, judge: agent } }",
+    ] {
         let mut out = Diagnostics::new();
         assert!(organisation_of(text, &mut out).is_empty() && out.has_errors(), "{text}");
     }
-    for text in ["limits: {}", "sandbox: {}", "budget: { usd: 0 }"] {
+    for text in [
+        "limits: {}",
+        "sandbox: {}",
+        "budget: { usd: 0 }",
+        "guards: { a: }",
+        "guards: { a: { required: false } }",
+        "guards: { a: { on: input, judge: agent } }",
+    ] {
         let mut out = Diagnostics::new();
         assert!(team(&SourceFile::new("teams/a.yaml", text), &mut out).is_none() && out.has_errors(), "{text}");
     }
@@ -139,6 +195,9 @@ fn setting() -> impl Strategy<Value = (&'static str, Value)> {
         prop::sample::select(vec!["off", "prefer", "require"]).prop_map(|mode| ("sandbox.bash.mode", json!(mode))),
         any::<bool>().prop_map(|open| ("sandbox.run.network", json!(open))),
         places.prop_map(|places| ("sandbox.run.write", json!(places))),
+        (prop::sample::select(vec!["mark", "ask", "fail"]), any::<bool>()).prop_map(|(then, required)| {
+            ("guards.keys", json!({"on": "output", "patterns": ["sk-"], "then": then, "required": required}))
+        }),
         (1..=9_u32).prop_map(|size| ("sandbox.mcp.memory", json!(format!("{size}GiB")))),
     ]
 }

@@ -37,6 +37,7 @@ impl Event {
             Self::OtherModel { .. } => "other_model",
             Self::Prompted { .. } => "prompted",
             Self::HookDecided { .. } => "hook_decided",
+            Self::JudgeAsked { .. } => "judge_asked",
             Self::GuardTripped { .. } => "guard_tripped",
             Self::CallIntended { .. } => "call_intended",
             Self::CallFinished { .. } => "call_finished",
@@ -93,6 +94,7 @@ impl Event {
             | Self::OtherModel { step, .. }
             | Self::Prompted { step, .. }
             | Self::HookDecided { step, .. }
+            | Self::JudgeAsked { step, .. }
             | Self::GuardTripped { step, .. }
             | Self::CallIntended { step, .. }
             | Self::CallFinished { step, .. }

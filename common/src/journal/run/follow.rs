@@ -14,6 +14,9 @@ impl Run {
         if let Event::SubagentCalled { call, .. } = event {
             return self.check_subagent(key, step, call);
         }
+        if let Event::JudgeAsked { .. } = event {
+            return self.check_judge(key, step);
+        }
         if step.is_some_and(StepRun::is_done) {
             return Err("the step is done");
         }
@@ -71,6 +74,19 @@ impl Run {
                 }
             }
             Event::ChildSubmitted { .. } if step.is_some_and(|s| s.child.is_some()) => Err("the step has its child"),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_judge(&self, key: &StepKey, step: Option<&StepRun>) -> Result<(), &'static str> {
+        let caller = key.caller().and_then(|caller| self.step(&caller)).ok_or("a judge judges an agent")?;
+        if caller.is_done() || caller.conversation.is_none() {
+            return Err("the agent that is to be judged is not at work");
+        }
+        match step {
+            Some(step) if step.judging.is_some() || step.subagent.is_some() || step.conversation.is_some() => {
+                Err("somebody else has this number")
+            }
             _ => Ok(()),
         }
     }

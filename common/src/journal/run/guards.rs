@@ -2,7 +2,7 @@
 
 use super::{Run, StepRun};
 use crate::id::{StepId, StepKey};
-use crate::journal::{GuardThen, GuardTrip};
+use crate::journal::{GuardThen, GuardTrip, Judging};
 
 impl Run {
     /// What guards found in a step, its items and its subagents.
@@ -13,6 +13,20 @@ impl Run {
         };
         let known = self.steps.range(StepKey::of(step.clone())..).take_while(move |(key, _)| of_step(key));
         known.flat_map(|(key, step)| step.trips.iter().map(move |trip| (key, trip)))
+    }
+}
+
+impl Run {
+    /// The judges of what an agent was told and came to, with what they were asked.
+    pub fn judges<'a>(
+        &'a self,
+        of: &StepKey,
+    ) -> impl Iterator<Item = (&'a StepKey, &'a StepRun, &'a Judging)> + use<'a> {
+        let lineage = of.lineage.clone();
+        self.family(of).filter_map(move |(key, step)| {
+            let own = key.lineage.split_last().is_some_and(|(_, above)| above == lineage);
+            Some((key, step, step.judging.as_ref().filter(|_| own)?))
+        })
     }
 }
 

@@ -94,6 +94,8 @@ impl<'a> Reader<'a> {
         let timeout = table.read("timeout", self.out);
         let output = table.get("output").and_then(|node| self.schema(node, &here.key("output")));
         let budget = table.get("budget").and_then(|node| self.budget(node)).unwrap_or_default();
+        let concurrency =
+            table.get("concurrency").and_then(|node| self.concurrency(node, &here.key("concurrency"), here.context));
         let uses = table.get("uses").map(|node| self.linked(node, LinkTo::RateLimit)).unwrap_or_default();
         let kind = self.kind(&mut table, &here);
         table.finish("a step", self.out);
@@ -102,8 +104,21 @@ impl<'a> Reader<'a> {
             None => None,
         };
         let (id, kind) = (id?, kind?);
-        let step =
-            Step { id, needs, condition, foreach, on_error, retry, timeout, output, budget, uses, kind, within: None };
+        let step = Step {
+            id,
+            needs,
+            condition,
+            foreach,
+            on_error,
+            retry,
+            timeout,
+            output,
+            budget,
+            concurrency,
+            uses,
+            kind,
+            within: None,
+        };
         Some((Placed { step, index, at: id_node.map_or(node.at, |node| node.at), needs_at }, repeat))
     }
 

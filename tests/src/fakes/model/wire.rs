@@ -15,6 +15,7 @@ pub struct Message {
     stop_reason: Option<String>,
     model: Option<String>,
     input_tokens: Option<usize>,
+    headers: Vec<(String, String)>,
 }
 
 impl Message {
@@ -72,6 +73,18 @@ impl Message {
     pub fn having_read(mut self, tokens: usize) -> Self {
         self.input_tokens = Some(tokens);
         self
+    }
+
+    /// Comes with a header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The headers that it comes with.
+    pub(super) fn headers(&self) -> &[(String, String)] {
+        &self.headers
     }
 
     /// Which model it is from, and how many tokens it read, where it says so itself.
@@ -227,10 +240,14 @@ impl Reply {
 }
 
 /// The head of a streamed answer.
-pub(super) fn stream_head(content_type: &str, request_id: &str) -> String {
-    format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\nrequest-id: {request_id}\r\ntransfer-encoding: chunked\r\n\r\n"
-    )
+pub(super) fn stream_head(content_type: &str, request_id: &str, headers: &[(String, String)]) -> String {
+    let mut head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\nrequest-id: {request_id}\r\ntransfer-encoding: chunked\r\n"
+    );
+    for (name, value) in headers {
+        let _ = write!(head, "{name}: {value}\r\n");
+    }
+    head + "\r\n"
 }
 
 /// Bytes as chunks of an odd size, so that events, lines and characters are torn.

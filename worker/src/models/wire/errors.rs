@@ -12,6 +12,8 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
+use super::allowance::Allowance;
+
 /// Why a stream is no reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::models) enum StreamFault {
@@ -84,6 +86,8 @@ pub(in crate::models) struct Origin<'a> {
 pub(in crate::models) struct Hints {
     /// The API's id of the request.
     pub request_id: Option<String>,
+    /// How much more the API takes.
+    pub allowance: Allowance,
     should_retry: Option<bool>,
     retry_after: Option<Duration>,
 }
@@ -94,6 +98,7 @@ impl Hints {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
         Self {
             request_id: text("request-id").or_else(|| text("x-request-id")).map(|id| id.chars().take(128).collect()),
+            allowance: Allowance::read(headers, now),
             should_retry: text("x-should-retry").and_then(|answer| answer.parse().ok()),
             retry_after: text("retry-after-ms")
                 .and_then(|ms| positive(ms.parse::<f64>().ok()? / 1_000.0))
@@ -142,7 +147,9 @@ pub(in crate::models) fn refused(origin: Origin<'_>, status: StatusCode, hints: 
     let kind = kind.or(row.map(|row| row.kind)).unwrap_or("error");
     let text = describe(&format!("answered {code} {kind}"), message, advice, origin);
     let mut failure = failure(origin, class, &text, hints);
-    failure.retry_after_ms = hints.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+    let pause = || hints.allowance.pause_of_all().filter(|_| class == FailureClass::RateLimited);
+    let wait = hints.retry_after.or_else(pause);
+    failure.retry_after_ms = wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
     let detail = json!({"status": code, "type": kind, "message": quote(message), "request_id": hints.request_id});
     failure.with_detail(detail)
 }
@@ -312,6 +319,15 @@ mod tests {
         ] {
             assert_eq!(answer(529, "no", headers).retry_after_ms, wait, "{headers:?}");
         }
+    }
+
+    #[test]
+    fn a_rate_limit_without_a_wait_lasts_until_what_is_spent_is_there_again() {
+        let spent = [("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "1m30s")];
+        assert_eq!(answer(429, "no", &spent).retry_after_ms, Some(90_000));
+        assert_eq!(answer(529, "no", &spent).retry_after_ms, None);
+        let asked = [spent[0], spent[1], ("retry-after", "2")];
+        assert_eq!(answer(429, "no", &asked).retry_after_ms, Some(2_000));
     }
 
     #[test]
