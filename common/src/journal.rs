@@ -36,7 +36,7 @@ pub use request::{
     CacheTtl, Compaction, ContextRules, Fallback, ModelChoice, ModelSettings, OnOtherModel, RequestHead, Structured,
 };
 pub use run::{
-    Approval, ApprovalAnswer, Call, CallState, Child, Held, Raised, Run, SessionRun, SessionState, StepRun, StepStatus,
+    Approval, ApprovalAnswer, Call, CallState, Child, Entry, EntryState, Held, Raised, Run, SessionRun, SessionState, StepRun, StepStatus,
     Subagent,
 };
 pub use seal::{InvalidKey, KeyId, PublicKey, Seal, SealKey};
