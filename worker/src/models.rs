@@ -10,6 +10,7 @@ use common::journal::{ModelCall, RequestHead};
 use serde_json::Value;
 
 pub mod anthropic;
+pub mod batches;
 pub mod length;
 mod observed;
 pub mod openai;
@@ -43,4 +44,9 @@ pub struct ModelRequest<'a> {
 pub trait Provider: Send + Sync + std::fmt::Debug {
     /// Makes one request. Cancel-safe: dropping the future closes the connection.
     async fn call(&self, request: ModelRequest<'_>) -> Result<ModelCall, Failure>;
+
+    /// Its batches, if it takes many requests together.
+    fn batches(&self) -> Option<&dyn batches::Batches> {
+        None
+    }
 }

@@ -14,7 +14,7 @@ use crate::models::price::is_same_model;
 pub(super) fn answered(run: &Run, step: &StepKey, call: ModelCall) -> Vec<Event> {
     let conversation = conversation(run, step);
     let noticed = conversation.and_then(|known| other_model(known, step, &call));
-    let turn = Event::TurnFinished { step: step.clone(), call: Box::new(call) };
+    let turn = Event::TurnFinished { step: step.clone(), call: Box::new(call), entry: None };
     std::iter::once(turn).chain(noticed.into_iter().flatten()).collect()
 }
 

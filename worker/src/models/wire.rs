@@ -5,6 +5,7 @@
 //! are classed (`errors`) is pure; only this file touches the network.
 
 pub(super) mod errors;
+pub(super) mod json;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -151,7 +152,7 @@ impl Wire {
         })
     }
 
-    fn origin(&self) -> Origin<'_> {
+    pub(super) fn origin(&self) -> Origin<'_> {
         Origin { provider: &self.options.name, key: &self.options.key_origin }
     }
 
