@@ -18,7 +18,8 @@ pub(super) fn answered(run: &Run, step: &StepKey, call: ModelCall) -> Vec<Event>
     std::iter::once(turn).chain(noticed.into_iter().flatten()).collect()
 }
 
-fn other_model(conversation: &Conversation, step: &StepKey, call: &ModelCall) -> Option<Vec<Event>> {
+/// What is said of a reply that is not from the model that was asked; nothing if it is.
+pub(super) fn other_model(conversation: &Conversation, step: &StepKey, call: &ModelCall) -> Option<Vec<Event>> {
     let (asked, answered) = (&conversation.head.model, &call.model);
     if is_same_model(asked, answered) {
         return None;

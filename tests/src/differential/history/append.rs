@@ -63,7 +63,7 @@ async fn event(
                 usage,
                 duration_ms: 7,
             };
-            Event::TurnFinished { step: at, call: Box::new(call) }
+            Event::TurnFinished { step: at, call: Box::new(call), entry: None }
         }
         2 | 3 => {
             on.push(WaitOn::Approval { approval: ApprovalId { task, seq: number } });
