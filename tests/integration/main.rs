@@ -33,6 +33,7 @@ mod hooks;
 mod hooks_crash;
 mod limits;
 mod metrics;
+mod model_batches;
 mod models;
 mod models_openai;
 mod observability;
