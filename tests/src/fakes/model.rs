@@ -64,6 +64,8 @@ pub struct Request {
     pub number: usize,
     /// The API that it asks.
     pub api: Api,
+    /// The request line.
+    pub line: String,
     /// The headers, names in lower case.
     pub headers: BTreeMap<String, String>,
     /// The body, byte for byte.
@@ -233,12 +235,12 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let json = serde_json::from_slice(&body).unwrap_or_default();
         let request = {
             let mut requests = lock(&shared.requests);
-            let request = Request { number: requests.len(), api: Api::of(&line), headers, body, json, answered: false };
+            let request = Request { number: requests.len(), api: Api::of(&line), line, headers, body, json, answered: false };
             requests.push(request.clone());
             request
         };
         shared.received.send_modify(|count| *count += 1);
-        let Some(reply) = reply(shared, &request, &line) else { return Ok(()) };
+        let Some(reply) = reply(shared, &request) else { return Ok(()) };
         let request_id = format!("req_fake_{}", request.number);
         if !write_reply(&mut stream, &request, &request_id, reply).await? {
             return Ok(());
@@ -249,7 +251,7 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
 }
 
 /// What to say; nothing: the connection breaks.
-fn reply(shared: &Shared, request: &Request, line: &str) -> Option<Reply> {
+fn reply(shared: &Shared, request: &Request) -> Option<Reply> {
     if request.api == Api::Unknown {
         return Some(Reply::error(404, "not_found_error", "Not Found"));
     }
@@ -258,7 +260,7 @@ fn reply(shared: &Shared, request: &Request, line: &str) -> Option<Reply> {
         return Some(Reply::error(401, "authentication_error", "x-api-key header is required"));
     }
     if request.api == Api::Batches {
-        return batches::reply(shared, request, line);
+        return batches::reply(shared, request);
     }
     let violation = match request.api {
         Api::Chat => chat::violation(&request.json),

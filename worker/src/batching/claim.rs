@@ -15,7 +15,7 @@ use super::documents::{Documents, Versioned};
 use super::register::Register;
 
 /// A holder shows that it lives so many times before others would take its place.
-const BEATS: u32 = 4;
+pub(super) const BEATS: u32 = 4;
 
 /// Why nothing more can be done with a register.
 #[derive(Debug, thiserror::Error)]

@@ -59,8 +59,7 @@ impl Desk<'_> {
                     claim.during(self.entries.deliver(entry, Err(failure.clone()))).await??;
                 }
                 tracing::info!(provider = self.provider, batch = id, answers = told.len(), "a model batch is done");
-                self.looked.remove(&number);
-                claim.change(|register| register.remove(number)).await
+                self.close(number, claim).await
             }
             Err(Undelivered::Store(error)) => Err(error.into()),
             Err(Undelivered::Provider(failure)) => {

@@ -10,10 +10,10 @@ use common::config::Batches as Options;
 use common::id::EntryId;
 use common::shutdown::Shutdown;
 use common::store::StoreError;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::Surroundings;
-use super::claim::{Claim, Lost, Watch};
+use super::claim::{BEATS, Claim, Lost, Watch};
 use super::documents::Documents;
 use super::entries::Entries;
 use super::register::{Seen, Stage, Step, due};
@@ -32,7 +32,7 @@ pub(super) struct Desk<'a> {
     pub(super) around: &'a Surroundings,
     pub(super) documents: &'a Documents,
     pub(super) entries: &'a Entries,
-    joined: Arc<Notify>,
+    joined: watch::Receiver<()>,
     /// When each batch was looked at last.
     pub(super) looked: BTreeMap<u64, Timestamp>,
     /// How often each batch was looked for in vain.
@@ -47,7 +47,7 @@ impl<'a> Desk<'a> {
         around: &'a Surroundings,
         documents: &'a Documents,
         entries: &'a Entries,
-        joined: Arc<Notify>,
+        joined: watch::Receiver<()>,
     ) -> Self {
         let (looked, missed) = (BTreeMap::new(), BTreeMap::new());
         Self { provider, options, around, documents, entries, joined, looked, missed, watch: None }
@@ -68,12 +68,12 @@ impl<'a> Desk<'a> {
                     claim = None;
                 }
             }
-            let (busy, joined) = (claim.is_some() || self.watch.is_some(), Arc::clone(&self.joined));
+            let busy = claim.is_some() || self.watch.is_some();
             let pause = if busy { self.pause() } else { IDLE };
             tokio::select! {
                 biased;
                 () = shutdown.draining() => {}
-                () = joined.notified(), if !busy => {}
+                Ok(()) = self.joined.changed(), if !busy => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -85,7 +85,9 @@ impl<'a> Desk<'a> {
     }
 
     fn pause(&self) -> Duration {
-        self.options.poll.get().min(self.options.linger.get()).clamp(BUSY.0, BUSY.1)
+        // Often enough to show that it lives.
+        let most = (self.around.lease / BEATS).clamp(BUSY.0, BUSY.1);
+        self.options.poll.get().min(self.options.linger.get()).clamp(BUSY.0, most)
     }
 
     async fn tick(&mut self, held: &mut Option<Claim>) -> Result<(), Lost> {

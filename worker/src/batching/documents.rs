@@ -15,6 +15,8 @@ use super::tray::{TRAYS, Tray, Waiting};
 
 /// For how long a document is kept after its last change: longer than a provider keeps the answers.
 const KEEP: Duration = Duration::from_secs(40 * 24 * 3_600);
+/// For how long one is kept that is of no more use.
+const SOON: Duration = Duration::from_secs(1);
 /// How often a change is tried anew because another one came in between.
 const TRIES: usize = 100;
 
@@ -96,6 +98,14 @@ impl Documents {
         let name = batch_name(provider, number)?;
         let before = self.store.session(&name).await?.map_or(0, |kept| kept.version);
         self.keep(&name, before, body(&Tray { entries: entries.to_vec() })?).await.map(drop)
+    }
+
+    /// The entries of a batch are of no more use.
+    pub(super) async fn forget_batch(&self, provider: &str, number: u64) -> Result<(), StoreError> {
+        let name = batch_name(provider, number)?;
+        let Some(kept) = self.store.session(&name).await? else { return Ok(()) };
+        let (body, keep) = (body(&Tray::default())?, SOON);
+        self.store.keep_session(KeepSession { name, expected: kept.version, body, keep }).await.map(drop)
     }
 
     pub(super) async fn batch(&self, provider: &str, number: u64) -> Result<Vec<Waiting>, StoreError> {

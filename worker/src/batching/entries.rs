@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::failure::Failure;
 use common::id::{EntryId, StepKey};
-use common::journal::{Conversation, Entry, EntryState, ModelCall, Run, Usage};
+use common::journal::{Conversation, Entry, ModelCall, Run, Usage};
 use common::store::{Settle, SignalError, Store, StoreError};
 use common::task::{Signal, State};
 
@@ -52,6 +52,11 @@ struct Known {
 }
 
 impl Known {
+    /// Whether the task waits for what comes of it.
+    fn is_awaited(&self) -> bool {
+        self.run.head.open_entries.iter().any(|(_, open)| *open == self.entry.id)
+    }
+
     fn conversation(&self) -> Option<&Conversation> {
         self.run.step(&self.step)?.conversation.as_ref()
     }
@@ -104,12 +109,13 @@ impl Entries {
     pub(super) async fn deliver(&self, entry: &EntryId, answer: Result<Answer, Failure>) -> Result<(), StoreError> {
         self.around.fault.before_delivery();
         let Some(known) = self.known(entry).await? else {
-            tracing::warn!(%entry, task = %entry.task(), "nothing is known of the task of an answered request");
+            // It was replayed from before the request, or is gone.
+            tracing::info!(%entry, "an answer came to a request that no task knows of any more");
             return Ok(());
         };
         let answer = answer.map(|answer| self.billed(&known, answer));
         self.settle(&known, answer.as_ref().map_or(Used::Nothing, |call| Used::Model(call.usage))).await?;
-        if known.entry.state != EntryState::Waiting {
+        if !known.is_awaited() {
             if let Ok(call) = &answer {
                 let (task, cost) = (known.run.head.id, call.usage.cost_usd);
                 tracing::info!(%task, step = %known.step, cost, "an answer came that nobody waits for (any more)");

@@ -9,7 +9,7 @@ use common::clock::Clock;
 use common::failure::{Failure, FailureClass};
 use common::id::{EntryId, WorkerId};
 use common::store::StoreError;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::documents::Documents;
 use super::tray::{ROOM, TRAYS, Waiting};
@@ -47,13 +47,13 @@ pub(super) struct Joining {
 pub struct Inbox {
     joins: mpsc::Receiver<Join>,
     clock: Arc<dyn Clock>,
-    joined: Arc<Notify>,
+    joined: watch::Sender<()>,
 }
 
 impl Joining {
     pub(super) fn new(clock: Arc<dyn Clock>) -> (Self, Inbox) {
         let (sender, joins) = mpsc::channel(QUEUE);
-        (Self { joins: sender }, Inbox { joins, clock, joined: Arc::default() })
+        (Self { joins: sender }, Inbox { joins, clock, joined: watch::Sender::new(()) })
     }
 
     pub(super) async fn join(&self, provider: &str, entry: EntryId) -> Result<Result<(), Full>, Failure> {
@@ -70,9 +70,9 @@ impl Joining {
 }
 
 impl Inbox {
-    /// Rings when requests of this process have come to wait.
-    pub(super) fn joined(&self) -> Arc<Notify> {
-        Arc::clone(&self.joined)
+    /// Changes when requests of this process have come to wait.
+    pub(super) fn joined(&self) -> watch::Receiver<()> {
+        self.joined.subscribe()
     }
 
     /// Writes down what comes in. Does not end while anybody may come.
@@ -92,7 +92,7 @@ impl Inbox {
             }
             for (provider, joins) in by_provider {
                 let at = self.clock.now();
-                let new = joins.iter().map(|join| Waiting { id: join.entry.clone(), at }).collect();
+                let new = joins.iter().map(|join| Waiting { id: join.entry.clone(), at, back: None }).collect();
                 let beyond = put(documents, &provider, first, new).await;
                 for join in joins {
                     let answer = match &beyond {
@@ -105,7 +105,7 @@ impl Inbox {
                     // Who does not wait any more asks again.
                     let _ = join.done.send(answer);
                 }
-                self.joined.notify_waiters();
+                self.joined.send_replace(());
             }
         }
     }

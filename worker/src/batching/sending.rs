@@ -44,8 +44,9 @@ impl Desk<'_> {
         let count = entries.len();
         let drafted = claim.during(self.draft(entries, batches)).await??;
         let Drafted { goes, requests, later, gone, wrong, .. } = drafted;
+        let back = self.around.clock.now();
         // Before the batch goes on without them: should this worker die in between, they are found in both places.
-        self.documents.change_tray(&self.provider, 0, |tray| tray.put_back(&later)).await?;
+        self.documents.change_tray(&self.provider, 0, |tray| tray.put_back(&later, back)).await?;
         for entry in gone {
             claim.during(self.entries.give_back(&entry.id)).await??;
         }
@@ -53,7 +54,7 @@ impl Desk<'_> {
             claim.during(self.entries.deliver(&entry.id, Err(failure))).await??;
         }
         if goes.is_empty() {
-            return claim.change(|register| register.remove(number)).await;
+            return self.close(number, claim).await;
         }
         let (sent, since) = (goes.len() as u64, self.around.clock.now());
         let mut now = number;
@@ -66,6 +67,9 @@ impl Desk<'_> {
             register.enter(now, Stage::Sending { since });
         };
         claim.change(noted).await?;
+        if now != number {
+            self.documents.forget_batch(&self.provider, number).await?;
+        }
         self.missed.remove(&now);
         let nth = self.around.fault.before_send();
         let answer = claim.during(batches.send(&requests)).await?;
@@ -140,7 +144,15 @@ impl Desk<'_> {
         for entry in self.documents.batch(&self.provider, number).await? {
             claim.during(self.entries.deliver(&entry.id, Err(failure.clone()))).await??;
         }
-        claim.change(|register| register.remove(number)).await
+        self.close(number, claim).await
+    }
+
+    /// A batch is done with.
+    pub(super) async fn close(&mut self, number: u64, claim: &mut Claim) -> Result<(), Lost> {
+        claim.change(|register| register.remove(number)).await?;
+        self.looked.remove(&number);
+        self.missed.remove(&number);
+        Ok(self.documents.forget_batch(&self.provider, number).await?)
     }
 
     /// Looks at the provider for a batch that may have been sent; if it is not there, it may be sent again.

@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::ModelRequest;
 use super::price::Tokens;
 
-/// The largest body of a batch, in bytes. APIs take more (256 MB); a worker holds it in memory.
-pub const LARGEST_BODY: usize = 64 << 20;
+/// The largest body of a batch, in bytes. APIs take more (256 MB); a worker holds it in memory, twice while it goes out.
+pub const LARGEST_BODY: usize = 32 << 20;
 
 /// A batch as its provider lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -64,8 +64,8 @@ pub(super) fn is_meant(line: &str) -> bool {
 }
 
 /// Answers; nothing: the connection breaks before the answer.
-pub(super) fn reply(shared: &Shared, request: &Request, line: &str) -> Option<Reply> {
-    let mut words = line.split(' ');
+pub(super) fn reply(shared: &Shared, request: &Request) -> Option<Reply> {
+    let mut words = request.line.split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let rest: Vec<&str> = path[PATH.len()..].split('/').filter(|part| !part.is_empty()).collect();
