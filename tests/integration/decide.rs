@@ -91,7 +91,9 @@ impl World for Script {
             }
             Action::JoinBatch { .. }
             | Action::HeedModelBatch { .. }
-            | Action::OpenSession { .. } | Action::SaveSession { .. } | Action::SubmitChild { .. } => {
+            | Action::OpenSession { .. }
+            | Action::SaveSession { .. }
+            | Action::SubmitChild { .. } => {
                 Performed::Child(Err(Failure::new(FailureClass::Configuration, "no children here")))
             }
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use common::failure::FailureClass;
 use common::journal::{Event, Recorded};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use suite::binary;
 use suite::fakes::model::{EXPIRED, FakeModel, Message, Reply, Request};
@@ -29,6 +30,10 @@ impl Killed {
     fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 }
 
@@ -339,6 +344,67 @@ async fn a_batch_whose_answer_was_lost_is_found_again_and_one_that_is_not_taken_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_makes_a_batch_be_refused_fails_alone() {
+    let world = World::new(Setting::default(), answer).await;
+    world.fake.refuse_batches_with("n=5");
+    let ids = world.submit(0..8).await;
+    let _worker = world.worker(8);
+    world.until("dead", 1).await;
+    world.until("succeeded", 7).await;
+    let task = world.task(&ids[5]).await;
+    assert_eq!(task["error"]["class"], "invalid_request", "{task}");
+    assert_eq!((world.batched().len(), world.fake.direct()), (7, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stood_still_does_nothing_for_batches_that_another_one_looks_after() {
+    // On a server, which no stopped client can lock.
+    let world = World::new(Setting { store: Some(redis::place()), ..Setting::default() }, answer).await;
+    world.fake.hold_batches(true);
+    let mut ids = world.submit(0..3).await;
+    let first = world.worker(4);
+    until("the requests are out", async || world.batched().len() == 3).await;
+    world.until("waiting", 3).await;
+    first.signal(Signal::STOP);
+    let _second = world.worker(4);
+    world.fake.hold_batches(false);
+    world.until("succeeded", 3).await;
+    first.signal(Signal::CONT);
+    ids.extend(world.submit(3..6).await);
+    world.until("succeeded", 6).await;
+    world.answered_once(&ids).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_private_goes_out_and_is_kept_as_tokens_only() {
+    const CANARY: &str = "jane.canary@example.com";
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef").unwrap();
+    let config = format!("private_data: {{ key: 'file:{}', kinds: [email] }}", key.path().display());
+    let step = "batch: { max_wait: 6h }";
+    let world = World::new(Setting { config: &config, step, ..Setting::default() }, |request| {
+        let answer = format!("answer {}: mail {CANARY}, or other.canary@example.com", number(request));
+        Message::of_text(&answer).having_read(100).into()
+    })
+    .await;
+    let body = json!({"pipeline": "think", "input": {"n": format!("0 {CANARY}")}});
+    let url = format!("{}/v1/tasks", world.scheduler.address);
+    let task: Value = world.client.post(url).json(&body).send().await.unwrap().json().await.unwrap();
+    let id = task["id"].as_str().unwrap_or_else(|| panic!("{task}")).to_owned();
+    let _worker = world.worker(4);
+    world.until("succeeded", 1).await;
+    let sent = json!(world.fake.batches()[0].requests).to_string();
+    assert!(sent.contains("private-email-") && !sent.contains("canary"), "{sent}");
+    let journal = json!(world.journal(&id).await).to_string();
+    assert!(journal.contains("mail private-email-") && !journal.contains("canary"), "{journal}");
+    let mut files = std::fs::read_dir(world.project.path()).unwrap().collect::<Vec<_>>();
+    files.extend(std::fs::read_dir(world.project.path().join(".teamster")).into_iter().flatten());
+    let is_kept = |path: &Path| path.is_file() && std::fs::read(path).unwrap().windows(6).any(|six| six == b"canary");
+    let kept: Vec<_> = files.into_iter().map(|file| file.unwrap().path()).filter(|path| is_kept(path)).collect();
+    assert!(kept.is_empty(), "{kept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_is_too_near_asks_the_model_directly() {
     for (options, step) in [
         ("linger: 300ms, poll: 50ms", "batch: { max_wait: 4m }"),
@@ -364,7 +430,8 @@ async fn who_has_waited_long_enough_asks_directly_and_takes_no_late_answer() {
     world.until("succeeded", 2).await;
     assert_eq!(world.fake.direct(), 2);
     let before = world.journal(&ids[0]).await;
-    let order: Vec<_> = kinds(&before).into_iter().filter(|kind| kind.contains("model_batch") || *kind == "turn_finished").collect();
+    let order: Vec<_> =
+        kinds(&before).into_iter().filter(|kind| kind.contains("model_batch") || *kind == "turn_finished").collect();
     assert_eq!(order, ["model_batch_joined", "model_batch_left", "turn_finished"]);
     world.fake.hold_batches(false);
     // The answers of the batch are read, and told to nobody.

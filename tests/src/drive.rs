@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use common::clock::Timestamp;
 use common::config::{Config, Guards, Hooks, Limits, Permissions};
-use common::id::{Digest, StepKey, TaskId, WorkerId};
 use common::failure::Failure;
+use common::id::{Digest, StepKey, TaskId, WorkerId};
 use common::journal::{ApprovalDecision, Event, ModelCall, Recorded, Run};
 use common::pipeline::model::Pipeline;
 use common::store::{Next, ledger};
@@ -159,7 +159,8 @@ impl<'a> Drive<'a> {
                     happened: world.resolve(step, call.as_str()),
                 },
                 WaitOn::ModelBatch { step } => {
-                    let entry = self.run.step(step).and_then(|known| known.waiting_entry()).map(|entry| entry.id.clone());
+                    let entry =
+                        self.run.step(step).and_then(|known| known.waiting_entry()).map(|entry| entry.id.clone());
                     let (step, entry) = (step.clone(), entry.context("the step has a request in a batch")?);
                     match world.batched(&step) {
                         Some(Ok(call)) => Signal::ModelAnswered { step, entry, call: Box::new(call) },

@@ -23,8 +23,11 @@ pub enum Point {
     BeforeDelivery(u64),
 }
 
+/// Makes a point of its number.
+type ToPoint = fn(u64) -> Point;
+
 /// The names of the points.
-const PLACES: [(&str, fn(u64) -> Point); 5] = [
+const PLACES: [(&str, ToPoint); 5] = [
     ("before_append", Point::BeforeAppend),
     ("after_append", Point::AfterAppend),
     ("before_send", Point::BeforeSend),
@@ -34,7 +37,9 @@ const PLACES: [(&str, fn(u64) -> Point); 5] = [
 
 /// A text that names no such place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{VARIABLE} is {0:?}, and must be NAME:N, with one of before_append, after_append, before_send, after_send, before_delivery")]
+#[error(
+    "{VARIABLE} is {0:?}, and must be NAME:N, with one of before_append, after_append, before_send, after_send, before_delivery"
+)]
 pub struct InvalidPoint(String);
 
 impl FromStr for Point {

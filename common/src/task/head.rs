@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::state::{State, StateName, WaitOn};
 use crate::clock::Timestamp;
-use crate::id::{ApprovalId, BatchId, CallId, Digest, EntryId, IdempotencyKey, PipelineName, QueueName, StepKey, TaskId};
+use crate::id::{
+    ApprovalId, BatchId, CallId, Digest, EntryId, IdempotencyKey, PipelineName, QueueName, StepKey, TaskId,
+};
 use crate::journal::{Event, Recorded, Submitted, Usage, WakeCause};
 
 /// The task and step that a child task belongs to.

@@ -167,6 +167,11 @@ pub(crate) fn finished() -> Event {
     Event::StepFinished { step: step(), outcome: StepOutcome::Succeeded { output: json!(1) } }
 }
 
+/// An answer to a request in a model batch.
+pub(crate) fn batched() -> Event {
+    Event::TurnFinished { step: step(), call: Box::new(model_call()), entry: Some(entry()) }
+}
+
 /// An event of each kind, fit for what [`head`] has open.
 pub(crate) fn events() -> Vec<Event> {
     let (by, reason) = ("ann".to_owned(), "enough".to_owned());

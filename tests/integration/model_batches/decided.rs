@@ -17,8 +17,7 @@ const AGENT: &str = "---\nname: thinker\ndescription: thinks\nmodel: m\n---\nThi
 
 /// A pipeline whose steps are in flow style behind their ids.
 fn steps(steps: &[&str]) -> Pipeline {
-    let lines: String =
-        steps.iter().map(|step| format!("  - {{ agent: thinker, prompt: Go., {step} }}\n")).collect();
+    let lines: String = steps.iter().map(|step| format!("  - {{ agent: thinker, prompt: Go., {step} }}\n")).collect();
     let retry = "retry: { attempts: 3, backoff: { initial: 1s, max: 10s, jitter: none } }";
     pipeline(&format!("name: p\n{retry}\nsteps:\n{lines}"), &[("thinker", AGENT)])
 }
@@ -219,7 +218,9 @@ fn the_worst_case_of_a_request_that_waits_counts_for_the_tasks_budget() {
     let first = "id: a, batch: { max_wait: 6h }";
     let second = "id: b, needs: [], batch: { max_wait: 6h }";
     let run = |budget: &str, batch: &[Result<&'static str, FailureClass>]| {
-        let lines = format!("  - {{ agent: thinker, prompt: Go., {first} }}\n  - {{ agent: thinker, prompt: Go., {second} }}\n");
+        let lines = format!(
+            "  - {{ agent: thinker, prompt: Go., {first} }}\n  - {{ agent: thinker, prompt: Go., {second} }}\n"
+        );
         let source = format!("name: p\nbudget: {{ usd: {budget} }}\nsteps:\n{lines}");
         let pipeline = pipeline(&source, &[("thinker", AGENT)]);
         let mut world = Answers::new(batch, &[]);

@@ -170,6 +170,11 @@ impl FakeModel {
         self.shared.batches.refuse(sends);
     }
 
+    /// A batch with a request that has this text is refused whole: 400.
+    pub fn refuse_batches_with(&self, text: &str) {
+        self.shared.batches.refuse_text(text);
+    }
+
     /// How many requests were made by themselves.
     pub fn direct(&self) -> usize {
         lock(&self.shared.requests).iter().filter(|request| request.api == Api::Messages).count()
@@ -235,7 +240,8 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let json = serde_json::from_slice(&body).unwrap_or_default();
         let request = {
             let mut requests = lock(&shared.requests);
-            let request = Request { number: requests.len(), api: Api::of(&line), line, headers, body, json, answered: false };
+            let request =
+                Request { number: requests.len(), api: Api::of(&line), line, headers, body, json, answered: false };
             requests.push(request.clone());
             request
         };

@@ -101,10 +101,11 @@ impl Claim {
         let mut work = std::pin::pin!(work);
         loop {
             let next = self.beaten + self.lease / BEATS;
+            // In this order: one that was stopped for long finds out that it has lost the register before it does anything.
             tokio::select! {
                 biased;
-                done = &mut work => return Ok(done),
                 () = tokio::time::sleep_until(next) => self.change(|_| {}).await?,
+                done = &mut work => return Ok(done),
             }
         }
     }

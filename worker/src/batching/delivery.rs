@@ -53,7 +53,8 @@ impl Desk<'_> {
                 claim.change(|register| register.mistook(number, &id, now)).await
             }
             Ok(told) => {
-                let message = format!("provider {}: the model batch {id} came back without this request", self.provider);
+                let message =
+                    format!("provider {}: the model batch {id} came back without this request", self.provider);
                 let failure = Failure::new(FailureClass::Protocol, message);
                 for entry in entries.difference(&told) {
                     claim.during(self.entries.deliver(entry, Err(failure.clone()))).await??;

@@ -139,8 +139,7 @@ impl<'a> Desk<'a> {
             return Ok(None);
         }
         let around = self.around;
-        let taken =
-            Claim::take(self.documents, &self.provider, &around.worker, around.lease, seen, self.watch).await?;
+        let taken = Claim::take(self.documents, &self.provider, &around.worker, around.lease, seen, self.watch).await?;
         match taken {
             Ok(claim) => {
                 self.watch = None;

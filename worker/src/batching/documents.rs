@@ -89,12 +89,7 @@ impl Documents {
 
     /// Writes the entries of a batch down. Only one holder of the register comes to the number, so that what is there is
     /// of a write of its own whose answer got lost.
-    pub(super) async fn write_batch(
-        &self,
-        provider: &str,
-        number: u64,
-        entries: &[Waiting],
-    ) -> Result<(), StoreError> {
+    pub(super) async fn write_batch(&self, provider: &str, number: u64, entries: &[Waiting]) -> Result<(), StoreError> {
         let name = batch_name(provider, number)?;
         let before = self.store.session(&name).await?.map_or(0, |kept| kept.version);
         self.keep(&name, before, body(&Tray { entries: entries.to_vec() })?).await.map(drop)

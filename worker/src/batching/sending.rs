@@ -11,9 +11,9 @@ use futures::stream;
 use super::claim::{Claim, Lost};
 use super::desk::Desk;
 use super::entries::Draft;
-use super::register::{Batch, Stage};
+use super::register::{Batch, Register, Stage};
 use super::tray::Waiting;
-use crate::models::batches::{Batches, LARGEST_BODY, Unsent};
+use crate::models::batches::{Batches, LARGEST_BODY, Listed, Unsent};
 
 /// Tasks that are read at once.
 const AT_ONCE: usize = 16;
@@ -62,7 +62,7 @@ impl Desk<'_> {
             now = claim.register().next_number();
             self.documents.write_batch(&self.provider, now, &goes).await?;
         }
-        let noted = |register: &mut super::register::Register| {
+        let noted = |register: &mut Register| {
             register.replace(number, now, sent);
             register.enter(now, Stage::Sending { since });
         };
@@ -136,7 +136,28 @@ impl Desk<'_> {
             return claim.change(|register| register.postpone(number, tries, from)).await;
         }
         tracing::warn!(provider = self.provider, %failure, "a model batch is refused");
+        let entries = self.documents.batch(&self.provider, number).await?;
+        if failure.class == FailureClass::InvalidRequest && entries.len() > 1 {
+            return self.halve(number, &entries, claim).await;
+        }
         self.fail(number, &failure, claim).await
+    }
+
+    /// A batch is refused whole for what may be wrong with one request: half of it is sent, and the rest later, until
+    /// the wrong one is alone.
+    async fn halve(&mut self, number: u64, entries: &[Waiting], claim: &mut Claim) -> Result<(), Lost> {
+        let (first, second) = entries.split_at(entries.len() / 2);
+        let (half, back) = (claim.register().next_number(), self.around.clock.now());
+        // Found in both places should this worker die in between, as when it is sent.
+        self.documents.change_tray(&self.provider, 0, |tray| tray.put_back(second, back)).await?;
+        self.documents.write_batch(&self.provider, half, first).await?;
+        let count = first.len() as u64;
+        let halved = |register: &mut Register| {
+            register.replace(number, half, count);
+            register.postpone(half, 0, back);
+        };
+        claim.change(halved).await?;
+        Ok(self.documents.forget_batch(&self.provider, number).await?)
     }
 
     /// All requests of a batch have failed.
@@ -168,12 +189,8 @@ impl Desk<'_> {
             }
         };
         let register = claim.register();
-        let fits = |known: &&crate::models::batches::Listed| {
-            known.count == batch.entries && !register.is_other(&batch, &known.id)
-        };
-        let apart = |known: &&crate::models::batches::Listed| {
-            known.created.since(since).max(since.since(known.created))
-        };
+        let fits = |known: &&Listed| known.count == batch.entries && !register.is_other(&batch, &known.id);
+        let apart = |known: &&Listed| known.created.since(since).max(since.since(known.created));
         if let Some(found) = listed.iter().filter(fits).min_by_key(apart) {
             tracing::info!(provider = self.provider, batch = found.id, "a model batch had been sent before");
             return self.is_sent(number, found.id.clone(), claim).await;

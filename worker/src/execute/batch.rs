@@ -15,12 +15,7 @@ use crate::decide::{Performed, next_entry};
 
 impl Executor {
     /// Has a step's request wait for others.
-    pub(super) fn join_batch<'a>(
-        &'a self,
-        step: &StepKey,
-        until: Timestamp,
-        run: &Run,
-    ) -> BoxFuture<'a, Done> {
+    pub(super) fn join_batch<'a>(&'a self, step: &StepKey, until: Timestamp, run: &Run) -> BoxFuture<'a, Done> {
         let entry = next_entry(run, step);
         let conversation = run.step(step).and_then(|known| known.conversation.as_ref());
         let provider = conversation.map(|known| known.head.provider.clone());

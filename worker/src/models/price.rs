@@ -265,7 +265,8 @@ mod tests {
     fn what_is_asked_in_a_batch_costs_half() {
         let prices = Prices::shipped().unwrap();
         let (model, now) = ("claude-sonnet-4-6", at("2026-11-21T00:00:00Z"));
-        let tokens = Tokens { input: 100_000, output: 20_000, cache_read: 70_000, cache_write_1h: 9_000, ..Tokens::default() };
+        let tokens =
+            Tokens { input: 100_000, output: 20_000, cache_read: 70_000, cache_write_1h: 9_000, ..Tokens::default() };
         let (single, batched) = (prices.bill("m", model, tokens, now), prices.bill_in_batch("m", model, tokens, now));
         assert!((single.cost_usd / 2.0 - batched.cost_usd).abs() < 1e-12 && batched.cost_usd > 0.0);
         assert_eq!(Usage { cost_usd: 0.0, ..single }, Usage { cost_usd: 0.0, ..batched });

@@ -38,6 +38,7 @@ pub(super) struct Batches {
     held: AtomicBool,
     lost: AtomicUsize,
     refused: AtomicUsize,
+    wrong: Mutex<Option<String>>,
 }
 
 impl Batches {
@@ -51,6 +52,10 @@ impl Batches {
 
     pub(super) fn lose(&self, answers: usize) {
         self.lost.store(answers, Ordering::SeqCst);
+    }
+
+    pub(super) fn refuse_text(&self, text: &str) {
+        *lock(&self.wrong) = Some(text.to_owned());
     }
 
     pub(super) fn refuse(&self, sends: usize) {
@@ -103,6 +108,12 @@ fn make(shared: &Shared, request: &Request) -> Option<Reply> {
     }
     if count_down(&shared.batches.refused) {
         return Some(Reply::error(529, "overloaded_error", "Overloaded"));
+    }
+    let wrong = lock(&shared.batches.wrong).clone();
+    let is_wrong = |entry: &Value| wrong.as_ref().is_some_and(|text| entry.to_string().contains(text));
+    if let Some(number) = requests.iter().position(is_wrong) {
+        let message = format!("requests.{number}.params: this cannot be read");
+        return Some(Reply::error(400, "invalid_request_error", &message));
     }
     let mut made = lock(&shared.batches.made);
     let batch = Made { id: format!("msgbatch_{}", made.len() + 1), requests, created: SystemClock.now() };

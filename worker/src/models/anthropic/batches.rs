@@ -198,8 +198,7 @@ mod tests {
     fn a_request_is_that_of_a_single_call_without_the_streaming() {
         let messages = vec![json!({"role": "user", "content": "Go."})];
         let request = ModelRequest { head: &head(), messages, no_tools: false, traceparent: None };
-        let batched: Value =
-            serde_json::from_slice(&MessageBatches(wire()).request("a", &request).unwrap()).unwrap();
+        let batched: Value = serde_json::from_slice(&MessageBatches(wire()).request("a", &request).unwrap()).unwrap();
         let mut single = request::body(&head(), &request.messages, false).unwrap();
         single.as_object_mut().unwrap().shift_remove("stream").unwrap();
         assert_eq!(batched, json!({"custom_id": "a", "params": single}));

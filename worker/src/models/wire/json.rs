@@ -60,7 +60,8 @@ impl Wire {
         self: std::sync::Arc<Self>,
         path: &str,
     ) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure> {
-        let response = self.ask(Method::GET, path, &[], None).await.map_err(|answer| self.without_key(answer.failure))?;
+        let response =
+            self.ask(Method::GET, path, &[], None).await.map_err(|answer| self.without_key(answer.failure))?;
         let lines = Lines { wire: self, response, buffer: BytesMut::new(), ready: VecDeque::new(), ended: false };
         let next = |mut lines: Lines| async move { Ok(lines.next().await?.map(|line| (line, lines))) };
         Ok(stream::try_unfold(lines, next).boxed())
@@ -122,13 +123,12 @@ impl Lines {
                 Ok(Err(error)) => return Err(self.broken(&format!("the connection broke: {}", chain(&error)))),
                 Err(_) => return Err(self.wire.silent("nothing more", &Hints::default())),
             };
-            match bytes {
-                Some(bytes) => self.take(&bytes)?,
-                None => {
-                    self.ended = true;
-                    let rest = std::mem::take(&mut self.buffer).freeze();
-                    self.ready.extend((!rest.is_empty()).then_some(rest));
-                }
+            if let Some(bytes) = bytes {
+                self.take(&bytes)?;
+            } else {
+                self.ended = true;
+                let rest = std::mem::take(&mut self.buffer).freeze();
+                self.ready.extend((!rest.trim_ascii().is_empty()).then_some(rest));
             }
         }
     }
