@@ -6,9 +6,8 @@ use serde::Deserialize;
 
 use crate::span::Span;
 
-/// The most requests that the Message Batches API takes at once are 100,000; what is kept of a batch in the store must
-/// stay small beside that.
-const MOST_ENTRIES: usize = 50_000;
+/// As many as wait at once. The Message Batches API takes 100,000.
+const MOST_ENTRIES: usize = 20_000;
 /// The longest time between two looks.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
@@ -20,7 +19,7 @@ pub struct Batches {
     pub linger: Span,
     /// How often the provider is asked whether a batch is done. Default 1 m, at most 1 h.
     pub poll: Span,
-    /// The most requests of one batch. Default 10,000, at most 50,000.
+    /// The most requests of one batch. Default 10,000, at most 20,000.
     pub entries: usize,
     /// A step with less time than this left to wait asks the model directly. Default 5 m.
     pub min_wait: Span,

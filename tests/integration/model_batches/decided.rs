@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use common::failure::{Failure, FailureClass};
 use common::id::StepKey;
-use common::journal::{Event, ModelCall, ModelSettings, OnOtherModel, RequestHead, Run, Usage};
+use common::journal::{Event, HoldBack, ModelCall, ModelSettings, OnOtherModel, RequestHead, Run, Usage, WhenSpent};
 use common::pipeline::model::Pipeline;
 use common::task::State;
 use serde_json::json;
@@ -28,6 +28,8 @@ struct Answers {
     direct: Vec<&'static str>,
     model: &'static str,
     on_other_model: OnOtherModel,
+    /// How often there is no room for a request.
+    full: u32,
     /// How often each thing was done.
     done: BTreeMap<&'static str, u32>,
 }
@@ -36,7 +38,7 @@ impl Answers {
     fn new(batch: &[Result<&'static str, FailureClass>], direct: &[&'static str]) -> Self {
         let (batch, direct) = (batch.to_vec(), direct.to_vec());
         let on_other_model = OnOtherModel::Warn;
-        Self { batch, direct, model: "claude-haiku-4-5", on_other_model, done: BTreeMap::new() }
+        Self { batch, direct, model: "claude-haiku-4-5", on_other_model, full: 0, done: BTreeMap::new() }
     }
 
     fn call(&self, text: &str, part: f64) -> ModelCall {
@@ -71,6 +73,12 @@ impl World for Answers {
                 }),
                 prompt: "Go.".to_owned(),
             }))),
+            Action::JoinBatch { .. } if self.full > 0 => {
+                self.full -= 1;
+                self.count("refused");
+                let why = HoldBack::RateLimit { rate_limit: "trays".to_owned(), used: 9, limit: 9 };
+                Performed::HeldBack { why, then: WhenSpent::Park, until: None }
+            }
             Action::JoinBatch { step, until } => {
                 self.count("joined");
                 Performed::Joined { entry: next_entry(run, step), until: *until }
@@ -166,6 +174,25 @@ fn tries_wait_no_longer_together_than_one_may_and_failures_that_do_not_pass_end_
 }
 
 #[test]
+fn who_finds_no_room_or_no_money_waits_before_it_asks_again() {
+    let pipeline = steps(&["id: a, batch: { max_wait: 6h }"]);
+    let mut full = Answers { full: 2, ..Answers::new(&[Ok("done")], &[]) };
+    let mut unpaid = Answers::new(&[Err(FailureClass::Billing), Ok("done")], &[]);
+    for (world, times) in [(&mut full, 2), (&mut unpaid, 1)] {
+        let (state, drive) = finish(&pipeline, world);
+        assert!(matches!(state, State::Succeeded { .. }), "{state:?}");
+        let kind = |recorded: &&common::journal::Recorded, kind: &str| recorded.event.kind() == kind;
+        let held: Vec<_> = drive.journal.iter().filter(|recorded| kind(recorded, "held_back")).collect();
+        assert_eq!(held.len(), times);
+        for recorded in held {
+            let next = drive.journal.iter().find(|other| other.seq > recorded.seq).unwrap();
+            assert!(matches!(next.event, Event::Parked { .. }), "{:?}", next.event);
+        }
+    }
+    assert_eq!(full.done, [("joined", 1), ("refused", 2)].into());
+}
+
+#[test]
 fn without_an_answer_in_time_the_model_is_asked_directly() {
     let pipeline = steps(&["id: a, batch: { max_wait: 6h }"]);
     let mut world = Answers::new(&[], &["done"]);
@@ -227,7 +254,7 @@ fn the_worst_case_of_a_request_that_waits_counts_for_the_tasks_budget() {
         let mut drive = Drive::submit(&pipeline, json!({})).unwrap();
         let state = drive.finish(&mut world).unwrap();
         assert!(matches!(state, State::Succeeded { .. }), "{state:?}");
-        kinds(&drive).iter().map(|kind| kind.to_string()).collect::<Vec<_>>()
+        kinds(&drive).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     let answers = [Ok("one"), Ok("two")];
     let together = ["model_batch_joined", "model_batch_joined", "turn_finished", "turn_finished"];

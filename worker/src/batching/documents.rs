@@ -92,7 +92,10 @@ impl Documents {
     pub(super) async fn write_batch(&self, provider: &str, number: u64, entries: &[Waiting]) -> Result<(), StoreError> {
         let name = batch_name(provider, number)?;
         let before = self.store.session(&name).await?.map_or(0, |kept| kept.version);
-        self.keep(&name, before, body(&Tray { entries: entries.to_vec() })?).await.map(drop)
+        if self.keep(&name, before, body(&Tray { entries: entries.to_vec() })?).await? {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable("the entries of a model batch were written by somebody else".to_owned()))
     }
 
     /// The entries of a batch are of no more use.

@@ -93,19 +93,18 @@ impl Desk<'_> {
             let draft = self.entries.draft(&entry, batches).await?;
             Ok::<_, StoreError>((entry, draft))
         };
-        let mut drafts = std::pin::pin!(stream::iter(entries).map(one).buffered(AT_ONCE));
+        let mut drafts = std::pin::pin!(stream::iter(entries.iter().cloned()).map(one).buffered(AT_ONCE).enumerate());
         let mut drafted = Drafted::default();
-        while let Some(next) = drafts.next().await {
+        while let Some((number, next)) = drafts.next().await {
             match next? {
                 (entry, Draft::Goes(request)) => {
-                    let fits = drafted.bytes + request.len() <= LARGEST_BODY || drafted.goes.is_empty();
-                    if fits {
-                        drafted.bytes += request.len() + 1;
-                        drafted.requests.push(request);
-                        drafted.goes.push(entry);
-                    } else {
-                        drafted.later.push(entry);
+                    if drafted.bytes + request.len() > LARGEST_BODY && !drafted.goes.is_empty() {
+                        drafted.later.extend(entries.iter().skip(number).cloned());
+                        break;
                     }
+                    drafted.bytes += request.len() + 1;
+                    drafted.requests.push(request);
+                    drafted.goes.push(entry);
                 }
                 (entry, Draft::Later) => drafted.later.push(entry),
                 (entry, Draft::Gone) => drafted.gone.push(entry),

@@ -121,7 +121,7 @@ pub(super) mod tests {
         let tray = Tray { entries: entries(0..2 * ROOM) };
         assert!(serde_json::to_vec(&tray).unwrap().len() < common::store::session::LARGEST_SESSION / 4);
         // A batch, too, with the most entries that may be configured.
-        let batch = Tray { entries: entries(0..50_000) };
+        let batch = Tray { entries: entries(0..TRAYS * ROOM) };
         assert!(serde_json::to_vec(&batch).unwrap().len() < common::store::session::LARGEST_SESSION);
     }
 }

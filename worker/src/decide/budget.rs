@@ -109,10 +109,7 @@ impl Deciding<'_> {
         if !self.given.asks_quotas || self.given.grants.contains_key(&key) {
             return true;
         }
-        if let Some(held) = self.run.held(Some(step)).filter(|held| self.given.now < held.until) {
-            let step = Some(step.clone());
-            let on = if held.why.is_for_budget() { WaitOn::Budget { step } } else { WaitOn::RateLimit { step } };
-            self.wait(on, Some(held.until));
+        if self.is_held_back(step) {
             return false;
         }
         if !self.given.in_flight.contains(&key) {
@@ -120,6 +117,15 @@ impl Deciding<'_> {
             self.act(Action::Reserve { step: step.clone(), call: call.cloned(), way });
         }
         false
+    }
+
+    /// Whether a step waits because its last call was held back.
+    pub(super) fn is_held_back(&mut self, step: &StepKey) -> bool {
+        let Some(held) = self.run.held(Some(step)).filter(|held| self.given.now < held.until) else { return false };
+        let step = Some(step.clone());
+        let on = if held.why.is_for_budget() { WaitOn::Budget { step } } else { WaitOn::RateLimit { step } };
+        self.wait(on, Some(held.until));
+        true
     }
 
     fn worst(&self, key: &StepKey, conversation: &Conversation) -> Worst {

@@ -159,6 +159,8 @@ impl Deciding<'_> {
         }
         match room {
             Room::Enough => match self.way(key) {
+                // There may be no room for it, or no money, whatever there is of budgets and limits here.
+                Way::Batch { .. } if self.is_held_back(key) => {}
                 Way::Batch { until } => self.act(Action::JoinBatch { step: key.clone(), until }),
                 Way::Direct => self.act(Action::CallModel { step: key.clone(), purpose: Purpose::Turn }),
             },
