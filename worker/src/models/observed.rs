@@ -8,6 +8,7 @@ use common::failure::Failure;
 use common::journal::ModelCall;
 use common::metrics::Metrics;
 
+use super::batches::Batches;
 use super::{ModelRequest, Provider};
 
 /// See the module.
@@ -35,5 +36,10 @@ impl Provider for Observed {
         };
         self.metrics.model_asked(&self.name, &model, outcome, started.elapsed());
         answer
+    }
+
+    // What came of a request in a model batch is counted with its task's journal; it was not waited for here.
+    fn batches(&self) -> Option<&dyn Batches> {
+        self.inner.batches()
     }
 }
