@@ -5,44 +5,22 @@ mod decided;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Child;
 use std::time::Duration;
 
 use common::failure::FailureClass;
 use common::journal::{Event, Recorded};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use suite::binary;
 use suite::fakes::model::{EXPIRED, FakeModel, Message, Reply, Request};
 use suite::fixtures::process::{SchedulerProcess, until};
+use suite::fixtures::program::Program;
 use suite::project::ProjectDir;
 use suite::servers::redis;
 
 /// What one answer of the fake costs: 100 tokens in, 20 out, of Sonnet.
 const PRICE: f64 = (100.0 * 3.0 + 20.0 * 15.0) / 1e6;
 const OPTIONS: &str = "linger: 300ms, poll: 50ms, min_wait: 1s";
-
-/// A program that does not outlive the test.
-struct Killed(Child);
-
-impl Killed {
-    /// Ends it as a power cut would.
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).unwrap();
-    }
-}
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// A project whose only step asks one question in a batch.
 struct World {
@@ -103,19 +81,15 @@ impl World {
         Self { fake, project, scheduler, client: reqwest::Client::new() }
     }
 
-    fn worker(&self, slots: usize) -> Killed {
-        self.doomed(slots, "")
+    fn worker(&self, slots: usize) -> Program {
+        Program::worker(self.project.path(), slots)
     }
 
     /// A worker that kills itself somewhere.
-    fn doomed(&self, slots: usize, fault: &str) -> Killed {
+    fn doomed(&self, slots: usize, fault: &str) -> Program {
         let (dir, slots) = (self.project.path().display().to_string(), slots.to_string());
-        let arguments = ["worker", "--json", "--listen", "127.0.0.1:0", "--slots", &slots, "--dir", &dir];
-        let mut command = binary::command(&arguments).unwrap();
-        if !fault.is_empty() {
-            command.env("TEAMSTER_FAULT", fault);
-        }
-        Killed(binary::start(&mut command).unwrap().0)
+        let arguments = ["worker", "--slots", &slots, "--dir", &dir];
+        Program::start_in(&[("TEAMSTER_FAULT", fault)], &arguments)
     }
 
     async fn submit(&self, range: std::ops::Range<u64>) -> Vec<String> {
@@ -290,7 +264,7 @@ async fn a_worker_killed_at_any_point_of_a_batch_pays_nothing_twice_and_loses_no
         let world = World::new(Setting::default(), answer).await;
         let ids = world.submit(0..12).await;
         let mut doomed = world.doomed(20, fault);
-        until(&format!("{fault} comes"), async || doomed.0.try_wait().unwrap().is_some()).await;
+        until(&format!("{fault} comes"), async || doomed.has_ended()).await;
         let _other = world.worker(20);
         world.until("succeeded", ids.len()).await;
         world.answered_once(&ids).await;
@@ -318,10 +292,8 @@ async fn a_task_killed_at_any_append_joins_once() {
             let world = World::new(Setting::default(), answer).await;
             let ids = world.submit(0..1).await;
             let mut doomed = world.doomed(4, &format!("{place}:{number}"));
-            until("the fault comes, or the end", async || {
-                doomed.0.try_wait().unwrap().is_some() || world.count("succeeded").await == 1
-            })
-            .await;
+            until("the fault comes, or the end", async || doomed.has_ended() || world.count("succeeded").await == 1)
+                .await;
             let _other = world.worker(4);
             world.until("succeeded", 1).await;
             world.answered_once(&ids).await;
