@@ -147,7 +147,17 @@ fn describe(event: &Event) -> (Tone, String) {
             let how = if *background { " in the background" } else { "" };
             (Tone::Plain, format!("called as {}{how}: {}", cut(agent, 80), cut(prompt, TEXT)))
         }
-        Event::TurnFinished { call, .. } => (Tone::Plain, turn(call)),
+        Event::TurnFinished { call, entry: None, .. } => (Tone::Plain, turn(call)),
+        Event::TurnFinished { call, entry: Some(_), .. } => (Tone::Plain, format!("in a model batch, {}", turn(call))),
+        Event::ModelBatchJoined { until, .. } => {
+            (Tone::Plain, format!("waits to go out in a model batch, until {until} at the latest"))
+        }
+        Event::ModelBatchLeft { .. } => {
+            (Tone::Warn, "waits no longer for the model batch: asks the model directly".to_owned())
+        }
+        Event::ModelBatchFailed { error, .. } => {
+            (Tone::Warn, format!("was not answered in the model batch: {}", failure(error)))
+        }
         Event::Compacted { call, kept_from, .. } => {
             (Tone::Warn, format!("summarised {kept_from} turns: {}", turn(call)))
         }
@@ -292,6 +302,7 @@ fn waits(wait: &Wait) -> String {
             WaitOn::Outcome { step, call } => format!("a word on call {call} of step {step}"),
             WaitOn::Budget { step } => format!("room in the budget{}", of_step(step.as_ref())),
             WaitOn::RateLimit { step } => format!("room under a limit{}", of_step(step.as_ref())),
+            WaitOn::ModelBatch { step } => format!("a model batch (step {step})"),
             WaitOn::Session { .. } => "a session that another task goes on with".to_owned(),
             WaitOn::Halt => "the end of the emergency stop".to_owned(),
         })

@@ -192,7 +192,7 @@ impl Told {
                 record.call = Some(call.clone());
                 self.subagents.insert(step.clone(), agent.clone());
             }
-            Event::TurnFinished { step, call } => {
+            Event::TurnFinished { step, call, .. } => {
                 record.output_hash = combined_digest(call.content.iter().map(Slot::Value), reading);
                 for block in call.content.iter().filter(|block| block["type"] == "tool_use") {
                     if let (Some(Ok(id)), Some(name)) = (block["id"].as_str().map(CallId::new), block["name"].as_str())

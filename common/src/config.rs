@@ -3,6 +3,7 @@
 
 mod answers;
 mod audit;
+mod batches;
 mod fallback;
 pub(crate) mod guards;
 pub(crate) mod hooks;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 pub use self::audit::{Audit, AuditKeyError};
+pub use self::batches::Batches;
 pub use self::fallback::Fallback;
 pub use self::guards::{Finding, Guard, Guards, Judge};
 pub use self::hooks::{Hook, HookGroup, HookHandler, Hooks, InvalidMatcher, Matcher};
@@ -269,6 +271,9 @@ pub struct Provider {
     /// How long one call may take in all. Default 600 s.
     #[serde(default)]
     pub timeout: Option<Span>,
+    /// How requests of many tasks go out together, where it takes them so.
+    #[serde(default)]
+    pub batches: Batches,
 }
 
 /// A wire that a provider can speak.
@@ -282,6 +287,13 @@ pub enum ProviderKind {
     OpenAi,
     /// Offline, deterministic and free; no language model.
     Rehearsal,
+}
+
+impl ProviderKind {
+    /// Whether it takes requests of many tasks together, for half the price.
+    pub const fn has_batches(self) -> bool {
+        matches!(self, Self::Anthropic)
+    }
 }
 
 /// A secret by reference, or a plain text.
@@ -466,6 +478,7 @@ impl Config {
                 headers: BTreeMap::new(),
                 idle_timeout: None,
                 timeout: None,
+                batches: Batches::default(),
             };
             self.providers.insert(name, provider);
         }

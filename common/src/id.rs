@@ -4,6 +4,7 @@
 //! a clock or a random source: both come in as arguments.
 
 mod blob;
+mod entry;
 mod step;
 mod token;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use blob::{BlobHouse, BlobName};
+pub use entry::EntryId;
 pub use step::StepKey;
 pub use token::Token;
 

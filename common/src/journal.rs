@@ -38,8 +38,8 @@ pub use request::{
     CacheTtl, Compaction, ContextRules, Fallback, ModelChoice, ModelSettings, OnOtherModel, RequestHead, Structured,
 };
 pub use run::{
-    Approval, ApprovalAnswer, Call, CallState, Child, Held, Raised, Run, SessionRun, SessionState, StepRun, StepStatus,
-    Subagent,
+    Approval, ApprovalAnswer, Call, CallState, Child, Entry, EntryState, Held, Raised, Run, SessionRun, SessionState,
+    StepRun, StepStatus, Subagent,
 };
 pub use seal::{InvalidKey, KeyId, PublicKey, Seal, SealKey};
 pub use sealed::SealedValues;

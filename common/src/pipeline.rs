@@ -5,6 +5,7 @@
 //! that it refers to, and [`compile`] makes the checked form of it.
 
 pub(crate) mod agent;
+pub mod batching;
 mod bundle;
 mod graph;
 pub mod model;

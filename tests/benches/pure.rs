@@ -62,7 +62,7 @@ fn turn(number: usize) -> [Event; 2] {
     let result = CallResult::Done { content: json!([{"type": "text", "text": lines}]), is_error: false };
     let call_id = CallId::new(id).unwrap();
     [
-        Event::TurnFinished { step: step(), call: Box::new(call) },
+        Event::TurnFinished { step: step(), call: Box::new(call), entry: None },
         Event::CallFinished { step: step(), call: call_id, tool: "Read".to_owned(), result, duration_ms: 3 },
     ]
 }

@@ -221,7 +221,7 @@ async fn long_journal(bench: &Bench, other: &Arc<dyn Store>, result: usize) -> R
             usage: Usage::default(),
             duration_ms: 1,
         };
-        events.push(Event::TurnFinished { step: step.clone(), call: Box::new(call) });
+        events.push(Event::TurnFinished { step: step.clone(), call: Box::new(call), entry: None });
         let line = |n: usize| format!("{n}\tlet value = {:x};\n", n.wrapping_mul(0x9E37_79B9) ^ number);
         let text: String = (0..result / 22).map(line).collect();
         let result = CallResult::Done { content: json!([{"type": "text", "text": text}]), is_error: false };

@@ -400,7 +400,7 @@ fn events(seed: u64) -> Vec<Event> {
         Event::StepFinished { step: step("r"), outcome: StepOutcome::Failed { error: failure() } },
         Event::StepFinished { step: step("o"), outcome: outcome(value()) },
         Event::AgentStarted { step: step("a"), head: Box::new(request_head(&text)), prompt: value().to_string() },
-        Event::TurnFinished { step: step("a"), call: Box::new(reply) },
+        Event::TurnFinished { step: step("a"), call: Box::new(reply), entry: None },
         Event::CallFinished {
             step: step("a"),
             call: call("t1"),

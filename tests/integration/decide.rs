@@ -90,7 +90,11 @@ impl World for Script {
                 let ruling = Ok((self.ruling)(asking, times));
                 Performed::Hooks { event: asking.event, call: asking.call.clone(), ruling }
             }
-            Action::OpenSession { .. } | Action::SaveSession { .. } | Action::SubmitChild { .. } => {
+            Action::JoinBatch { .. }
+            | Action::HeedModelBatch { .. }
+            | Action::OpenSession { .. }
+            | Action::SaveSession { .. }
+            | Action::SubmitChild { .. } => {
                 Performed::Child(Err(Failure::new(FailureClass::Configuration, "no children here")))
             }
         }

@@ -35,6 +35,7 @@ mod hooks_crash;
 mod judges;
 mod limits;
 mod metrics;
+mod model_batches;
 mod models;
 mod models_openai;
 mod observability;

@@ -23,6 +23,7 @@ const WORKER: &[&[&str]] = &[
     &["health"],
     &["service"],
     &["execute"],
+    &["batching"],
     &["decide", "definitions", "fault", "halt", "intake", "lease", "outside"],
     &["quota"],
     &["hooks", "tools"],

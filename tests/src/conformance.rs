@@ -75,6 +75,7 @@ macro_rules! conformance {
                 a_request_is_taken_up_when_the_lease_is_lost;
             question: a_decision_wakes_the_task, private_values_change_nothing_but_the_journal, a_decision_is_made_once, a_decision_while_running_is_made_once,
                 an_unknown_question_is_refused, a_decision_races_with_itself, an_outcome_is_resolved_once,
+                an_answer_of_a_model_batch_is_taken_once, who_left_a_model_batch_takes_no_answer,
                 renewal_says_that_signals_wait;
             children: a_parent_is_told, a_parent_that_runs_is_told_at_its_next_append,
                 a_child_that_is_done_before_it_is_journaled, a_dead_parent_stops_its_children,

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use common::clock::Timestamp;
 use common::config::{Config, Guards, Hooks, Limits, Permissions};
+use common::failure::Failure;
 use common::id::{Digest, StepKey, TaskId, WorkerId};
-use common::journal::{ApprovalDecision, Event, Recorded, Run};
+use common::journal::{ApprovalDecision, Event, ModelCall, Recorded, Run};
 use common::pipeline::model::Pipeline;
 use common::store::{Next, ledger};
 use common::submission::{NewTask, submission};
@@ -36,6 +37,10 @@ pub trait World {
     /// How many dollars more a task gets whose budget is spent.
     fn raise(&mut self) -> f64 {
         1.0
+    }
+    /// What came of a request in a model batch; nothing: no answer in time.
+    fn batched(&mut self, _step: &StepKey) -> Option<Result<ModelCall, Failure>> {
+        None
     }
     /// A person's word on a call of unknown outcome.
     fn resolve(&mut self, _step: &StepKey, _call: &str) -> Option<Value> {
@@ -155,6 +160,16 @@ impl<'a> Drive<'a> {
                     by: "test".to_owned(),
                     happened: world.resolve(step, call.as_str()),
                 },
+                WaitOn::ModelBatch { step } => {
+                    let entry =
+                        self.run.step(step).and_then(|known| known.waiting_entry()).map(|entry| entry.id.clone());
+                    let (step, entry) = (step.clone(), entry.context("the step has a request in a batch")?);
+                    match world.batched(&step) {
+                        Some(Ok(call)) => Signal::ModelAnswered { step, entry, call: Box::new(call) },
+                        Some(Err(error)) => Signal::ModelFailed { step, entry, error },
+                        None => continue,
+                    }
+                }
                 _ => continue,
             };
             return self.write(|head, at| ledger::signal(head, &[], &signal, at)?.context("nobody holds the task"));

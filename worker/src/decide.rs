@@ -8,6 +8,7 @@
 
 mod admission;
 mod agent;
+mod batching;
 mod budget;
 mod compaction;
 mod effect;
@@ -34,7 +35,7 @@ use std::path::Path;
 use common::clock::Timestamp;
 use common::config::{Guards, Hooks, Limits, Permissions};
 use common::failure::{Failure, FailureClass};
-use common::id::{CallId, Digest, SessionName, StepKey};
+use common::id::{CallId, Digest, EntryId, SessionName, StepKey};
 use common::journal::{
     CallRecord, Event, HoldBack, HookEvent, HookRuling, ModelCall, Run, StepOutcome, StepRun, WhenSpent,
 };
@@ -49,6 +50,7 @@ use crate::models::Models;
 use crate::quota::Grant;
 use crate::tools::ToolSet;
 
+pub use batching::{Way, next_entry};
 pub use compaction::summary_request;
 pub use effect::{HTTP, RUN, idempotency_key};
 pub use place::{StepPlace, StepPlaces};
@@ -116,6 +118,8 @@ pub enum Action {
         step: StepKey,
         /// The call; none for the next turn of the step's conversation.
         call: Option<CallRecord>,
+        /// How it will go out.
+        way: Way,
     },
     /// Take a place for a step with `concurrency`.
     TakePlace {
@@ -130,6 +134,18 @@ pub enum Action {
         step: StepKey,
         /// What for.
         purpose: Purpose,
+    },
+    /// Have the request for the first turn of a step's conversation wait for others, to go out with them.
+    JoinBatch {
+        /// The step.
+        step: StepKey,
+        /// How long the step waits for the answer.
+        until: Timestamp,
+    },
+    /// Make of a request that failed in a model batch what would be made of a call that did.
+    HeedModelBatch {
+        /// The step.
+        step: StepKey,
     },
     /// Make a call: of a tool, an HTTP request, or a program.
     Call {
@@ -187,10 +203,12 @@ impl Action {
             Self::Prepare { step, .. }
             | Self::TakePlace { step, .. }
             | Self::CallModel { step, .. }
+            | Self::JoinBatch { step, .. }
+            | Self::HeedModelBatch { step }
             | Self::OpenSession { step, .. }
             | Self::SaveSession { step }
             | Self::SubmitChild { step, .. } => ActionKey { step: step.clone(), call: None },
-            Self::Reserve { step, call } => {
+            Self::Reserve { step, call, .. } => {
                 ActionKey { step: step.clone(), call: call.as_ref().map(|call| call.call.clone()) }
             }
             Self::AskHooks { step, asking } => ActionKey { step: step.clone(), call: asking.call.clone() },
@@ -402,6 +420,15 @@ pub enum Performed {
         /// Its answer.
         answer: Result<ModelCall, Failure>,
     },
+    /// The request waits for others.
+    Joined {
+        /// Its id.
+        entry: EntryId,
+        /// How long its step waits for the answer.
+        until: Timestamp,
+    },
+    /// A request failed in a model batch.
+    BatchFailed(Failure),
     /// The session was opened or is somebody else's, or this could not be found out.
     Opened(Result<Event, Failure>),
     /// The session was left, or this could not be done.
@@ -443,6 +470,10 @@ pub fn conclude(
     unit: f64,
 ) -> Vec<Event> {
     let retry = effect::Retry { run, pipeline, key: step, now, unit };
+    let performed = match performed {
+        Performed::BatchFailed(error) => Performed::Model { purpose: Purpose::Turn, answer: Err(error) },
+        other => other,
+    };
     match performed {
         Performed::HeldBack { why, then, until } => {
             vec![hold::held_back(run, step, hold::Refused { why, then, until }, now, unit)]
@@ -465,6 +496,9 @@ pub fn conclude(
             compaction::summarised(step, call, kept_from)
         }
         Performed::Model { purpose, answer: Err(error) } => fallback::unanswered(&retry, purpose, error),
+        Performed::Joined { entry, until } => {
+            vec![Event::ModelBatchJoined { step: step.clone(), entry, until }]
+        }
         Performed::Opened(Ok(event)) => vec![event],
         // An answer is not given up because the next task cannot be told of it.
         Performed::Saved { session, kept } => match kept {
@@ -473,6 +507,7 @@ pub fn conclude(
         },
         Performed::Prepared(Err(error))
         | Performed::Child(Err(error))
+        | Performed::BatchFailed(error)
         | Performed::Opened(Err(error))
         | Performed::Hooks { ruling: Err(error), .. } => retry.after(error),
         Performed::LeftAlone { call, error } => {

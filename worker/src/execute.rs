@@ -4,6 +4,7 @@
 //! and the actions that are in flight, and decides nothing itself.
 
 mod asking;
+mod batch;
 mod child;
 mod grant;
 mod journal;
@@ -36,6 +37,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 
+use crate::batching::Batching;
 use crate::decide::{Action, ActionKey, Decision, Given, Performed, Rest, StepPlaces, conclude, decide, mark_answers};
 use crate::definitions::{DefinitionError, Definitions};
 use crate::fault::Fault;
@@ -68,8 +70,10 @@ pub struct Executor {
     pub(crate) project: PathBuf,
     pub(crate) fault: Arc<Fault>,
     pub(crate) halts: Arc<Halts>,
-    pub(crate) quotas: Quotas,
+    pub(crate) quotas: Arc<Quotas>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Where requests wait to go out together.
+    pub(crate) batching: Batching,
 }
 
 /// What an action came to, with its name and what was looked up on the way.
@@ -377,6 +381,8 @@ impl Execution<'_> {
             Performed::Call { call, .. } => {
                 (quota::subject(Demand::Tool { name: &call.tool, arguments: &call.arguments, workspace }), None)
             }
+            // It is settled with the answer, by whoever gets that.
+            Performed::Joined { .. } => return drop(self.grants.remove(key)),
             _ => return,
         };
         let grant = self.grants.remove(key);
@@ -386,7 +392,8 @@ impl Execution<'_> {
 
     /// Gives back what is reserved for calls that are not made, and leaves to those that were cut off what they may use.
     async fn settle_rest(&mut self) {
-        for grant in std::mem::take(&mut self.grants).into_values() {
+        // What is reserved for a request that has not joined its batch yet is found by the next attempt.
+        for grant in std::mem::take(&mut self.grants).into_values().filter(|grant| !grant.outlives) {
             let used = if grant.begun { Used::Unknown } else { Used::Nothing };
             let spent = grant.spent(used);
             if let Some(id) = grant.id {

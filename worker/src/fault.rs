@@ -1,11 +1,11 @@
 //! A hook for tests and drills: the process kills itself at a chosen journal
-//! append, as `kill -9` or a power cut would. Off unless `TEAMSTER_FAULT` says
+//! append, or at a step of a model batch, as `kill -9` or a power cut would. Off unless `TEAMSTER_FAULT` says
 //! otherwise; it is in every build, so that what is tested is what runs.
 
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The environment variable: `before_append:N` or `after_append:N`, N from 1.
+/// The environment variable: a place such as `before_append`, `:`, and N from 1.
 pub const VARIABLE: &str = "TEAMSTER_FAULT";
 
 /// Where to die.
@@ -15,11 +15,31 @@ pub enum Point {
     BeforeAppend(u64),
     /// The N-th append of this process is durable, and nobody knows yet.
     AfterAppend(u64),
+    /// The N-th model batch of this process is noted as being sent, and has not left.
+    BeforeSend(u64),
+    /// The provider has the N-th model batch of this process, and nobody knows yet.
+    AfterSend(u64),
+    /// The N-th answer from a model batch is not told to its task.
+    BeforeDelivery(u64),
 }
+
+/// Makes a point of its number.
+type ToPoint = fn(u64) -> Point;
+
+/// The names of the points.
+const PLACES: [(&str, ToPoint); 5] = [
+    ("before_append", Point::BeforeAppend),
+    ("after_append", Point::AfterAppend),
+    ("before_send", Point::BeforeSend),
+    ("after_send", Point::AfterSend),
+    ("before_delivery", Point::BeforeDelivery),
+];
 
 /// A text that names no such place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{VARIABLE} is {0:?}, and must be before_append:N or after_append:N")]
+#[error(
+    "{VARIABLE} is {0:?}, and must be NAME:N, with one of before_append, after_append, before_send, after_send, before_delivery"
+)]
 pub struct InvalidPoint(String);
 
 impl FromStr for Point {
@@ -29,11 +49,8 @@ impl FromStr for Point {
         let invalid = || InvalidPoint(text.to_owned());
         let (place, number) = text.split_once(':').ok_or_else(invalid)?;
         let number = number.parse().ok().filter(|number| *number > 0).ok_or_else(invalid)?;
-        match place {
-            "before_append" => Ok(Self::BeforeAppend(number)),
-            "after_append" => Ok(Self::AfterAppend(number)),
-            _ => Err(invalid()),
-        }
+        let (_, point) = PLACES.into_iter().find(|(name, _)| *name == place).ok_or_else(invalid)?;
+        Ok(point(number))
     }
 }
 
@@ -42,13 +59,15 @@ impl FromStr for Point {
 pub struct Fault {
     point: Option<Point>,
     appends: AtomicU64,
+    sends: AtomicU64,
+    deliveries: AtomicU64,
 }
 
 impl Fault {
     /// As the environment says; nothing happens where it says nothing.
     pub fn from_env() -> Result<Self, InvalidPoint> {
         let point = std::env::var(VARIABLE).ok().map(|text| text.parse()).transpose()?;
-        Ok(Self { point, appends: AtomicU64::new(0) })
+        Ok(Self { point, ..Self::default() })
     }
 
     /// To be called before an append; the answer is for [`Fault::after_append`].
@@ -63,6 +82,30 @@ impl Fault {
     /// To be called when an append is durable.
     pub fn after_append(&self, number: u64) {
         if self.point == Some(Point::AfterAppend(number)) {
+            die();
+        }
+    }
+
+    /// To be called before a model batch is sent; the answer is for [`Fault::after_send`].
+    pub fn before_send(&self) -> u64 {
+        let number = self.sends.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.point == Some(Point::BeforeSend(number)) {
+            die();
+        }
+        number
+    }
+
+    /// To be called when the provider has a model batch.
+    pub fn after_send(&self, number: u64) {
+        if self.point == Some(Point::AfterSend(number)) {
+            die();
+        }
+    }
+
+    /// To be called before an answer from a model batch is told to its task.
+    pub fn before_delivery(&self) {
+        let number = self.deliveries.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.point == Some(Point::BeforeDelivery(number)) {
             die();
         }
     }
@@ -81,6 +124,7 @@ mod tests {
     fn a_point_is_read_or_refused() {
         assert_eq!("before_append:3".parse(), Ok(Point::BeforeAppend(3)));
         assert_eq!("after_append:1".parse(), Ok(Point::AfterAppend(1)));
+        assert_eq!("before_delivery:7".parse(), Ok(Point::BeforeDelivery(7)));
         for bad in ["", "append:1", "before_append", "before_append:0", "before_append:x"] {
             assert!(bad.parse::<Point>().is_err(), "{bad:?}");
         }

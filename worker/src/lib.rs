@@ -5,6 +5,7 @@
 //! process around it. `models` and `tools` are the ways to the outside world.
 
 pub mod answer;
+pub mod batching;
 pub mod decide;
 pub mod definitions;
 pub mod execute;

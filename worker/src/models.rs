@@ -12,6 +12,7 @@ use common::journal::{ModelCall, RequestHead};
 use serde_json::Value;
 
 pub mod anthropic;
+pub mod batches;
 pub mod length;
 mod observed;
 pub mod openai;
@@ -60,4 +61,9 @@ impl From<ModelCall> for Answered {
 pub trait Provider: Send + Sync + std::fmt::Debug {
     /// Makes one request. Cancel-safe: dropping the future closes the connection.
     async fn call(&self, request: ModelRequest<'_>) -> Result<Answered, Failure>;
+
+    /// Its batches, if it takes many requests together.
+    fn batches(&self) -> Option<&dyn batches::Batches> {
+        None
+    }
 }

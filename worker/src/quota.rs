@@ -74,6 +74,8 @@ pub struct Grant {
     pub counted: Vec<Counted>,
     /// Whether the call was begun.
     pub begun: bool,
+    /// Whether it is settled by whoever gets the answer, later: the request goes out in a model batch.
+    pub outlives: bool,
 }
 
 /// What a call has used.

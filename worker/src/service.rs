@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::batching::{Batching, Inbox, Surroundings};
 use crate::definitions::Definitions;
 use crate::execute::Executor;
 use crate::fault::{Fault, InvalidPoint};
@@ -86,6 +87,8 @@ pub struct Worker {
     slot_count: usize,
     lease: Duration,
     status: Arc<Status>,
+    /// Requests that come to wait for others.
+    inbox: Option<Inbox>,
 }
 
 /// What the health endpoint wants to know.
@@ -144,7 +147,18 @@ impl Worker {
         let workspaces = std::path::absolute(&workspaces)
             .and_then(|path| std::fs::create_dir_all(&path).map(|()| path))
             .map_err(|source| WorkerError::Workspaces { path: workspaces, source })?;
-        let quotas = Quotas::from_config(&config)?;
+        let (quotas, halts) = (Arc::new(Quotas::from_config(&config)?), Arc::new(Halts::default()));
+        let fault = Arc::new(Fault::from_env()?);
+        let (batching, inbox) = Batching::new(Surroundings {
+            store: Arc::clone(&store),
+            outside: Arc::clone(&outside),
+            quotas: Arc::clone(&quotas),
+            halts: Arc::clone(&halts),
+            fault: Arc::clone(&fault),
+            clock: Arc::clone(&clock),
+            worker: id.clone(),
+            lease: settings.lease.get(),
+        });
         let executor = Executor {
             store: Arc::clone(&store),
             env,
@@ -155,10 +169,11 @@ impl Worker {
             entropy,
             workspaces,
             project: std::path::absolute(&dir).unwrap_or(dir),
-            fault: Arc::new(Fault::from_env()?),
-            halts: Arc::new(Halts::default()),
+            fault,
+            halts,
             quotas,
             metrics: Arc::clone(&metrics),
+            batching,
         };
         let slot_count = settings.slots.max(1);
         let slots = Arc::new(Semaphore::new(slot_count));
@@ -181,6 +196,7 @@ impl Worker {
             slot_count,
             lease: settings.lease.get(),
             status: Arc::new(Status::new(broker, metrics, slots, slot_count)),
+            inbox: Some(inbox),
         })
     }
 
@@ -197,6 +213,10 @@ impl Worker {
             AbortOnDropHandle::new(tokio::spawn(renew(Arc::clone(&self.leases), Arc::clone(&self.store), self.lease)));
         let (halts, store) = (Arc::clone(&self.executor.halts), Arc::clone(&self.store));
         let watching = AbortOnDropHandle::new(tokio::spawn(async move { halts.watch(&*store).await }));
+        let batching = self.inbox.take().map(|inbox| {
+            let (executor, shutdown) = (Arc::clone(&self.executor), shutdown.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move { executor.batching.run(inbox, &shutdown).await }))
+        });
         let mut running = JoinSet::new();
         self.take_until_drained(&shutdown, &mut running).await;
         self.intake.end();
@@ -205,6 +225,7 @@ impl Worker {
         while running.join_next().await.is_some() {}
         drop(renewing);
         drop(watching);
+        drop(batching);
         self.executor.outside.tools.shutdown().await;
         tracing::info!(worker = %self.id, "has ended");
     }

@@ -263,6 +263,15 @@ fn check_provider(name: &str, provider: &Provider, node: &Node, file: &SourceFil
         let at = field(node, "base_url").unwrap_or(node.at);
         out.push(file.error(at, "`base_url` must start with https:// or http://"));
     }
+    let kind = provider.kind.or_else(|| ProviderKind::of_name(name));
+    if provider.batches != super::Batches::default() && kind.is_some_and(|kind| !kind.has_batches()) {
+        let at = field(node, "batches").unwrap_or(node.at);
+        out.push(file.warning(at, "`batches` means nothing here: a provider of this kind takes none"));
+    }
+    if let Some((key, why)) = provider.batches.fault() {
+        let at = value(node, "batches").and_then(|batches| field(batches, key));
+        out.push(file.error(at.unwrap_or(node.at), why));
+    }
 }
 
 fn check_budget(_: &str, budget: &SharedBudget, node: &Node, file: &SourceFile, out: &mut Diagnostics) {

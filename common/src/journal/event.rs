@@ -18,7 +18,7 @@ use super::sealed::SealedValues;
 use super::submitted::Submitted;
 use crate::clock::Timestamp;
 use crate::failure::Failure;
-use crate::id::{ApprovalId, CallId, SessionName, StepKey, TaskId, WorkerId};
+use crate::id::{ApprovalId, CallId, EntryId, SessionName, StepKey, TaskId, WorkerId};
 use crate::task::{DeadReason, Outcome, Wait};
 
 mod name;
@@ -239,6 +239,35 @@ pub enum Event {
         step: StepKey,
         /// The answer.
         call: Box<ModelCall>,
+        /// The request in a model batch that it answers; none: it was asked for by itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        entry: Option<EntryId>,
+    },
+    /// A request waits to go out with others in a model batch, at half the price.
+    ModelBatchJoined {
+        /// The step.
+        step: StepKey,
+        /// The request.
+        entry: EntryId,
+        /// When the model is asked directly, if there is no answer before.
+        until: Timestamp,
+    },
+    /// There was no answer in time: the request is withdrawn, and the model is asked directly. If it had gone out, it
+    /// may have to be paid too.
+    ModelBatchLeft {
+        /// The step.
+        step: StepKey,
+        /// The request.
+        entry: EntryId,
+    },
+    /// A request in a model batch was not answered.
+    ModelBatchFailed {
+        /// The step.
+        step: StepKey,
+        /// The request.
+        entry: EntryId,
+        /// What went wrong.
+        error: Failure,
     },
     /// The model summarised the older part of a conversation: from now on it is told the summary instead.
     Compacted {

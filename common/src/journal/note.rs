@@ -25,6 +25,7 @@ macro_rules! notes {
                     }
                     Self::StepRetrying { error, .. }
                     | Self::OutcomeUnknown { error, .. }
+                    | Self::ModelBatchFailed { error, .. }
                     | Self::ModelChanged { why: error, .. }
                     | Self::StepFinished { outcome: StepOutcome::Failed { error }, .. }
                     | Self::CallFinished { result: CallResult::Failed { error }, .. } => {
@@ -82,6 +83,8 @@ macro_rules! notes {
                     | Self::JudgeAsked { .. }
                     | Self::SubagentCalled { .. }
                     | Self::TurnFinished { .. }
+                    | Self::ModelBatchJoined { .. }
+                    | Self::ModelBatchLeft { .. }
                     | Self::Compacted { .. }
                     | Self::OtherModel { .. }
                     | Self::Prompted { .. }

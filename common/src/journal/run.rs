@@ -2,6 +2,7 @@
 //! task need to know. One transition function, used live and on recovery.
 
 mod approval;
+mod entry;
 mod family;
 mod follow;
 mod guards;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use self::approval::{Approval, ApprovalAnswer};
+pub use self::entry::{Entry, EntryState};
 pub use self::family::Subagent;
 pub use self::held::{Held, Raised};
 pub use self::session::{SessionRun, SessionState};
@@ -109,6 +111,8 @@ pub struct StepRun {
     pub before: Option<StepOutcome>,
     /// What stands in the way of its next call.
     pub held: Option<Held>,
+    /// Its newest request in a model batch.
+    pub entry: Option<Entry>,
 }
 
 /// Where a step is.
@@ -331,6 +335,7 @@ impl Run {
         if !matches!(recorded.event, Event::StepFinished { .. } | Event::StepRetrying { .. }) {
             step.status = StepStatus::Started;
         }
+        step.follow_entry(recorded);
         match &recorded.event {
             Event::Expanded { items, .. } => step.items = Some(items.clone()),
             Event::StepRetrying { error, not_before, .. } => {
@@ -357,8 +362,9 @@ impl Run {
                 }
                 step.conversation = Some(conversation);
             }
-            Event::TurnFinished { call, .. } => {
-                step.busy_ms += call.duration_ms;
+            Event::TurnFinished { call, entry, .. } => {
+                // Waiting for a model batch is no work.
+                step.busy_ms += if entry.is_some() { 0 } else { call.duration_ms };
                 // What was answered is behind it: tries count for the request that is next.
                 step.failed_tries = 0;
                 // What was said about the turn before is done with.
@@ -464,6 +470,7 @@ impl StepRun {
         self.permissions.clear();
         self.release_session();
         self.held = None;
+        self.entry = None;
         self.forget_rulings();
         self.trips.clear();
         if self.child.take().is_some() {

@@ -50,7 +50,9 @@ macro_rules! visits {
                         }
                     }
                     Self::Succeeded { output } => visit($slot::Value(output)),
-                    Self::StepRetrying { error, .. } | Self::OutcomeUnknown { error, .. } => error.$visit(visit),
+                    Self::StepRetrying { error, .. }
+                    | Self::OutcomeUnknown { error, .. }
+                    | Self::ModelBatchFailed { error, .. } => error.$visit(visit),
                     Self::Replayed { input, sealed, .. } => {
                         if let Some(input) = input {
                             visit($slot::Value(input));
@@ -98,10 +100,7 @@ macro_rules! visits {
                         why.$visit(visit);
                     }
                     Self::TurnFinished { call, .. } | Self::Compacted { call, .. } => {
-                        let ModelCall { content, .. } = &$($mut)? **call;
-                        for block in content.$iter() {
-                            visit($slot::Value(block));
-                        }
+                        call.$visit(visit);
                     }
                     Self::Prompted { text, .. } | Self::SubagentCalled { prompt: text, .. } => visit($slot::Text(text)),
                     Self::HookDecided { ruling, .. } => {
@@ -140,6 +139,8 @@ macro_rules! visits {
                     | Self::JudgeAsked { .. }
                     | Self::GuardTripped { .. }
                     | Self::SessionSaved { .. }
+                    | Self::ModelBatchJoined { .. }
+                    | Self::ModelBatchLeft { .. }
                     | Self::SleepStarted { .. }
                     | Self::ApprovalExpired { .. }
                     | Self::HeldBack { .. }
@@ -155,6 +156,8 @@ macro_rules! visits {
             pub fn $visit(&$($mut)? self, visit: &mut dyn FnMut($slot<'_>)) {
                 match self {
                     Self::Decide { decision, .. } => decision.$visit(visit),
+                    Self::ModelAnswered { call, .. } => call.$visit(visit),
+                    Self::ModelFailed { error, .. } => error.$visit(visit),
                     Self::Resolve { happened: Some(value), .. }
                     | Self::ChildFinished { result: value, .. } => visit($slot::Value(value)),
                     Self::Replay { input, sealed, .. } => {
@@ -172,6 +175,14 @@ macro_rules! visits {
                     }
                     Self::Resolve { .. } | Self::Cancel { .. } => {}
                     Self::Wake | Self::Unhalt | Self::Room | Self::Raise { .. } => {}
+                }
+            }
+        }
+
+        impl ModelCall {
+            fn $visit(&$($mut)? self, visit: &mut dyn FnMut($slot<'_>)) {
+                for block in self.content.$iter() {
+                    visit($slot::Value(block));
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::batching::Batching;
 use super::template::{Expression, Template};
 use crate::config::policy::Layer;
 use crate::config::{Fallback, Hooks, PermissionMode};
@@ -203,6 +204,8 @@ pub struct AgentStep {
     pub session: Option<Template>,
     /// The names under `guards:` of checks of its prompt and output, beside those of its agent.
     pub guards: Vec<String>,
+    /// Whether its request may wait to go out with others.
+    pub batch: Option<Batching>,
     /// When its conversation is summarised; `None`: as `teamster.yaml` says.
     pub compaction: Option<Compaction>,
     /// When to stop.

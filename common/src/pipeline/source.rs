@@ -86,6 +86,8 @@ pub(crate) enum LinkTo {
     RateLimit,
     /// A name under `guards:`.
     Guard,
+    /// A model whose provider has batches; without a name, that of agents that name none.
+    BatchModel,
 }
 
 /// What the readers of the parts share.

@@ -46,6 +46,9 @@ impl Sealer<'_> {
 
     /// Seals a signal. What is found goes ahead of it, or with it if it is a replay.
     pub fn signal(&mut self, signal: &mut Signal) {
+        if let Signal::ModelAnswered { call, .. } = signal {
+            return call.content.iter_mut().for_each(|block| self.block(block));
+        }
         signal.slots_mut(&mut |slot| match slot {
             SlotMut::Value(value) => self.value(value),
             SlotMut::Text(text) => self.text(text),
@@ -57,6 +60,7 @@ impl Sealer<'_> {
                 }
             }
             Signal::Cancel { reason, .. } => self.text(reason),
+            Signal::ModelFailed { error, .. } => self.text(&mut error.message),
             Signal::Replay { sealed, .. } => sealed.add_all(&self.take()),
             _ => {}
         }

@@ -51,6 +51,14 @@ fn installed(link: &Link, config: &Config, out: &mut Diagnostics) {
     }
     match link.to {
         LinkTo::AnyModel | LinkTo::Pipeline | LinkTo::Tool => {}
+        LinkTo::BatchModel => {
+            let named = config.model(Some(link.name.as_str()).filter(|name| !name.is_empty()));
+            let kind = named.ok().and_then(|(_, model)| config.provider_kind(&model.provider));
+            if kind.is_some_and(|kind| !kind.has_batches()) {
+                let message = "`batch` does nothing here: the provider of the model takes no batches";
+                out.push(link.file.warning(link.at, message).with_help("the model is asked directly, at full price"));
+            }
+        }
         LinkTo::Model if config.knows_model(&link.name) => {}
         LinkTo::Model => {
             require(link, "model", &config.model_names(), "add it under `models:` in teamster.yaml", out);

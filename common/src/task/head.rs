@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::state::{State, StateName, WaitOn};
 use crate::clock::Timestamp;
-use crate::id::{ApprovalId, BatchId, CallId, Digest, IdempotencyKey, PipelineName, QueueName, StepKey, TaskId};
+use crate::id::{
+    ApprovalId, BatchId, CallId, Digest, EntryId, IdempotencyKey, PipelineName, QueueName, StepKey, TaskId,
+};
 use crate::journal::{Event, Recorded, Submitted, Usage, WakeCause};
 
 /// The task and step that a child task belongs to.
@@ -71,6 +73,9 @@ pub struct Head {
     /// Children that are not done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open_children: Vec<TaskId>,
+    /// Requests in model batches that are to be answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open_entries: Vec<(StepKey, EntryId)>,
     /// When its data was erased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased_at: Option<Timestamp>,
@@ -119,6 +124,7 @@ impl Head {
             open_approvals: Vec::new(),
             unknown_outcomes: Vec::new(),
             open_children: Vec::new(),
+            open_entries: Vec::new(),
             erased_at: None,
             state,
         }
@@ -242,6 +248,16 @@ impl Head {
                 self.woken_by(at, |on| matches!(on, WaitOn::Child { task } if task == child))
             }
 
+            (
+                Event::TurnFinished { step, entry: Some(entry), .. } | Event::ModelBatchFailed { step, entry, .. },
+                state,
+            ) if !state.is_terminal() => {
+                if !self.open_entries.iter().any(|(s, e)| s == step && e == entry) {
+                    return illegal("that request is in no model batch, or was answered before");
+                }
+                self.woken_by(at, |on| matches!(on, WaitOn::ModelBatch { step: s } if s == step))
+            }
+
             (Event::BudgetRaised { .. }, state)
                 if !matches!(state, State::Succeeded { .. } | State::Cancelled { .. }) =>
             {
@@ -263,6 +279,8 @@ impl Head {
                 | Event::SessionSaved { .. }
                 | Event::SubagentCalled { .. }
                 | Event::TurnFinished { .. }
+                | Event::ModelBatchJoined { .. }
+                | Event::ModelBatchLeft { .. }
                 | Event::Compacted { .. }
                 | Event::ModelChanged { .. }
                 | Event::OtherModel { .. }
@@ -320,11 +338,25 @@ impl Head {
                 self.barren_attempts = 0;
                 self.worked_ms = 0;
                 self.open_children.clear();
+                self.open_entries.clear();
                 self.unknown_outcomes.retain(|(step, _)| !reset.contains(&step.step));
             }
             // Questions lapse with the task, but a call of unknown outcome stays unknown.
-            Event::Succeeded { .. } | Event::Cancelled { .. } | Event::Died { .. } => self.open_approvals.clear(),
-            Event::TurnFinished { call, .. } | Event::Compacted { call, .. } => self.usage.add(&call.usage),
+            Event::Succeeded { .. } | Event::Cancelled { .. } | Event::Died { .. } => {
+                self.open_approvals.clear();
+                self.open_entries.clear();
+            }
+            Event::TurnFinished { call, entry, .. } => {
+                self.usage.add(&call.usage);
+                self.open_entries.retain(|(_, open)| Some(open) != entry.as_ref());
+            }
+            Event::Compacted { call, .. } => self.usage.add(&call.usage),
+            Event::ModelBatchJoined { step, entry, .. } => self.open_entries.push((step.clone(), entry.clone())),
+            Event::ModelBatchLeft { entry, .. } | Event::ModelBatchFailed { entry, .. } => {
+                self.open_entries.retain(|(_, open)| open != entry);
+            }
+            Event::StepFinished { step, .. } => self.open_entries.retain(|(of, _)| of != step),
+            Event::RoundStarted { reset, .. } => self.open_entries.retain(|(of, _)| !reset.contains(&of.step)),
             Event::ApprovalRequested { .. } => {
                 self.open_approvals.push(ApprovalId { task: self.id, seq: recorded.seq });
             }
@@ -354,6 +386,8 @@ impl Head {
                 | Event::BudgetRaised { .. }
                 | Event::ChildFinished { .. }
                 | Event::PrivateDataSealed { .. }
+                | Event::TurnFinished { entry: Some(_), .. }
+                | Event::ModelBatchFailed { .. }
         );
         if by_holder && let State::Running { progressed, .. } = &mut self.state {
             *progressed = true;

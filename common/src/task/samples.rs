@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::clock::Timestamp;
 use crate::failure::{Failure, FailureClass};
 use crate::id::{
-    ApprovalId, CallId, Digest, PipelineName, QueueName, SessionName, StepId, StepKey, TaskId, Token, WorkerId,
+    ApprovalId, CallId, Digest, EntryId, PipelineName, QueueName, SessionName, StepId, StepKey, TaskId, Token, WorkerId,
 };
 use crate::journal::{
     ApprovalDecision, CallRecord, CallResult, Effect, Event, GuardPoint, GuardThen, GuardTrip, HookDecision, HookEvent,
@@ -39,6 +39,11 @@ pub(crate) fn call() -> CallId {
 
 pub(crate) fn approval() -> ApprovalId {
     ApprovalId { task: task(), seq: 2 }
+}
+
+/// A request in a model batch.
+pub(crate) fn entry() -> EntryId {
+    EntryId::new(task(), "s")
 }
 
 pub(crate) fn worker() -> WorkerId {
@@ -86,6 +91,7 @@ pub(crate) fn wait() -> Wait {
             WaitOn::Approval { approval: approval() },
             WaitOn::Outcome { step: step(), call: call() },
             WaitOn::Child { task: child() },
+            WaitOn::ModelBatch { step: step() },
         ],
         until: Some(at(9_000)),
     }
@@ -97,6 +103,7 @@ pub(crate) fn head(state: StateName) -> Head {
     head.open_approvals.push(approval());
     head.unknown_outcomes.push((step(), call()));
     head.open_children.push(child());
+    head.open_entries.push((step(), entry()));
     head.state = match state {
         StateName::Scheduled => State::Scheduled { run_at: at(5) },
         StateName::Ready => State::Ready { since: at(0) },
@@ -129,7 +136,7 @@ fn request_head() -> RequestHead {
     }
 }
 
-fn model_call() -> ModelCall {
+pub(crate) fn model_call() -> ModelCall {
     ModelCall {
         content: vec![json!({"type": "tool_use", "id": "call_1", "name": "t", "input": {}})],
         stop_reason: "tool_use".to_owned(),
@@ -160,6 +167,11 @@ pub(crate) fn finished() -> Event {
     Event::StepFinished { step: step(), outcome: StepOutcome::Succeeded { output: json!(1) } }
 }
 
+/// An answer to a request in a model batch.
+pub(crate) fn batched() -> Event {
+    Event::TurnFinished { step: step(), call: Box::new(model_call()), entry: Some(entry()) }
+}
+
 /// An event of each kind, fit for what [`head`] has open.
 pub(crate) fn events() -> Vec<Event> {
     let (by, reason) = ("ann".to_owned(), "enough".to_owned());
@@ -183,7 +195,10 @@ pub(crate) fn events() -> Vec<Event> {
         finished(),
         Event::SleepStarted { step: step(), until: at(10) },
         Event::AgentStarted { step: step(), head: Box::new(request_head()), prompt: "go".to_owned() },
-        Event::TurnFinished { step: step(), call: Box::new(model_call()) },
+        Event::TurnFinished { step: step(), call: Box::new(model_call()), entry: None },
+        Event::ModelBatchJoined { step: step(), entry: EntryId::new(task(), "more"), until: at(10) },
+        Event::ModelBatchLeft { step: step(), entry: EntryId::new(task(), "more") },
+        Event::ModelBatchFailed { step: step(), entry: entry(), error: failure() },
         Event::Compacted { step: step(), call: Box::new(model_call()), kept_from: 0 },
         Event::ModelChanged {
             step: step(),

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::head::Head;
 use super::state::{Outcome, State, StateName, WaitOn};
-use crate::id::{ApprovalId, CallId, StepId, StepKey, TaskId};
-use crate::journal::{ApprovalDecision, Event, SealedValues, WakeCause};
+use crate::failure::Failure;
+use crate::id::{ApprovalId, CallId, EntryId, StepId, StepKey, TaskId};
+use crate::journal::{ApprovalDecision, Event, ModelCall, SealedValues, WakeCause};
 
 /// A message to a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +63,24 @@ pub enum Signal {
         outcome: Outcome,
         /// Its output, or why it has none.
         result: Value,
+    },
+    /// A request in a model batch was answered.
+    ModelAnswered {
+        /// The step that made it.
+        step: StepKey,
+        /// The request.
+        entry: EntryId,
+        /// The answer.
+        call: Box<ModelCall>,
+    },
+    /// A request in a model batch was not answered.
+    ModelFailed {
+        /// The step that made it.
+        step: StepKey,
+        /// The request.
+        entry: EntryId,
+        /// Why.
+        error: Failure,
     },
     /// Send a dead or cancelled task on its way again.
     Replay {
@@ -174,6 +193,14 @@ pub fn admit(head: &Head, kept: &[Signal], signal: &Signal) -> Result<Admission,
             }
             Event::ChildFinished { child: *child, outcome: *outcome, result: result.clone() }
         }
+        Signal::ModelAnswered { step, entry, call } => {
+            awaited(head, kept, step, entry)?;
+            Event::TurnFinished { step: step.clone(), call: call.clone(), entry: Some(entry.clone()) }
+        }
+        Signal::ModelFailed { step, entry, error } => {
+            awaited(head, kept, step, entry)?;
+            Event::ModelBatchFailed { step: step.clone(), entry: entry.clone(), error: error.clone() }
+        }
         Signal::Seal { .. } if terminal => return refuse("nothing comes in any more"),
         Signal::Seal { entries } => Event::PrivateDataSealed { entries: entries.clone() },
         Signal::Replay { .. } if head.erased_at.is_some() => {
@@ -190,7 +217,24 @@ pub fn admit(head: &Head, kept: &[Signal], signal: &Signal) -> Result<Admission,
     Ok(if running { Admission::Keep } else { Admission::Apply(Box::new(event)) })
 }
 
+/// Whether a request in a model batch is to be answered still.
+fn awaited(head: &Head, kept: &[Signal], step: &StepKey, entry: &EntryId) -> Result<(), Refusal> {
+    if kept.iter().any(|kept| kept.answers() == Some(entry)) {
+        return Err(Refusal::Decided(format!("request {entry}")));
+    }
+    let is_open = head.open_entries.iter().any(|(s, e)| s == step && e == entry);
+    if is_open { Ok(()) } else { Err(Refusal::Unknown(format!("request {entry}"))) }
+}
+
 impl Signal {
+    /// The request in a model batch of which it tells.
+    const fn answers(&self) -> Option<&EntryId> {
+        match self {
+            Self::ModelAnswered { entry, .. } | Self::ModelFailed { entry, .. } => Some(entry),
+            _ => None,
+        }
+    }
+
     /// The event that a kept signal becomes when its holder takes it up, in the
     /// state that the task is in then. `None` if it has lost its meaning.
     pub fn take_up(&self, head: &Head) -> Option<Event> {

@@ -220,6 +220,11 @@ pub enum WaitOn {
         /// The step that waits.
         step: StepKey,
     },
+    /// The answer to a request in a model batch.
+    ModelBatch {
+        /// The step that waits.
+        step: StepKey,
+    },
     /// The end of the emergency stop that covers the task.
     Halt,
 }
@@ -240,6 +245,7 @@ impl WaitOn {
             Self::Budget { .. } => "budget",
             Self::RateLimit { .. } => "rate_limit",
             Self::Session { .. } => "session",
+            Self::ModelBatch { .. } => "model_batch",
             Self::Halt => "halt",
         }
     }

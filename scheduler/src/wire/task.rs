@@ -106,7 +106,7 @@ pub struct TaskSummary {
     #[schema(value_type = Option<String>, format = DateTime)]
     pub due_at: Option<Timestamp>,
     /// What a waiting task waits for: `timer`, `approval`, `children`, `outcome`, `budget`, `rate_limit`,
-    /// `session`, `halt`.
+    /// `session`, `model_batch`, `halt`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting_on: Vec<String>,
     /// The worker that holds a running task.

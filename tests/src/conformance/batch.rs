@@ -217,7 +217,7 @@ pub async fn the_cost_is_summed(place: Place) -> Result<()> {
         let mut held = bench.take_one().await?;
         let events = vec![
             Event::AgentStarted { step: step("a"), head: Box::new(shared.clone()), prompt: "hello".to_owned() },
-            Event::TurnFinished { step: step("a"), call: Box::new(reply.clone()) },
+            Event::TurnFinished { step: step("a"), call: Box::new(reply.clone()), entry: None },
         ];
         bench.append(&mut held, events, Next::Continue).await?;
         bench.succeed(&mut held).await?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use common::failure::{Failure, FailureClass};
-use common::id::{ApprovalId, CallId, Token};
-use common::journal::{ApprovalDecision, CallRecord, Effect, Event, SealedValues};
+use common::id::{ApprovalId, CallId, EntryId, Token};
+use common::journal::{ApprovalDecision, CallRecord, Effect, Event, ModelCall, SealedValues, Usage};
 use common::store::{Next, Renewal, SignalError, Signalled};
 use common::task::{Refusal, Signal, StateName, Wait, WaitOn};
 use serde_json::{Value, json};
@@ -187,5 +187,88 @@ pub async fn renewal_says_that_signals_wait(place: Place) -> Result<()> {
     ensure!(matches!(bench.renew(&held).await?, Renewal::Renewed { signals: true, .. }));
     bench.append(&mut held, Vec::new(), Next::Continue).await?;
     ensure!(matches!(bench.renew(&held).await?, Renewal::Renewed { signals: false, .. }));
+    bench.verify().await
+}
+
+/// A task that waits for the answer to a request in a model batch.
+async fn batched(bench: &Bench) -> Result<(Held, EntryId)> {
+    let mut held = bench.taken().await?;
+    let entry = EntryId::new(held.task, "think");
+    let until = bench.now().plus(std::time::Duration::from_secs(3_600));
+    let joined = Event::ModelBatchJoined { step: step("think"), entry: entry.clone(), until };
+    let wait = Wait { on: vec![WaitOn::ModelBatch { step: step("think") }], until: Some(until) };
+    let started = Event::AgentStarted { step: step("think"), head: Box::default(), prompt: "Go.".to_owned() };
+    bench.append(&mut held, vec![started, joined], Next::Park(wait)).await?;
+    Ok((held, entry))
+}
+
+fn answered(entry: &EntryId, text: &str) -> Signal {
+    let call = ModelCall {
+        content: vec![json!({"type": "text", "text": text})],
+        stop_reason: "end_turn".to_owned(),
+        model: "m".to_owned(),
+        response_id: "r".to_owned(),
+        usage: Usage { input_tokens: 3, output_tokens: 4, cost_usd: 0.5, ..Usage::default() },
+        duration_ms: 1,
+    };
+    Signal::ModelAnswered { step: step("think"), entry: entry.clone(), call: Box::new(call) }
+}
+
+/// An answer that comes again and again, also from several who tell it, is in the journal once, paid for once, and
+/// wakes the task. A large one is kept whole.
+pub async fn an_answer_of_a_model_batch_is_taken_once(place: Place) -> Result<()> {
+    let bench = Bench::open(place).await?;
+    let other = bench.another().await?;
+    let (held, entry) = batched(&bench).await?;
+    ensure!(bench.head(held.task).await?.open_entries == [(step("think"), entry.clone())]);
+    let text = "x".repeat(100_000);
+    let mut tellers = tokio::task::JoinSet::new();
+    for n in 0..10 {
+        let store = if n % 2 == 0 { Arc::clone(&bench.store) } else { Arc::clone(&other) };
+        let signal = answered(&entry, &text);
+        tellers.spawn(async move { store.signal(held.task, signal).await });
+    }
+    let mut taken = 0;
+    while let Some(answer) = tellers.join_next().await {
+        let answer = answer?;
+        taken += usize::from(answer.is_ok());
+        ensure!(answer.is_ok() || decided(&answer), "{answer:?}");
+    }
+    let head = bench.head(held.task).await?;
+    ensure!((taken, head.usage.tokens(), head.state.name()) == (1, 7, StateName::Ready), "{taken} {head:?}");
+    let journal = bench.store.journal(held.task, 0, 100).await?;
+    let told = journal.iter().filter_map(|recorded| match &recorded.event {
+        Event::TurnFinished { call, entry: Some(of), .. } if *of == entry => Some(call.content[0]["text"] == *text),
+        _ => None,
+    });
+    ensure!(told.collect::<Vec<_>>() == [true]);
+    bench.verify().await
+}
+
+/// A task that asks directly takes neither the answer nor the failure that come late; nor does one that is done.
+pub async fn who_left_a_model_batch_takes_no_answer(place: Place) -> Result<()> {
+    let bench = Bench::open(place).await?;
+    let (waiting, entry) = batched(&bench).await?;
+    bench.store.signal(waiting.task, Signal::Wake).await?;
+    let mut held = bench.claimed(waiting.task).await?;
+    // One comes while the worker that goes on is at it: the worker's word was first.
+    let left = Event::ModelBatchLeft { step: step("think"), entry: entry.clone() };
+    ensure!(bench.store.signal(held.task, answered(&entry, "late")).await? == Signalled::Requested);
+    bench.append(&mut held, vec![left], Next::Continue).await?;
+    let failed = Signal::ModelFailed {
+        step: step("think"),
+        entry: entry.clone(),
+        error: Failure::new(FailureClass::Timeout, "it expired"),
+    };
+    for signal in [answered(&entry, "later"), failed] {
+        let answer = bench.store.signal(held.task, signal).await;
+        ensure!(decided(&answer), "{answer:?}");
+    }
+    let head = bench.head(held.task).await?;
+    ensure!(head.usage.tokens() == 0 && head.open_entries.is_empty(), "{head:?}");
+    let (waiting, entry) = batched(&bench).await?;
+    bench.store.signal(waiting.task, Signal::Cancel { by: "ann".to_owned(), reason: "enough".to_owned() }).await?;
+    let answer = bench.store.signal(waiting.task, answered(&entry, "late")).await;
+    ensure!(matches!(answer, Err(SignalError::Refused(_))), "{answer:?}");
     bench.verify().await
 }

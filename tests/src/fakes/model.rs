@@ -2,6 +2,7 @@
 //! on a loopback port that records what it is asked, refuses what the real API
 //! refuses, and answers as it is told, also badly.
 
+mod batches;
 mod chat;
 mod rules;
 mod wire;
@@ -19,6 +20,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use self::batches::Batches;
+pub use self::batches::{CANCELED, EXPIRED, Made};
 use self::rules::Said;
 pub use self::wire::{Break, ErrorReply, Message, Reply};
 
@@ -37,6 +40,8 @@ pub enum Api {
     Messages,
     /// `/v1/chat/completions`
     Chat,
+    /// `/v1/messages/batches` and what is below; also a request within a batch, when it is answered.
+    Batches,
     /// Anything else.
     Unknown,
 }
@@ -46,6 +51,7 @@ impl Api {
         match line {
             "POST /v1/messages HTTP/1.1" => Self::Messages,
             "POST /v1/chat/completions HTTP/1.1" => Self::Chat,
+            line if batches::is_meant(line) => Self::Batches,
             _ => Self::Unknown,
         }
     }
@@ -58,6 +64,8 @@ pub struct Request {
     pub number: usize,
     /// The API that it asks.
     pub api: Api,
+    /// The request line.
+    pub line: String,
     /// The headers, names in lower case.
     pub headers: BTreeMap<String, String>,
     /// The body, byte for byte.
@@ -87,6 +95,7 @@ struct Shared {
     requests: Mutex<Vec<Request>>,
     violations: Mutex<Vec<String>>,
     said: Mutex<Said>,
+    batches: Batches,
     received: watch::Sender<usize>,
     closed: watch::Sender<usize>,
 }
@@ -108,6 +117,7 @@ impl FakeModel {
             requests: Mutex::default(),
             violations: Mutex::default(),
             said: Mutex::default(),
+            batches: Batches::default(),
             received: watch::Sender::new(0),
             closed: watch::Sender::new(0),
         });
@@ -138,6 +148,36 @@ impl FakeModel {
     /// What the real API would have refused, so far.
     pub fn violations(&self) -> Vec<String> {
         lock(&self.shared.violations).clone()
+    }
+
+    /// The batches that were made so far.
+    pub fn batches(&self) -> Vec<Made> {
+        self.shared.batches.made()
+    }
+
+    /// While batches are held, none comes to its end.
+    pub fn hold_batches(&self, held: bool) {
+        self.shared.batches.hold(held);
+    }
+
+    /// The next so many batches are made, and the connection breaks before the answer.
+    pub fn lose_batches(&self, answers: usize) {
+        self.shared.batches.lose(answers);
+    }
+
+    /// The next so many batches are refused: overloaded.
+    pub fn refuse_batches(&self, sends: usize) {
+        self.shared.batches.refuse(sends);
+    }
+
+    /// A batch with a request that has this text is refused whole: 400.
+    pub fn refuse_batches_with(&self, text: &str) {
+        self.shared.batches.refuse_text(text);
+    }
+
+    /// How many requests were made by themselves.
+    pub fn direct(&self) -> usize {
+        lock(&self.shared.requests).iter().filter(|request| request.api == Api::Messages).count()
     }
 
     /// Waits until so many requests have come in.
@@ -200,12 +240,13 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let json = serde_json::from_slice(&body).unwrap_or_default();
         let request = {
             let mut requests = lock(&shared.requests);
-            let request = Request { number: requests.len(), api: Api::of(&line), headers, body, json, answered: false };
+            let request =
+                Request { number: requests.len(), api: Api::of(&line), line, headers, body, json, answered: false };
             requests.push(request.clone());
             request
         };
         shared.received.send_modify(|count| *count += 1);
-        let reply = reply(shared, &request);
+        let Some(reply) = reply(shared, &request) else { return Ok(()) };
         let request_id = format!("req_fake_{}", request.number);
         if !write_reply(&mut stream, &request, &request_id, reply).await? {
             return Ok(());
@@ -215,13 +256,17 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-fn reply(shared: &Shared, request: &Request) -> Reply {
+/// What to say; nothing: the connection breaks.
+fn reply(shared: &Shared, request: &Request) -> Option<Reply> {
     if request.api == Api::Unknown {
-        return Reply::error(404, "not_found_error", "Not Found");
+        return Some(Reply::error(404, "not_found_error", "Not Found"));
     }
     let header = |name: &str| request.headers.get(name).map(String::as_str).unwrap_or_default();
     if header("x-api-key").is_empty() && !header("authorization").starts_with("Bearer ") {
-        return Reply::error(401, "authentication_error", "x-api-key header is required");
+        return Some(Reply::error(401, "authentication_error", "x-api-key header is required"));
+    }
+    if request.api == Api::Batches {
+        return batches::reply(shared, request);
     }
     let violation = match request.api {
         Api::Chat => chat::violation(&request.json),
@@ -229,7 +274,7 @@ fn reply(shared: &Shared, request: &Request) -> Reply {
     };
     if let Some(violation) = violation {
         lock(&shared.violations).push(format!("request {}: {violation}", request.number));
-        return Reply::error(400, "invalid_request_error", &violation);
+        return Some(Reply::error(400, "invalid_request_error", &violation));
     }
     let reply = (shared.answer)(request);
     match &reply {
@@ -241,7 +286,7 @@ fn reply(shared: &Shared, request: &Request) -> Reply {
         }
         _ => {}
     }
-    reply
+    Some(reply)
 }
 
 /// Writes a reply; `false`: the connection is of no more use.

@@ -190,6 +190,8 @@ const fn name(signal: &Signal) -> &'static str {
         Signal::Resolve { .. } => "outcome",
         Signal::ChildFinished { .. } => "child",
         Signal::Replay { .. } => "replay",
+        Signal::ModelAnswered { .. } => "answer of a model batch",
+        Signal::ModelFailed { .. } => "failure in a model batch",
         Signal::Seal { .. } => "private values",
     }
 }

@@ -47,6 +47,9 @@ impl Deciding<'_> {
                 Failure::new(FailureClass::Timeout, format!("the agent was at work for {timeout}, its whole timeout"));
             return self.decision.fail_step(key, error);
         }
+        if self.in_model_batch(key, known, conversation) {
+            return;
+        }
         match self.guarded_prompt(key, known, agent) {
             Guarded::Clear => {}
             Guarded::Pending => return,

@@ -9,7 +9,7 @@ use common::pipeline::model::{Budget, Step};
 use common::store::meter::LEVELS;
 use common::task::WaitOn;
 
-use super::{Action, ActionKey, Deciding};
+use super::{Action, ActionKey, Deciding, Way};
 use crate::quota::charge::unpriced;
 use crate::quota::estimate::{Worst, limit_micros, used_micros, worst};
 
@@ -49,7 +49,7 @@ impl Deciding<'_> {
 
     /// Whether the next model call of a step fits its budgets, whatever it and all that are under way may use.
     pub(super) fn affords(&mut self, step: &Step, key: &StepKey, conversation: &Conversation) -> bool {
-        let wanted = self.worst(conversation);
+        let wanted = self.worst(key, conversation);
         for own in [self.of_step(&StepKey::of(step.id.clone())), self.of_task()].into_iter().flatten() {
             let is_of_task = own.name == TASK;
             if own.limit.usd.is_some() && wanted.micros.is_none() {
@@ -109,32 +109,45 @@ impl Deciding<'_> {
         if !self.given.asks_quotas || self.given.grants.contains_key(&key) {
             return true;
         }
-        if let Some(held) = self.run.held(Some(step)).filter(|held| self.given.now < held.until) {
-            let step = Some(step.clone());
-            let on = if held.why.is_for_budget() { WaitOn::Budget { step } } else { WaitOn::RateLimit { step } };
-            self.wait(on, Some(held.until));
+        if self.is_held_back(step) {
             return false;
         }
         if !self.given.in_flight.contains(&key) {
-            self.act(Action::Reserve { step: step.clone(), call: call.cloned() });
+            let way = if call.is_none() { self.way(step) } else { Way::Direct };
+            self.act(Action::Reserve { step: step.clone(), call: call.cloned(), way });
         }
         false
     }
 
-    fn worst(&self, conversation: &Conversation) -> Worst {
-        worst(conversation, self.given.models.price(&conversation.head, self.given.now))
+    /// Whether a step waits because its last call was held back.
+    pub(super) fn is_held_back(&mut self, step: &StepKey) -> bool {
+        let Some(held) = self.run.held(Some(step)).filter(|held| self.given.now < held.until) else { return false };
+        let step = Some(step.clone());
+        let on = if held.why.is_for_budget() { WaitOn::Budget { step } } else { WaitOn::RateLimit { step } };
+        self.wait(on, Some(held.until));
+        true
     }
 
-    /// What model calls that are under way, or are being started, may use: of one step's family, or of all.
+    fn worst(&self, key: &StepKey, conversation: &Conversation) -> Worst {
+        let (models, head, now) = (self.given.models, &conversation.head, self.given.now);
+        let waits = self.run.step(key).is_some_and(|known| known.waiting_entry().is_some());
+        let in_batch = waits || self.way(key) != Way::Direct;
+        worst(conversation, if in_batch { models.price_in_batch(head, now) } else { models.price(head, now) })
+    }
+
+    /// What model calls that are under way, are being started, or wait in a model batch may use: of one step's family, or
+    /// of all.
     fn flying(&self, of: Option<&StepKey>) -> Worst {
         let starting = self.decision.actions.iter().map(Action::key);
         let keys = self.given.in_flight.iter().cloned().chain(starting).filter(|key| key.call.is_none());
+        let waiting = self.run.steps.iter().filter(|(_, known)| known.waiting_entry().is_some());
+        let keys = keys.map(|key| key.step).chain(waiting.map(|(key, _)| key.clone()));
         let mut sum = Worst { tokens: 0, micros: Some(0) };
-        for key in keys.filter(|key| of.is_none_or(|of| of.step == key.step.step)) {
-            let Some(conversation) = self.run.step(&key.step).and_then(|known| known.conversation.as_ref()) else {
+        for key in keys.filter(|key| of.is_none_or(|of| of.step == key.step)) {
+            let Some(conversation) = self.run.step(&key).and_then(|known| known.conversation.as_ref()) else {
                 continue;
             };
-            let worst = self.worst(conversation);
+            let worst = self.worst(&key, conversation);
             sum.tokens = sum.tokens.saturating_add(worst.tokens);
             sum.micros = sum.micros.zip(worst.micros).map(|(a, b)| a.saturating_add(b));
         }

@@ -7,7 +7,7 @@ use common::journal::{Compaction, Conversation, Event, HookDecision, ModelCall, 
 use serde_json::Value;
 
 use super::hook::Hooked;
-use super::{Action, Deciding, Purpose};
+use super::{Action, Deciding, Purpose, Way};
 use crate::models::length::{self, Length};
 
 /// Bytes of JSON that make about one token.
@@ -158,7 +158,12 @@ impl Deciding<'_> {
             return;
         }
         match room {
-            Room::Enough => self.act(Action::CallModel { step: key.clone(), purpose: Purpose::Turn }),
+            Room::Enough => match self.way(key) {
+                // There may be no room for it, or no money, whatever there is of budgets and limits here.
+                Way::Batch { .. } if self.is_held_back(key) => {}
+                Way::Batch { until } => self.act(Action::JoinBatch { step: key.clone(), until }),
+                Way::Direct => self.act(Action::CallModel { step: key.clone(), purpose: Purpose::Turn }),
+            },
             Room::Compact(purpose) => self.act(Action::CallModel { step: key.clone(), purpose }),
             Room::None(error) => self.decision.fail_step(key, error),
         }

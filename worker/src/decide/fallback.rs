@@ -14,11 +14,12 @@ use crate::models::price::is_same_model;
 pub(super) fn answered(run: &Run, step: &StepKey, call: ModelCall) -> Vec<Event> {
     let conversation = conversation(run, step);
     let noticed = conversation.and_then(|known| other_model(known, step, &call));
-    let turn = Event::TurnFinished { step: step.clone(), call: Box::new(call) };
+    let turn = Event::TurnFinished { step: step.clone(), call: Box::new(call), entry: None };
     std::iter::once(turn).chain(noticed.into_iter().flatten()).collect()
 }
 
-fn other_model(conversation: &Conversation, step: &StepKey, call: &ModelCall) -> Option<Vec<Event>> {
+/// What is said of a reply that is not from the model that was asked; nothing if it is.
+pub(super) fn other_model(conversation: &Conversation, step: &StepKey, call: &ModelCall) -> Option<Vec<Event>> {
     let (asked, answered) = (&conversation.head.model, &call.model);
     if is_same_model(asked, answered) {
         return None;

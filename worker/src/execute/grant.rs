@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::clock::Timestamp;
 use common::failure::{Failure, FailureClass};
-use common::id::{ReservationId, StepKey, TaskId};
+use common::id::{EntryId, ReservationId, StepKey, TaskId};
 use common::journal::{CallRecord, Event, HoldBack, Run, WhenSpent};
 use common::pipeline::model::Pipeline;
 use common::store::meter::MOST_CHARGES;
@@ -17,7 +17,8 @@ use futures::future::BoxFuture;
 
 use super::perform::{Done, remaining};
 use super::{Executor, internal};
-use crate::decide::Performed;
+use crate::batching;
+use crate::decide::{Performed, Way, next_entry};
 use crate::quota::charge::{Counted, Demand, Quota, Unit, calls};
 use crate::quota::{Grant, Used, estimate, subject};
 use crate::tools::ToolError;
@@ -30,6 +31,8 @@ pub(super) const FIRST_LOOK: Duration = Duration::from_millis(30);
 const TRIES: u32 = 3;
 /// For how long a reservation is held beyond the longest that its call may take.
 const MARGIN: Duration = Duration::from_secs(60);
+/// How long a provider takes for a batch at most, and some time to tell of it.
+const LONGEST_BATCH: Duration = Duration::from_secs(26 * 3_600);
 /// How long a settlement may take: what is not settled lapses.
 const SETTLEMENT: Duration = Duration::from_secs(5);
 /// The most holders of places that are looked after.
@@ -61,7 +64,26 @@ struct Request {
     task: TaskId,
     attempt: u32,
     lapses: Duration,
+    outlives: bool,
     now: Timestamp,
+}
+
+impl Request {
+    /// The same for a request that goes out in a model batch: nobody is called now, and it counts for money only.
+    fn in_batch(self, entry: &EntryId, until: Timestamp) -> Self {
+        let of_money = |counted: Vec<Counted>| {
+            counted.into_iter().filter(|counted| matches!(counted.of, Quota::Budget(_))).collect()
+        };
+        Self {
+            subject: None,
+            counted: self.counted.map(of_money),
+            id: batching::reservation(entry).map_err(|error| internal(error.to_string())),
+            // Also an answer that nobody waits for any more is settled.
+            lapses: until.since(self.now) + LONGEST_BATCH,
+            outlives: true,
+            ..self
+        }
+    }
 }
 
 impl Executor {
@@ -70,6 +92,7 @@ impl Executor {
         &'a self,
         step: &StepKey,
         call: Option<&CallRecord>,
+        way: Way,
         run: &Run,
         pipeline: &Pipeline,
         now: Timestamp,
@@ -81,8 +104,11 @@ impl Executor {
             (Some(call), _) => Demand::Tool { name: &call.tool, arguments: &call.arguments, workspace: &workspace },
             (None, Some(conversation)) => {
                 let (head, models) = (&conversation.head, &self.outside.models);
-                let worst = estimate::worst(conversation, models.price(head, now));
-                model = (!models.is_rehearsed(&head.provider)).then(|| calls(&head.provider, &head.model));
+                let direct = way == Way::Direct;
+                let price = if direct { models.price(head, now) } else { models.price_in_batch(head, now) };
+                let worst = estimate::worst(conversation, price);
+                // What a provider says of calls does not hold for batches.
+                model = (direct && !models.is_rehearsed(&head.provider)).then(|| calls(&head.provider, &head.model));
                 Demand::Model { provider: &head.provider, alias: &head.alias, worst }
             }
             (None, None) => {
@@ -90,16 +116,22 @@ impl Executor {
                 return async move { Done::of(Performed::Prepared(Err(error))) }.boxed();
             }
         };
-        let request = Request {
+        let (subject, counted) = (subject(demand), self.quotas.charges(run, pipeline, step, demand));
+        let usual = Request {
             model,
-            subject: subject(demand),
+            subject,
+            counted,
             dispensable: call.filter(|_| conversation.is_some()).cloned(),
-            counted: self.quotas.charges(run, pipeline, step, demand),
             id: reservation_id(run, step, call),
             task: run.head.id,
             attempt: run.head.attempts,
             lapses: remaining(pipeline.step(&step.step), run, step) + MARGIN,
+            outlives: false,
             now,
+        };
+        let request = match way {
+            Way::Direct => usual,
+            Way::Batch { until } => usual.in_batch(&next_entry(run, step), until),
         };
         async move {
             match self.ask(request).await {
@@ -120,7 +152,7 @@ impl Executor {
         }
         let counted = request.counted.map_err(failed)?;
         if counted.is_empty() {
-            return Ok((Grant { id: None, counted, begun: false }, Vec::new()));
+            return Ok((Grant { id: None, counted, begun: false, outlives: request.outlives }, Vec::new()));
         }
         if counted.len() > MOST_CHARGES {
             let message = format!(
@@ -138,7 +170,7 @@ impl Executor {
             let refusal = match self.store.reserve(reserve).await {
                 Ok(Reserved::Granted(usages)) => {
                     let notes = notes(&counted, &usages);
-                    return Ok((Grant { id: Some(id), counted, begun: false }, notes));
+                    return Ok((Grant { id: Some(id), counted, begun: false, outlives: request.outlives }, notes));
                 }
                 Ok(Reserved::Refused(refusal)) => refusal,
                 Err(error) => {

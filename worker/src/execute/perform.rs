@@ -22,6 +22,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::batch::heed;
 use super::child::Child;
 use super::{Executor, internal, session, workspace};
 use crate::decide::{Action, HTTP, Performed, Purpose, RUN, summary_request};
@@ -66,9 +67,11 @@ impl Executor {
     ) -> BoxFuture<'a, Done> {
         match action {
             Action::TakePlace { step, key } => self.take_place(&step, &key, places_asked, run, pipeline, now),
-            Action::Reserve { step, call } => self.reserve(&step, call.as_ref(), run, pipeline, now),
+            Action::Reserve { step, call, way } => self.reserve(&step, call.as_ref(), way, run, pipeline, now),
             Action::Prepare { step, start } => self.prepare(step, start, run, pipeline),
             Action::CallModel { step, purpose } => self.call_model(&step, purpose, run, pipeline),
+            Action::JoinBatch { step, until } => self.join_batch(&step, until, run),
+            Action::HeedModelBatch { step } => heed(run, &step),
             Action::Call { step, call } => self.call(&step, call, run, pipeline, tools),
             Action::AskHooks { step, asking } => self.ask_hooks(&step, *asking, run, pipeline),
             Action::OpenSession { step, session } => {
@@ -169,14 +172,17 @@ impl Executor {
                 choice.options.insert("effort".to_owned(), Value::from(effort.as_str()));
             }
         }
-        let specs = self.outside.tools.offered(tools).map(tools::ToolSpec::to_json);
+        // What goes out in a batch has nobody beside it to call tools.
+        let single = role.agent_step.batch.is_some() && !step.is_subagent();
+        let specs = self.outside.tools.offered(tools).filter(|_| !single).map(tools::ToolSpec::to_json);
+        let callees = if single { &[][..] } else { &callees[..] };
         let head = RequestHead {
             alias: model.alias,
             provider: model.provider,
             model: model.model,
             max_tokens: role.agent_step.limits.max_tokens,
             system: self.told(role.agent),
-            tools: tools::agent::spec(&callees).iter().map(tools::ToolSpec::to_json).chain(specs).collect(),
+            tools: tools::agent::spec(callees).iter().map(tools::ToolSpec::to_json).chain(specs).collect(),
             output_schema,
             options: model.options,
             settings: model.settings,

@@ -47,6 +47,8 @@ impl Execution<'_> {
                 | Action::SaveSession { .. }
                 | Action::Prepare { .. }
                 | Action::Reserve { call: None, .. }
+                | Action::JoinBatch { .. }
+                | Action::HeedModelBatch { .. }
                 | Action::CallModel { .. } => {}
             }
         }

@@ -3,6 +3,7 @@
 //! What is sent (`request`) and what a stream says (`reply`) is pure; the
 //! exchange is that of all providers.
 
+mod batches;
 mod block;
 mod reply;
 mod request;
@@ -15,7 +16,9 @@ use common::clock::Clock;
 use common::failure::Failure;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
+use self::batches::MessageBatches;
 use self::reply::Accumulator;
+use super::batches::Batches;
 use super::price::Prices;
 use super::wire::{self, Options, Wire};
 use super::{Answered, ModelRequest, Provider};
@@ -31,7 +34,8 @@ const PATH: &str = "/v1/messages";
 /// A client of the Messages API.
 #[derive(Debug)]
 pub struct Anthropic {
-    wire: Wire,
+    wire: Arc<Wire>,
+    batches: MessageBatches,
 }
 
 impl Anthropic {
@@ -41,7 +45,8 @@ impl Anthropic {
     /// `Configuration`, when the address, a header or the machine's TLS setup is wrong.
     pub fn new(options: Options, prices: Arc<Prices>, clock: Arc<dyn Clock>) -> Result<Self, Failure> {
         let headers = headers(&options)?;
-        Wire::new(options, PATH, headers, prices, clock).map(|wire| Self { wire })
+        let wire = Arc::new(Wire::new(options, PATH, headers, prices, clock)?);
+        Ok(Self { batches: MessageBatches(Arc::clone(&wire)), wire })
     }
 }
 
@@ -50,6 +55,10 @@ impl Provider for Anthropic {
     async fn call(&self, request: ModelRequest<'_>) -> Result<Answered, Failure> {
         let body = request::body(request.head, &request.messages, request.no_tools)?;
         self.wire.call::<Accumulator>(request.head, &body, request.traceparent.as_deref()).await
+    }
+
+    fn batches(&self) -> Option<&dyn Batches> {
+        Some(&self.batches)
     }
 }
 

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use common::failure::Failure;
 use common::metrics::Metrics;
 
+use super::batches::Batches;
 use super::{Answered, ModelRequest, Provider};
 
 /// See the module.
@@ -34,5 +35,10 @@ impl Provider for Observed {
         };
         self.metrics.model_asked(&self.name, &model, outcome, started.elapsed());
         answer
+    }
+
+    // What came of a request in a model batch is counted with its task's journal; it was not waited for here.
+    fn batches(&self) -> Option<&dyn Batches> {
+        self.inner.batches()
     }
 }

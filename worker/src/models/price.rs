@@ -43,6 +43,8 @@ pub struct Tokens {
 #[serde(deny_unknown_fields)]
 struct Table {
     effective: jiff::civil::Date,
+    /// What a request in a model batch costs, as a part of these prices.
+    part_in_batches: f64,
     /// By the model's name, without its date.
     dollars_per_million_tokens: BTreeMap<String, Price>,
 }
@@ -80,10 +82,36 @@ impl Prices {
         if let Some(price) = self.overrides.get(alias) {
             return Some(*price);
         }
+        self.in_force(at)?.dollars_per_million_tokens.get(undated(model)).copied()
+    }
+
+    /// The same for a request in a model batch: all of it costs a part of the usual price.
+    pub fn in_batch(&self, alias: &str, model: &str, at: Timestamp) -> Option<Price> {
+        let part = self.part_in_batches(at);
+        let Price { input, output, cache_read, cache_write } = self.of(alias, model, at)?;
+        let less = |dollars: Option<f64>| dollars.map(|dollars| dollars * part);
+        Some(Price {
+            input: input * part,
+            output: output * part,
+            cache_read: less(cache_read),
+            cache_write: less(cache_write),
+        })
+    }
+
+    fn in_force(&self, at: Timestamp) -> Option<&Table> {
         let day = at.to_jiff().to_zoned(jiff::tz::TimeZone::UTC).date();
         // A call before the first table is priced by the first.
-        let in_force = self.tables.iter().rev().find(|table| table.effective <= day).or(self.tables.first())?;
-        in_force.dollars_per_million_tokens.get(undated(model)).copied()
+        self.tables.iter().rev().find(|table| table.effective <= day).or(self.tables.first())
+    }
+
+    fn part_in_batches(&self, at: Timestamp) -> f64 {
+        self.in_force(at).map_or(1.0, |table| table.part_in_batches)
+    }
+
+    /// The tokens of a reply in a model batch with their price.
+    pub fn bill_in_batch(&self, alias: &str, model: &str, tokens: Tokens, at: Timestamp) -> Usage {
+        let usage = self.bill(alias, model, tokens, at);
+        Usage { cost_usd: usage.cost_usd * self.part_in_batches(at), ..usage }
     }
 
     /// The tokens with their price. A model without one is warned of once.
@@ -219,6 +247,7 @@ mod tests {
     fn the_table_in_force_is_the_newest_that_has_begun() {
         let table = |effective: &str, input: f64| Table {
             effective: effective.parse().unwrap(),
+            part_in_batches: 0.5,
             dollars_per_million_tokens: [(
                 "m".to_owned(),
                 Price { input, output: 1.0, cache_read: None, cache_write: None },
@@ -230,6 +259,22 @@ mod tests {
             let price = prices.of("a", "m", at(&format!("{day}T12:00:00Z"))).unwrap();
             assert!((price.input - input).abs() < f64::EPSILON, "{day}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_in_a_batch_costs_half() {
+        let prices = Prices::shipped().unwrap();
+        let (model, now) = ("claude-sonnet-4-6", at("2026-11-21T00:00:00Z"));
+        let tokens =
+            Tokens { input: 100_000, output: 20_000, cache_read: 70_000, cache_write_1h: 9_000, ..Tokens::default() };
+        let (single, batched) = (prices.bill("m", model, tokens, now), prices.bill_in_batch("m", model, tokens, now));
+        assert!((single.cost_usd / 2.0 - batched.cost_usd).abs() < 1e-12 && batched.cost_usd > 0.0);
+        assert_eq!(Usage { cost_usd: 0.0, ..single }, Usage { cost_usd: 0.0, ..batched });
+        let price = prices.in_batch("m", model, now).unwrap();
+        assert!((cost(&price, tokens) - batched.cost_usd).abs() < 1e-12);
+        let own = Price { input: 2.0, output: 4.0, cache_read: Some(1.0), cache_write: None };
+        let price = Prices::shipped().unwrap().with_overrides([("own".to_owned(), own)]).in_batch("own", "x", now);
+        assert_eq!(price, Some(Price { input: 1.0, output: 2.0, cache_read: Some(0.5), cache_write: None }));
     }
 
     #[test]

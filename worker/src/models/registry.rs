@@ -3,14 +3,14 @@
 //! Providers are built when they are first used, so that a key that is missing
 //! fails the steps that need it and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use common::clock::{Clock, SystemClock, Timestamp};
 use common::config::{self, Config, Price, ProviderKind};
 use common::failure::{Failure, FailureClass};
-use common::journal::{Fallback, ModelChoice, ModelSettings, RequestHead, Structured};
+use common::journal::{Fallback, ModelChoice, ModelSettings, RequestHead, Structured, Usage};
 use common::metrics::Metrics;
 use common::secret::SecretRef;
 use serde_json::{Map, Value};
@@ -19,7 +19,7 @@ use super::Provider;
 use super::anthropic::{self, Anthropic};
 use super::observed::Observed;
 use super::openai::{self, OpenAi};
-use super::price::Prices;
+use super::price::{Prices, Tokens};
 use super::rehearsal::Rehearsal;
 use super::window::Windows;
 use super::wire;
@@ -148,6 +148,29 @@ impl Models {
         matches!(self.kind(provider), Ok(ProviderKind::Rehearsal))
     }
 
+    /// What a request of a conversation costs in a model batch; `None`: nobody said.
+    pub fn price_in_batch(&self, head: &RequestHead, at: Timestamp) -> Option<Price> {
+        self.prices.in_batch(&head.alias, &head.model, at)
+    }
+
+    /// What an answer in a model batch cost.
+    pub fn bill_in_batch(&self, head: &RequestHead, tokens: Tokens, at: Timestamp) -> Usage {
+        self.prices.bill_in_batch(&head.alias, &head.model, tokens, at)
+    }
+
+    /// How requests go to a provider together, if it takes them so.
+    pub fn batches(&self, provider: &str) -> Option<config::Batches> {
+        self.config.provider_kind(provider).filter(|kind| kind.has_batches())?;
+        Some(self.config.providers.get(provider).map(|provider| provider.batches).unwrap_or_default())
+    }
+
+    /// The providers that take requests of many tasks together.
+    pub fn batch_providers(&self) -> Vec<String> {
+        let configured = self.config.providers.keys().map(String::as_str);
+        let all: BTreeSet<&str> = configured.chain(["anthropic"]).collect();
+        all.into_iter().filter(|name| self.batches(name).is_some()).map(str::to_owned).collect()
+    }
+
     /// A provider by name, built at its first use.
     ///
     /// # Errors
@@ -270,6 +293,7 @@ fn unconfigured() -> config::Provider {
         headers: BTreeMap::new(),
         idle_timeout: None,
         timeout: None,
+        batches: config::Batches::default(),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod allowance;
 pub(super) mod errors;
+pub(super) mod json;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -155,7 +156,7 @@ impl Wire {
         Ok(Answered { call, pause })
     }
 
-    fn origin(&self) -> Origin<'_> {
+    pub(super) fn origin(&self) -> Origin<'_> {
         Origin { provider: &self.options.name, key: &self.options.key_origin }
     }
 

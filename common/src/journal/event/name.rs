@@ -32,6 +32,9 @@ impl Event {
             Self::SessionSaved { .. } => "session_saved",
             Self::SubagentCalled { .. } => "subagent_called",
             Self::TurnFinished { .. } => "turn_finished",
+            Self::ModelBatchJoined { .. } => "model_batch_joined",
+            Self::ModelBatchLeft { .. } => "model_batch_left",
+            Self::ModelBatchFailed { .. } => "model_batch_failed",
             Self::Compacted { .. } => "compacted",
             Self::ModelChanged { .. } => "model_changed",
             Self::OtherModel { .. } => "other_model",
@@ -89,6 +92,9 @@ impl Event {
             | Self::SessionSaved { step, .. }
             | Self::SubagentCalled { step, .. }
             | Self::TurnFinished { step, .. }
+            | Self::ModelBatchJoined { step, .. }
+            | Self::ModelBatchLeft { step, .. }
+            | Self::ModelBatchFailed { step, .. }
             | Self::Compacted { step, .. }
             | Self::ModelChanged { step, .. }
             | Self::OtherModel { step, .. }

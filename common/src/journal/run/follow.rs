@@ -28,6 +28,17 @@ impl Run {
             {
                 Err("the agent was not started")
             }
+            Event::ModelBatchJoined { .. } if conversation.is_none() => Err("the agent was not started"),
+            Event::ModelBatchJoined { .. } if step.is_some_and(|s| s.waiting_entry().is_some()) => {
+                Err("the request before waits for its answer")
+            }
+            Event::TurnFinished { entry: Some(entry), .. }
+            | Event::ModelBatchLeft { entry, .. }
+            | Event::ModelBatchFailed { entry, .. }
+                if step.and_then(StepRun::waiting_entry).is_none_or(|known| known.id != *entry) =>
+            {
+                Err("the step waits for no such request")
+            }
             Event::Compacted { kept_from, .. } if conversation.is_some_and(|c| *kept_from > c.turns.len()) => {
                 Err("a summary cannot stand for turns to come")
             }

@@ -9,6 +9,7 @@ use crate::diagnostic::Place;
 use crate::document::{Kind, Node, Table, closest};
 use crate::id::{StepId, StepKey};
 use crate::journal::{Compaction, Effect};
+use crate::pipeline::batching::Batching;
 use crate::pipeline::graph;
 use crate::pipeline::model::{
     AgentLimits, AgentStep, ApprovalStep, Foreach, HttpStep, PipelineStep, RunStep, SleepStep, Step, StepKind, ToolStep,
@@ -186,12 +187,17 @@ impl<'a> Reader<'a> {
         let session = table.get("session");
         let session = session.and_then(|node| self.text_template(node, &here.key("session"), here.context));
         let compaction = table.get("compaction").and_then(|node| self.compaction(node));
+        let batch_node = table.get("batch");
+        let batch = batch_node.and_then(|node| self.batching(node));
+        if let (Some(node), Some(name)) = (batch_node, &name) {
+            self.check_batched(node, name, model_node, session.is_some());
+        }
         let limits = match table.get("limits") {
             Some(node) => self.agent_limits(node),
             None => AgentLimits::default(),
         };
         let guards = table.get("guards").map(|node| self.linked(node, LinkTo::Guard)).unwrap_or_default();
-        Some(AgentStep { agent: name?, prompt: prompt?, model, fallback, session, guards, compaction, limits })
+        Some(AgentStep { agent: name?, prompt: prompt?, model, fallback, session, guards, batch, compaction, limits })
     }
 
     fn compaction(&mut self, node: &Node) -> Option<Compaction> {
@@ -200,6 +206,35 @@ impl<'a> Reader<'a> {
             self.error(node.at, why);
         }
         Some(compaction)
+    }
+
+    fn batching(&mut self, node: &Node) -> Option<Batching> {
+        let batching: Batching = node.read(self.file, self.out)?;
+        if let Err(why) = batching.check() {
+            self.error(node.at, why);
+        }
+        Some(batching)
+    }
+
+    /// What goes out in a batch is a single question: there is nobody to call tools, and no conversation to go on with.
+    fn check_batched(&mut self, node: &Node, name: &str, model: Option<&Node>, session: bool) {
+        if session {
+            self.error(node.at, "`batch` is for a single question: it does not go with `session`");
+        }
+        let Some(agent) = self.agents.get(name) else { return };
+        let named = agent.tools.iter().chain(&agent.mcp_servers).flatten().next();
+        if let Some(tool) = named {
+            let message = format!("`batch` is for a single question, and the agent {name} has tools ({tool})");
+            let error = self.file.error(node.at, message);
+            self.out.push(error.with_help("give the step an agent with `tools: []`, or leave `batch` out"));
+        }
+        let asked = match model {
+            Some(node) => node.as_text().filter(|text| !text.contains("{{")).map(str::to_owned),
+            None => Some(agent.model.clone().unwrap_or_default()),
+        };
+        if let Some(model) = asked {
+            self.link(LinkTo::BatchModel, &model, node.at);
+        }
     }
 
     /// Models that are asked when another one does not answer.

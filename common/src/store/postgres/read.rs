@@ -133,6 +133,7 @@ fn stand_in(id: TaskId, encoded: &str, at: Timestamp, why: &serde_json::Error) -
         open_approvals: Vec::new(),
         unknown_outcomes: Vec::new(),
         open_children: Vec::new(),
+        open_entries: Vec::new(),
         erased_at: None,
         state: unreadable(why, at),
     })

@@ -120,6 +120,7 @@ impl Unreadable {
             open_approvals: Vec::new(),
             unknown_outcomes: Vec::new(),
             open_children: Vec::new(),
+            open_entries: Vec::new(),
             erased_at: None,
             state: unreadable(self.why, at),
         })

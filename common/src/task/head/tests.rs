@@ -22,7 +22,11 @@ fn expected(event: &Event, from: StateName) -> Option<StateName> {
         Event::Died { .. } => unfinished.then_some(Dead),
         Event::Replayed { .. } => matches!(from, Dead | Cancelled).then_some(Ready),
         // An answer wakes whoever waits for it, and is noted in every other unfinished state.
-        Event::ApprovalDecided { .. } | Event::OutcomeResolved { .. } | Event::ChildFinished { .. } => {
+        Event::ApprovalDecided { .. }
+        | Event::OutcomeResolved { .. }
+        | Event::ChildFinished { .. }
+        | Event::ModelBatchFailed { .. }
+        | Event::TurnFinished { entry: Some(_), .. } => {
             unfinished.then_some(if from == Waiting { Ready } else { from })
         }
         Event::PrivateDataSealed { .. } => unfinished.then_some(from),
@@ -34,7 +38,7 @@ fn expected(event: &Event, from: StateName) -> Option<StateName> {
 #[test]
 fn every_event_in_every_state_is_legal_as_documented_or_refused_without_a_trace() {
     for from in StateName::ALL {
-        for event in samples::events() {
+        for event in samples::events().into_iter().chain([samples::batched()]) {
             let mut after = head(from);
             let before = after.clone();
             let recorded = Recorded { seq: before.version + 1, at: at(10), event: event.clone() };
@@ -74,8 +78,10 @@ fn an_answer_to_a_question_that_was_not_asked_is_illegal() {
     waiting.open_approvals.clear();
     waiting.unknown_outcomes.clear();
     waiting.open_children.clear();
-    for event in samples::events() {
-        if matches!(event.kind(), "approval_decided" | "outcome_resolved" | "child_finished") {
+    waiting.open_entries.clear();
+    for event in samples::events().into_iter().chain([samples::batched()]) {
+        let kinds = ["approval_decided", "outcome_resolved", "child_finished", "model_batch_failed"];
+        if kinds.contains(&event.kind()) || matches!(event, Event::TurnFinished { entry: Some(_), .. }) {
             assert!(apply(&mut waiting, 1, event).is_err());
         }
     }
@@ -92,6 +98,26 @@ fn an_answer_wakes_only_who_waits_for_it() {
     apply(&mut waiting, 1, event).unwrap();
     assert_eq!(waiting.state.name(), Waiting);
     assert!(waiting.open_approvals.is_empty());
+}
+
+#[test]
+fn a_request_in_a_model_batch_is_answered_once_and_paid_for_also_while_nobody_holds_the_task() {
+    let mut waiting = head(Waiting);
+    apply(&mut waiting, 1, samples::batched()).unwrap();
+    assert_eq!((waiting.state.name(), waiting.open_entries.len()), (Ready, 0));
+    assert!(waiting.usage.cost_usd > 0.0);
+    assert!(apply(&mut waiting, 2, samples::batched()).is_err());
+    for end in [
+        Event::Cancelled { by: "ann".to_owned(), reason: "enough".to_owned() },
+        Event::Died { reason: super::super::DeadReason::Failed, error: samples::failure(), step: None },
+    ] {
+        let mut ended = head(Waiting);
+        apply(&mut ended, 1, end).unwrap();
+        assert!(ended.open_entries.is_empty() && apply(&mut ended, 2, samples::batched()).is_err());
+    }
+    let mut left = head(Running);
+    apply(&mut left, 1, Event::ModelBatchLeft { step: samples::step(), entry: samples::entry() }).unwrap();
+    assert!(apply(&mut left, 2, samples::batched()).is_err(), "a late answer is not taken");
 }
 
 #[test]

@@ -23,6 +23,8 @@ fn signals() -> Vec<Signal> {
             input: None,
             sealed: crate::journal::SealedValues::default(),
         },
+        Signal::ModelAnswered { step: step(), entry: samples::entry(), call: Box::new(samples::model_call()) },
+        Signal::ModelFailed { step: step(), entry: samples::entry(), error: samples::failure() },
         Signal::Unhalt,
         Signal::Room,
         Signal::Raise { by: "ann".to_owned(), usd: Some(1.0), tokens: None },
@@ -43,7 +45,14 @@ fn what_is_admitted_can_be_applied_and_the_rest_is_refused() {
                 Signal::Room => state == Running,
                 Signal::Raise { .. } => !matches!(state, StateName::Succeeded | Cancelled),
                 // Questions are answered as long as they are open; a task that ends closes them.
-                Signal::Decide { .. } | Signal::Resolve { .. } if state.is_terminal() => continue,
+                Signal::Decide { .. }
+                | Signal::Resolve { .. }
+                | Signal::ModelAnswered { .. }
+                | Signal::ModelFailed { .. }
+                    if state.is_terminal() =>
+                {
+                    continue;
+                }
                 _ => !state.is_terminal(),
             };
             match admit(&head, &[], &signal) {
@@ -62,7 +71,7 @@ fn what_is_admitted_can_be_applied_and_the_rest_is_refused() {
 #[test]
 fn a_question_is_answered_once_also_while_the_first_answer_waits() {
     let running = head(Running);
-    for question in &signals()[2..4] {
+    for question in signals()[2..4].iter().chain(&signals()[6..8]) {
         assert_eq!(admit(&running, &[], question), Ok(Admission::Keep));
         let again = admit(&running, std::slice::from_ref(question), question);
         assert!(matches!(again, Err(Refusal::Decided(_))), "{again:?}");
@@ -75,7 +84,8 @@ fn a_question_that_is_not_open_is_unknown() {
     waiting.open_approvals.clear();
     waiting.unknown_outcomes.clear();
     waiting.open_children.clear();
-    for signal in &signals()[2..5] {
+    waiting.open_entries.clear();
+    for signal in signals()[2..5].iter().chain(&signals()[6..8]) {
         let answer = admit(&waiting, &[], signal);
         assert!(matches!(answer, Err(Refusal::Unknown(_))), "{answer:?}");
     }
@@ -95,7 +105,8 @@ fn what_is_taken_up_can_be_applied() {
     for state in StateName::ALL {
         for signal in signals() {
             let mut head = head(state);
-            if state.is_terminal() && matches!(signal, Signal::Decide { .. } | Signal::Resolve { .. }) {
+            let is_answer = matches!(signal, Signal::ModelAnswered { .. } | Signal::ModelFailed { .. });
+            if state.is_terminal() && (is_answer || matches!(signal, Signal::Decide { .. } | Signal::Resolve { .. })) {
                 continue;
             }
             if let Some(event) = signal.take_up(&head) {

@@ -1,7 +1,7 @@
 //! Appends of a history: every kind of event and every way on.
 
 use common::failure::{Failure, FailureClass};
-use common::id::{AppendId, ApprovalId, CallId, TaskId};
+use common::id::{AppendId, ApprovalId, CallId, EntryId, TaskId};
 use common::journal::{CallRecord, CallResult, Effect, Event, ModelCall, StepOutcome, Usage, WakeCause};
 use common::store::{Filter, Next, Store};
 use common::task::{DeadReason, Wait, WaitOn};
@@ -51,7 +51,7 @@ async fn event(
 ) -> anyhow::Result<()> {
     let at = step(model.step());
     let output = json!("o".repeat(if chance.once_in(12) { 3_000 } else { chance.below(200) }));
-    events.push(match chance.below(12) {
+    events.push(match chance.below(13) {
         0 => Event::StepStarted { step: at },
         1 => {
             let usage = Usage { input_tokens: 10, output_tokens: 5, cost_usd: 0.001, ..Usage::default() };
@@ -63,7 +63,7 @@ async fn event(
                 usage,
                 duration_ms: 7,
             };
-            Event::TurnFinished { step: at, call: Box::new(call) }
+            Event::TurnFinished { step: at, call: Box::new(call), entry: None }
         }
         2 | 3 => {
             on.push(WaitOn::Approval { approval: ApprovalId { task, seq: number } });
@@ -104,6 +104,11 @@ async fn event(
             Some(approval) => Event::ApprovalExpired { approval },
             None => Event::SleepStarted { step: at, until: model.now() },
         },
+        10 => {
+            on.push(WaitOn::ModelBatch { step: at.clone() });
+            let entry = EntryId::new(task, &number.to_string());
+            Event::ModelBatchJoined { step: at, entry, until: model.moment(chance, 0, 40_000) }
+        }
         _ => Event::StepFinished { step: at, outcome: StepOutcome::Succeeded { output } },
     });
     Ok(())

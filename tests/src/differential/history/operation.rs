@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use common::failure::FailureClass;
-use common::id::{CallId, Digest, QueueName, StepId, TaskId, WorkerId};
-use common::journal::{ApprovalDecision, Event};
+use common::failure::{Failure, FailureClass};
+use common::id::{CallId, Digest, EntryId, QueueName, StepId, StepKey, TaskId, WorkerId};
+use common::journal::{ApprovalDecision, Event, ModelCall, Usage};
 use common::store::{
     ClaimTasks, Cursor, Definition, Filter, OpenBatch, RejectedRow, Store, Submission, Take, Transcript,
 };
@@ -104,6 +104,7 @@ async fn signal(model: &Model, store: &dyn Store, chance: &Chance) -> anyhow::Re
         ),
         None => (None, None, None, false),
     };
+    let entry = head.as_ref().and_then(|head| chance.of(&head.open_entries).cloned());
     let by = "ann".to_owned();
     let replay = |input| {
         let step = valid(StepId::new(format!("s{}", chance.below(model.steps + 1))));
@@ -124,7 +125,9 @@ async fn signal(model: &Model, store: &dyn Store, chance: &Chance) -> anyhow::Re
             approval: common::id::ApprovalId { task, seq: chance.below(9) as u64 },
             decision: decision(chance),
         },
+        7 if entry.is_none() => answered((step("s1"), EntryId::new(task, "unasked")), chance),
         _ => match (approval, unknown, child) {
+            _ if entry.is_some() && chance.once_in(2) => entry.map_or(Signal::Wake, |open| answered(open, chance)),
             (Some(approval), _, _) => Signal::Decide { approval, decision: decision(chance) },
             (_, Some((step, call)), _) => {
                 let happened = chance.once_in(2).then(|| json!({"status": 200}));
@@ -139,6 +142,22 @@ async fn signal(model: &Model, store: &dyn Store, chance: &Chance) -> anyhow::Re
         },
     };
     Ok(Some(Request::Signal(task, signal)))
+}
+
+/// What came of a request in a model batch.
+fn answered((step, entry): (StepKey, EntryId), chance: &Chance) -> Signal {
+    if chance.once_in(3) {
+        return Signal::ModelFailed { step, entry, error: Failure::new(FailureClass::Timeout, "it expired") };
+    }
+    let call = ModelCall {
+        content: vec![json!({"type": "text", "text": "o".repeat(chance.below(200))})],
+        stop_reason: "end_turn".to_owned(),
+        model: "m".to_owned(),
+        response_id: "r".to_owned(),
+        usage: Usage { input_tokens: 10, output_tokens: 5, cost_usd: 0.001, ..Usage::default() },
+        duration_ms: 7,
+    };
+    Signal::ModelAnswered { step, entry, call: Box::new(call) }
 }
 
 fn call() -> CallId {

@@ -171,7 +171,8 @@ fn index(data: &Value) -> Result<u64, StreamFault> {
     data["index"].as_u64().ok_or_else(|| StreamFault::Malformed("a content block event has no index".to_owned()))
 }
 
-fn tokens(usage: &Map<String, Value>) -> Tokens {
+/// The tokens of a reply, by what it says of its usage.
+pub(super) fn tokens(usage: &Map<String, Value>) -> Tokens {
     // No reply has so many; a wrong number must not overflow a sum.
     let clamp = |value: Option<&Value>| value.and_then(Value::as_u64).unwrap_or(0).min(1 << 40);
     let hour = clamp(usage.get("cache_creation").and_then(|c| c.get("ephemeral_1h_input_tokens")));

@@ -154,6 +154,15 @@ pub(in crate::models) fn refused(origin: Origin<'_>, status: StatusCode, hints: 
     failure.with_detail(detail)
 }
 
+/// Classes the error of one request in a batch, as if it were the answer to a single one.
+pub(in crate::models) fn of_entry(origin: Origin<'_>, kind: &str, message: &str) -> Failure {
+    // Of a kind that is not in the table nobody knows whether it passes.
+    let status = TABLE.iter().find(|row| row.kind == kind).map_or(500, |row| row.status);
+    let body = json!({"error": {"type": kind, "message": message}}).to_string();
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    refused(origin, status, &Hints::default(), body.as_bytes())
+}
+
 /// Classes a stream that is no reply.
 pub(in crate::models) fn broken(origin: Origin<'_>, fault: &StreamFault, hints: &Hints) -> Failure {
     match fault {
