@@ -12,7 +12,7 @@ use suite::fixtures::scheduler::RunningScheduler;
 use suite::project::{CONFIG, ProjectDir};
 use suite::servers::redis;
 
-use super::{SLOTS, count, doors, submit};
+use super::{SLOTS, cancel, count, doors, submit};
 
 /// Places that are held of a step's `concurrency`.
 fn held(scheduler: &SchedulerProcess) -> Vec<Value> {
@@ -41,7 +41,7 @@ async fn items_of_all_tasks_and_workers_share_the_places_of_a_step_also_when_a_w
     let mut workers: Vec<Program> = (0..3).map(|_| Program::worker(project.path(), SLOTS)).collect();
     until("the calls are under way", async || doors.lock().unwrap().calls > 10).await;
     workers[0].kill();
-    scheduler.teamster(&["tasks", "cancel", &tasks[11]]);
+    cancel(&scheduler, &tasks[11]).await;
     let started = Instant::now();
     while count(&scheduler, "succeeded").await + count(&scheduler, "cancelled").await < tasks.len() {
         assert!(started.elapsed() < Duration::from_secs(90), "{:?}", scheduler.teamster(&["limits"]));
