@@ -1,5 +1,6 @@
 //! The real program, killed by `SIGKILL` at each journal append in turn, of a task with
-//! parallel subagents, a permission, a hook, a budget that stops it, and places: every
+//! a model batch, parallel subagents, a permission, a hook, a summary of its conversation, a
+//! budget that stops it, and places: every
 //! accepted task comes to its end, no answered model call is made again, and no
 //! effect of class `once` happens twice.
 
@@ -21,7 +22,7 @@ use futures::StreamExt;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use suite::binary;
-use suite::fakes::model::{FakeModel, Message, Reply, Request};
+use suite::fakes::model::{Api, FakeModel, Message, Reply, Request};
 use suite::fixtures::kill::at_each_append;
 use suite::fixtures::process::{PATIENCE, SchedulerProcess, WorkerProcess, until};
 use suite::fixtures::scheduler::RunningScheduler;
@@ -34,9 +35,15 @@ retry: { attempts: 3, backoff: { initial: 10ms, jitter: none } }
 steps:
   - id: note
     run: { command: [sh, -c, 'echo note >> "$1"; echo noted', sh, "{{ input.log }}"], effect: once }
+  - id: sort
+    agent: sorter
+    prompt: "log={{ input.log }} sort"
+    batch: { max_wait: 1h }
+    limits: { max_tokens: 1000 }
   - id: think
     agent: thinker
     prompt: "log={{ input.log }}"
+    compaction: { at: 0.8, keep_turns: 1 }
     limits: { max_tokens: 1000 }
     output: { type: object, required: [score] }
   - id: nap
@@ -48,16 +55,21 @@ steps:
 "#;
 const THINKER: &str =
     "---\nname: thinker\ndescription: thinks\ntools: Glob, Bash, Agent(helper)\nmodel: fake\n---\nThink.\n";
+const SORTER: &str = "---\nname: sorter\ndescription: sorts\ntools: []\nmodel: fake\n---\nSort.\n";
 const HELPER: &str = "---\nname: helper\ndescription: helps\ntools: Bash\n---\nHelp.\n";
 /// The agents at work, as steps of the journal, with the turns that each takes.
-const AGENTS: [(&str, usize); 3] = [("think", 4), ("think/1", 2), ("think/2", 2)];
+const AGENTS: [(&str, usize); 4] = [("sort", 1), ("think", 4), ("think/1", 2), ("think/2", 2)];
+/// The turn of the thinker in which it has read too much, and before the next of which a summary is made.
+const FULL: usize = 2;
+/// Who asks for the summary, beside [`AGENTS`].
+const SUMMARY: &str = "summary";
 /// What each effect of class `once` writes.
 const EFFECTS: [&str; 4] = ["bash", "first", "note", "second"];
 
 fn config(model: &FakeModel) -> String {
     format!(
-        "models:\n  fake: {{ provider: fake, model: claude-sonnet-4-6 }}\n\
-         providers:\n  fake: {{ kind: anthropic, base_url: \"{}\", key: env:FAKE_KEY }}\n\
+        "models:\n  fake: {{ provider: fake, model: claude-sonnet-4-6, context_window: 10000 }}\n\
+         providers:\n  fake: {{ kind: anthropic, base_url: \"{}\", key: env:FAKE_KEY, batches: {{ linger: 50ms, poll: 50ms, min_wait: 1s }} }}\n\
          rate_limits: {{ one: {{ model: fake, at_once: 1 }} }}\n\
          hooks: {{ PreToolUse: [{{ matcher: Glob, hooks: [{{ type: command, command: 'true' }}] }}] }}\n\
          effects: {{ Bash: once }}\npermissions: {{ ask: ['Bash(echo second:*)'] }}\nworker: {{ lease: 1s, slots: 4 }}\n\
@@ -70,15 +82,16 @@ fn config(model: &FakeModel) -> String {
 
 /// A model that looks around, runs a command with a side effect, has two others do the same at once, and answers.
 fn answer(request: &Request) -> Reply {
-    let (speaker, log) = (speaker(request), log_of(request));
+    let (speaker, log, turn) = (speaker(request), log_of(request), turn(request));
     let echo = |what: &str| json!({"command": format!("echo {what} >> '{log}'")});
     let helper = |which: &str| json!({"description": "help me", "prompt": format!("log={log} {which}"), "subagent_type": "helper"});
-    let message = match (speaker, request.turn()) {
+    let message = match (speaker, turn) {
+        (SUMMARY, _) => Message::of_text("looked, wrote, had help"),
         ("think", 0) => Message::new().text("let me look").tool_use("toolu_a", "Glob", &json!({"pattern": "*"})),
         ("think", 1) => Message::new().tool_use("toolu_b", "Bash", &echo("bash")),
         ("think", 2) => {
             let both = Message::new().tool_use("toolu_c", "Agent", &helper("first"));
-            both.tool_use("toolu_d", "Agent", &helper("second"))
+            both.tool_use("toolu_d", "Agent", &helper("second")).having_read(9_000)
         }
         ("think", _) => Message::of_text("{\"score\": 7}"),
         ("think/1", 0) => Message::new().tool_use("toolu_e", "Bash", &echo("first")),
@@ -102,10 +115,20 @@ fn log_of(request: &Request) -> String {
 /// Which agent asks, as a step of the journal.
 fn speaker(request: &Request) -> &'static str {
     match prompt(request).get(1) {
-        None => "think",
+        Some(&"sort") => "sort",
         Some(&"first") => "think/1",
-        Some(_) => "think/2",
+        Some(&"second") => "think/2",
+        _ if request.json["tool_choice"]["type"] == "none" => SUMMARY,
+        _ => "think",
     }
+}
+
+/// The number of the turn that is asked for; what a summary stands for counts too.
+fn turn(request: &Request) -> usize {
+    if speaker(request) == "think" && request.json["messages"].to_string().contains("<summary>") {
+        return FULL + 1;
+    }
+    request.turn()
 }
 
 /// How often each idempotency key was seen, by run.
@@ -137,8 +160,11 @@ async fn fold(store: &dyn Store, task: TaskId) -> Run {
 async fn turns(store: &dyn Store, task: TaskId) -> BTreeMap<String, usize> {
     let mut turns = BTreeMap::new();
     for recorded in store.journal(task, 0, 100_000).await.unwrap() {
-        if let Event::TurnFinished { step, .. } = recorded.event {
-            *turns.entry(step.to_string()).or_default() += 1;
+        match recorded.event {
+            Event::TurnFinished { step, .. } => *turns.entry(step.to_string()).or_default() += 1,
+            // A summary is asked for in the conversation as it is, with so many turns.
+            Event::Compacted { .. } => drop(turns.insert(SUMMARY.to_owned(), FULL + 2)),
+            _ => {}
         }
     }
     turns
@@ -184,6 +210,7 @@ async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts
         ("pipelines/crash.yaml", PIPELINE),
         ("agents/thinker.md", THINKER),
         ("agents/helper.md", HELPER),
+        ("agents/sorter.md", SORTER),
     ];
     let scheduler = RunningScheduler::start(&files).await;
     let log: PathBuf = scheduler.project.path().join("effects.log");
@@ -195,7 +222,8 @@ async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts
     let mut asked = false;
     let asked_for = || -> Vec<Request> {
         let log = log.display().to_string();
-        model.requests().into_iter().filter(|request| log_of(request) == log).collect()
+        let of_run = |request: &Request| request.api == Api::Messages && log_of(request) == log;
+        model.requests().into_iter().filter(of_run).collect()
     };
     // What was asked for, and what of it is durable, when the first worker died.
     let (mut requests_before, mut turns_before) = (0, BTreeMap::new());
@@ -251,18 +279,31 @@ async fn run_with(fault: &str, model: &FakeModel, crm: &str, contacts: &Contacts
     assert_eq!(of_kind("budget_raised"), 1, "{fault}: the budget stopped it once");
     let meters = scheduler.store.meters("rate ", 100).await.unwrap();
     assert!(meters.iter().all(|meter| meter.used == 0), "{fault}: places are left over: {meters:?}");
-    let turns = turns(&*scheduler.store, task).await;
+    assert_eq!(of_kind("compacted"), 1, "{fault}: it was summarised once");
+    let batches = model.batches();
+    let mark = format!("log={} ", log.display());
+    let sorted = batches
+        .iter()
+        .flat_map(|batch| &batch.requests)
+        .filter(|request| request["params"]["messages"][0].to_string().contains(&mark));
+    assert_eq!(sorted.count(), 1, "{fault}: what went out in a batch was sent again");
+    let mut turns = turns(&*scheduler.store, task).await;
+    turns.remove(SUMMARY);
     assert_eq!(turns, AGENTS.map(|(agent, turns)| (agent.to_owned(), turns)).into(), "{fault}");
     let requests = asked_for();
     let was_durable =
-        |request: &&Request| turns_before.get(speaker(request)).is_some_and(|turns| request.turn() < *turns);
+        |request: &&Request| turns_before.get(speaker(request)).is_some_and(|turns| turn(request) < *turns);
     let again = requests[requests_before..].iter().find(was_durable);
     assert!(again.is_none(), "{fault}: a turn was asked for again whose answer was durable");
-    for (agent, turn) in AGENTS.iter().flat_map(|(agent, turns)| (0..*turns).map(move |turn| (*agent, turn))) {
-        let of_turn = |request: &&Request| speaker(request) == agent && request.turn() == turn;
+    let turns = AGENTS.iter().flat_map(|(agent, turns)| (0..*turns).map(move |turn| (*agent, turn)));
+    for (agent, number) in turns.chain([(SUMMARY, FULL + 1)]) {
+        let of_turn = |request: &&Request| speaker(request) == agent && turn(request) == number;
         let bodies: Vec<_> = requests.iter().filter(of_turn).map(|request| &request.body).collect();
         assert!(bodies.len() <= 2, "{fault}: only a call that was under way may be made again");
-        assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "{fault}: {agent} asked turn {turn} in another way");
+        assert!(
+            bodies.windows(2).all(|pair| pair[0] == pair[1]),
+            "{fault}: {agent} asked turn {number} in another way"
+        );
     }
     let contacts = contacts.lock().unwrap().get(&name).cloned().unwrap_or_default();
     assert_eq!(contacts.len(), 1, "{fault}: a repeated request carries the same key: {contacts:?}");
