@@ -73,8 +73,8 @@ pub async fn stays_silent_for_other_queues(place: Place) -> Result<()> {
 pub async fn can_be_dropped_at_any_time(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
     for micros in [0, 1, 100, 1_000, 5_000] {
-        let given_up = timeout(Duration::from_micros(micros), bench.store.ready(&[queue("q")])).await;
-        ensure!(given_up.is_err());
+        // It may also ring for nothing, as when a connection that listens is just there.
+        let _ = timeout(Duration::from_micros(micros), bench.store.ready(&[queue("q")])).await;
     }
     bench.submitted().await?;
     timeout(SOON, bench.store.ready(&[queue("q")])).await?;
