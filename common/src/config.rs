@@ -41,7 +41,7 @@ pub use self::private::{PrivateData, PrivateKind, Reveal};
 pub use self::retention::{Keep, Retention};
 pub use self::sandbox::{InvalidLocation, Location, Sandbox, SandboxMode, SandboxPolicy, SandboxRules};
 pub use self::size::Size;
-pub use self::spending::{RateLimit, SharedBudget};
+pub use self::spending::{BUDGET_METER, RateLimit, SharedBudget, budget_of_meter};
 use crate::journal::{CacheTtl, Compaction, Effect, OnOtherModel, Structured};
 use crate::secret::SecretRef;
 use crate::span::Span;

@@ -236,7 +236,7 @@ impl Witness for Metrics {
     fn witness(&self, facts: &[Fact]) {
         for fact in facts {
             match fact {
-                Fact::Finished { pipeline, outcome, took, .. } => {
+                Fact::Finished { pipeline, outcome, took } => {
                     let outcome = match outcome {
                         Outcome::Succeeded => "succeeded",
                         Outcome::Cancelled => "cancelled",

@@ -41,15 +41,7 @@ async fn judged(guard: &str, task: AgentTask<'_>, answer: Answers) -> Ended {
     let config = format!("guards:\n  polite: {{ {guard}, judge: censor }}\n{}", task.config);
     let step = format!("guards: polite, {}", task.step);
     let task = AgentTask { config: &config, step: &step, ..task };
-    let mut files = task.files(&fake);
-    files.push(("agents/censor.md", JUDGE.to_owned()));
-    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    let api = RunningScheduler::start(&files).await;
-    let worker = api.worker();
-    let ended = ended(&api, &fake, &json!({})).await;
-    worker.drain().await;
-    api.drain().await;
-    ended
+    task.run_beside(&fake, &[("agents/censor.md", JUDGE)]).await
 }
 
 fn trips(ended: &Ended) -> Vec<&str> {

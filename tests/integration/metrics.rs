@@ -205,3 +205,58 @@ async fn ten_thousand_different_tasks_make_no_more_series_than_one() {
     until("all are done", async || finished().await >= 10_100.0).await;
     assert_eq!(series().await, before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_and_questions_are_counted_and_who_has_no_token_reads_nothing() {
+    let config = "store: ''\napi: { token: env:TOKEN }\nwebhooks: { shop: { sender: hmac, secret: env:SECRET, hmac: { header: X-Signature } } }\n";
+    let ask = "name: ask\nqueue: q\non: [{ webhook: shop, input: { n: '{{ event.n }}' } }]\n\
+               steps: [{ id: ask, approval: { title: 'Go on?' } }]\n";
+    let project = ProjectDir::new(&[("teamster.yaml", config), ("pipelines/ask.yaml", ask)]);
+    let dir = project.path().display().to_string();
+    let environment = [("TOKEN", "not-secret"), ("SECRET", "whispered"), ("TEAMSTER_TOKEN", "not-secret")];
+    let scheduler = Program::start_in(&environment, &["scheduler", "--apply", "--dir", &dir]);
+    let worker = Program::start_in(&environment, &["worker", "--dir", &dir]);
+    let client = reqwest::Client::new();
+    let metrics = || client.get(format!("{}/metrics", scheduler.address));
+    assert_eq!(metrics().send().await.unwrap().status(), 401);
+    assert_eq!(metrics().bearer_auth("guessed").send().await.unwrap().status(), 401);
+    let deliver = async |hook: &str, body: &'static str, secret: &str| {
+        let signature = {
+            use hmac::{Hmac, KeyInit, Mac};
+            let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+            mac.update(body.as_bytes());
+            hex::encode(mac.finalize().into_bytes())
+        };
+        let request = client.post(format!("{}/v1/hooks/{hook}", scheduler.address)).body(body);
+        let request = request.header("content-type", "application/json").header("x-signature", signature);
+        request.send().await.unwrap().status().as_u16()
+    };
+    let delivered = deliver("shop", "{\"n\":1}", "whispered").await;
+    assert_eq!((delivered, deliver("shop", "{\"n\":1}", "guessed").await), (202, 401));
+    assert_eq!(deliver("made-up", "{}", "whispered").await, 404);
+
+    let read = async || metrics().bearer_auth("not-secret").send().await.unwrap().text().await.unwrap();
+    let has = |text: &str, sample: &str| text.lines().any(|line| line == sample);
+    let mut seen = String::new();
+    until("the question is asked", async || {
+        seen = scrape(&worker.address).await.0;
+        has(&seen, "teamster_tasks_parked_total{waiting_on=\"approval\"} 1")
+    })
+    .await;
+    assert!(has(&seen, "teamster_approvals_requested_total 1"), "{seen}");
+    let approvals = client.get(format!("{}/v1/approvals", scheduler.address)).bearer_auth("not-secret");
+    let approvals: Value = approvals.send().await.unwrap().json().await.unwrap();
+    let id = approvals["approvals"][0]["id"].as_str().unwrap();
+    let answer = client.post(format!("{}/v1/approvals/{id}", scheduler.address)).bearer_auth("not-secret");
+    assert!(answer.json(&json!({"decision": "approve"})).send().await.unwrap().status().is_success());
+    let text = read().await;
+    lint(&text);
+    for sample in [
+        "teamster_webhook_requests_total{hook=\"shop\",outcome=\"accepted\"} 1",
+        "teamster_webhook_requests_total{hook=\"shop\",outcome=\"refused\"} 1",
+        "teamster_approvals_decided_total{decision=\"approved\"} 1",
+    ] {
+        assert!(has(&text, sample), "{sample}\n{text}");
+    }
+    assert!(!text.contains("made-up"), "{text}");
+}

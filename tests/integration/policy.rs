@@ -1,12 +1,13 @@
 //! Policy in layers, through the real program and real workers: what is above
 //! holds, and `teamster check` says what holds and who said it.
 
-use common::journal::{CallResult, Event, GuardThen};
+use common::journal::{CallResult, Event, GuardThen, Recorded};
 use common::project::Project;
 use serde_json::{Value, json};
 use suite::binary;
 use suite::fakes::model::{FakeModel, Message, Request};
 use suite::fixtures::scheduler::RunningScheduler;
+use suite::fixtures::worker::RunningWorker;
 use suite::project::ProjectDir;
 
 const AGENT: &str = "---\nname: clerk\ntools: Bash\nmodel: m\n---\nWork.\n";
@@ -92,37 +93,63 @@ fn one_call(request: &Request) -> suite::fakes::model::Reply {
     .into()
 }
 
+/// The task of an agent whose work is done under policy of all layers (organisation, team, project, pipeline).
+struct Governed {
+    api: RunningScheduler,
+    worker: RunningWorker,
+    id: String,
+    /// What was seen of it until it was parked or done.
+    seen: Vec<(u64, String)>,
+}
+
+impl Governed {
+    async fn start(model: &FakeModel, organisation: &str, team: &str, project: &str, own: &str) -> Self {
+        let config = format!(
+            "models:\n  m: {{ provider: fake, model: claude-sonnet-4-6 }}\n\
+             providers:\n  fake: {{ kind: anthropic, base_url: '{}', key: 'env:PATH' }}\n{project}\n",
+            model.base_url()
+        );
+        let own = pipeline(&format!("team: sales\n{own}"));
+        let files = [
+            ("teamster.yaml", config.as_str()),
+            ("pipelines/p.yaml", own.as_str()),
+            ("agents/clerk.md", AGENT),
+            ("teams/sales.yaml", team),
+            ("policy.yaml", organisation),
+        ];
+        let api = RunningScheduler::start(&files).await;
+        let loaded = Project::load_under(api.project.path(), &[api.project.path().join("policy.yaml")]).unwrap();
+        let id = api.submit(&json!({"pipeline": "p", "input": {}})).await;
+        let worker = api.tuned_worker(|config| *config = loaded.config);
+        let seen = api.watch(&id, None, "parked").await;
+        Self { api, worker, id, seen }
+    }
+
+    fn is_parked(&self) -> bool {
+        self.seen.last().is_some_and(|(_, kind)| kind == "parked")
+    }
+
+    /// Drains the worker, for the journal as it is then.
+    async fn journal(self) -> Vec<Recorded> {
+        self.worker.drain().await;
+        self.api.store.journal(self.id.parse().unwrap(), 0, 1_000).await.unwrap()
+    }
+}
+
 /// What an agent was told of its one call, by a worker under this policy; and what a person was asked before.
 async fn told(organisation: &str, team: &str, project: &str, own: &str) -> (String, Option<Value>) {
     let model = FakeModel::answering(one_call).await.unwrap();
-    let config = format!(
-        "models:\n  m: {{ provider: fake, model: claude-sonnet-4-6 }}\n\
-         providers:\n  fake: {{ kind: anthropic, base_url: '{}', key: 'env:PATH' }}\n{project}\n",
-        model.base_url()
-    );
-    let own = pipeline(&format!("team: sales\n{own}"));
-    let files = [
-        ("teamster.yaml", config.as_str()),
-        ("pipelines/p.yaml", own.as_str()),
-        ("agents/clerk.md", AGENT),
-        ("teams/sales.yaml", team),
-        ("policy.yaml", organisation),
-    ];
-    let api = RunningScheduler::start(&files).await;
-    let loaded = Project::load_under(api.project.path(), &[api.project.path().join("policy.yaml")]).unwrap();
-    let id = api.submit(&json!({"pipeline": "p", "input": {}})).await;
-    let worker = api.tuned_worker(|config| *config = loaded.config);
-    let seen = api.watch(&id, None, "parked").await;
+    let governed = Governed::start(&model, organisation, team, project, own).await;
     let mut asked = None;
-    if seen.last().is_some_and(|(_, kind)| kind == "parked") {
+    if governed.is_parked() {
+        let api = &governed.api;
         asked = Some(api.get("/v1/approvals").await.json()["approvals"][0].clone());
         let path = format!("/v1/approvals/{}", asked.as_ref().unwrap()["id"].as_str().unwrap());
         let by = json!({"decision": "reject", "by": "ann"});
         assert_eq!(api.post(&path, &by).await.status, 200);
-        api.watch(&id, None, "end").await;
+        api.watch(&governed.id, None, "end").await;
     }
-    worker.drain().await;
-    let journal = api.store.journal(id.parse().unwrap(), 0, 1_000).await.unwrap();
+    let journal = governed.journal().await;
     let result = journal.iter().find_map(|recorded| match &recorded.event {
         Event::CallFinished { result: CallResult::Done { content, .. }, .. } => Some(content.to_string()),
         _ => None,
@@ -177,32 +204,15 @@ async fn each_layer_judges_a_call_and_the_strictest_verdict_holds() {
 /// What comes of an agent that says a key, under guards of all layers: the end of the task, and what tripped.
 async fn guarded(organisation: &str, team: &str, project: &str, own: &str) -> (String, Vec<(String, GuardThen)>) {
     let fake = FakeModel::answering(|_| Message::of_text("sk-1").into()).await.unwrap();
-    let config = format!(
-        "models:\n  m: {{ provider: fake, model: claude-sonnet-4-6 }}\nproviders:\n  fake: {{ kind: anthropic, base_url: '{}', key: 'env:PATH' }}\n{project}\n",
-        fake.base_url()
-    );
-    let own = pipeline(&format!("team: sales\n{own}"));
-    let files = [
-        ("teamster.yaml", config.as_str()),
-        ("pipelines/p.yaml", own.as_str()),
-        ("agents/clerk.md", AGENT),
-        ("teams/sales.yaml", team),
-        ("policy.yaml", organisation),
-    ];
-    let api = RunningScheduler::start(&files).await;
-    let loaded = Project::load_under(api.project.path(), &[api.project.path().join("policy.yaml")]).unwrap();
-    let id = api.submit(&json!({"pipeline": "p", "input": {}})).await;
-    let worker = api.tuned_worker(|config| *config = loaded.config);
-    let seen = api.watch(&id, None, "parked").await;
-    worker.drain().await;
-    let journal = api.store.journal(id.parse().unwrap(), 0, 1_000).await.unwrap();
+    let governed = Governed::start(&fake, organisation, team, project, own).await;
+    let is_parked = governed.is_parked();
+    let journal = governed.journal().await;
     let trips = journal.iter().filter_map(|recorded| match &recorded.event {
         Event::GuardTripped { trip, .. } => Some((trip.guard.clone(), trip.then)),
         _ => None,
     });
-    let end = seen.last().map(|(_, kind)| kind.clone()).unwrap_or_default();
-    let end = if end == "parked" { end } else { journal.last().unwrap().event.kind().to_owned() };
-    (end, trips.collect())
+    let end = if is_parked { "parked" } else { journal.last().unwrap().event.kind() };
+    (end.to_owned(), trips.collect())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

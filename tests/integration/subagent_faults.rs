@@ -8,8 +8,7 @@ use common::failure::FailureClass;
 use common::journal::{CallResult, Event};
 use serde_json::{Value, json};
 use suite::fakes::model::{Break, FakeModel, Message, Reply, Request};
-use suite::fixtures::agent_task::{AgentTask, Ended, ended};
-use suite::fixtures::scheduler::RunningScheduler;
+use suite::fixtures::agent_task::{AgentTask, Ended};
 
 const HELPER: &str = "---\nname: helper\ndescription: helps\ntools: Glob\nmodel: m\n---\nHelp.\n";
 /// A wait for the next bytes that no answer outlasts, and one that a silent provider does.
@@ -44,15 +43,7 @@ async fn run(fault: Reply, times: usize, provider: &str) -> Ended {
     .await
     .unwrap();
     let task = AgentTask { provider, tools: "Agent", ..AgentTask::default() };
-    let mut files = task.files(&fake);
-    files.push(("agents/helper.md", HELPER.to_owned()));
-    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    let api = RunningScheduler::start(&files).await;
-    let worker = api.worker();
-    let ended = ended(&api, &fake, &json!({})).await;
-    worker.drain().await;
-    api.drain().await;
-    ended
+    task.run_beside(&fake, &[("agents/helper.md", HELPER)]).await
 }
 
 /// The classes of the failures after which something was tried again, and of what.

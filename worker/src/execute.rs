@@ -8,6 +8,7 @@ mod batch;
 mod child;
 mod grant;
 mod journal;
+mod opening;
 mod pause;
 mod perform;
 mod place;

@@ -27,6 +27,18 @@ pub struct SharedBudget {
     pub then: WhenSpent,
 }
 
+/// What the name of a meter begins with that counts for an entry of `budgets:`. Behind it stand the entry's name, after
+/// a slash the value of its label if each counts for itself, and the unit.
+pub const BUDGET_METER: &str = "budget ";
+
+/// The entry of `budgets:` that a meter counts for, of those that there are.
+pub fn budget_of_meter<'b>(meter: &str, budgets: impl IntoIterator<Item = &'b String>) -> Option<&'b str> {
+    let rest = meter.strip_prefix(BUDGET_METER)?;
+    let fits = |name: &&String| rest.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with([' ', '/']));
+    // The longest: one name may begin like another.
+    budgets.into_iter().filter(fits).max_by_key(|name| name.len()).map(String::as_str)
+}
+
 /// An entry of `rate_limits:`: for models, for tools, or for the steps that name it under `uses`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -94,6 +106,25 @@ impl RateLimit {
             Some("`every` must be at least 1s")
         } else {
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_meter_counts_for_the_budget_that_it_is_named_after() {
+        let names = ["month", "month end", "tenants"].map(str::to_owned);
+        for (meter, budget) in [
+            ("budget month usd", Some("month")),
+            ("budget month end tokens", Some("month end")),
+            ("budget tenants/acme inc usd", Some("tenants")),
+            ("budget monthly usd", None),
+            ("rate month requests", None),
+        ] {
+            assert_eq!(budget_of_meter(meter, &names), budget, "{meter}");
         }
     }
 }

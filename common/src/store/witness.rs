@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::book::Change;
 use crate::failure::FailureClass;
-use crate::id::{PipelineName, QueueName};
+use crate::id::PipelineName;
 use crate::journal::{CallResult, Event, HoldBack, ModelCall, StepOutcome, Usage};
-use crate::task::{DeadReason, Outcome, WaitOn};
+use crate::task::{Outcome, WaitOn};
 
 /// Hears of facts once they are durable.
 pub trait Witness: Send + Sync + std::fmt::Debug {
@@ -26,12 +26,8 @@ pub enum Fact {
     Finished {
         /// Its pipeline.
         pipeline: PipelineName,
-        /// Its queue.
-        queue: QueueName,
         /// How.
         outcome: Outcome,
-        /// Why, if it is a dead letter.
-        reason: Option<DeadReason>,
         /// Since it was submitted.
         took: Duration,
     },
@@ -95,17 +91,12 @@ pub(super) fn facts(change: &Change, facts: &mut Vec<Fact>) {
 
 fn fact(change: &Change, event: &Event, at: crate::clock::Timestamp) -> Option<Fact> {
     let head = &change.after.head;
-    let finished = |outcome, reason| Fact::Finished {
-        pipeline: head.pipeline.clone(),
-        queue: head.queue.clone(),
-        outcome,
-        reason,
-        took: at.since(head.created_at),
-    };
+    let finished =
+        |outcome| Fact::Finished { pipeline: head.pipeline.clone(), outcome, took: at.since(head.created_at) };
     Some(match event {
-        Event::Succeeded { .. } => finished(Outcome::Succeeded, None),
-        Event::Cancelled { .. } => finished(Outcome::Cancelled, None),
-        Event::Died { reason, .. } => finished(Outcome::Dead, Some(*reason)),
+        Event::Succeeded { .. } => finished(Outcome::Succeeded),
+        Event::Cancelled { .. } => finished(Outcome::Cancelled),
+        Event::Died { .. } => finished(Outcome::Dead),
         Event::LeaseExpired { .. } => Fact::LeaseLost,
         Event::Parked { wait } => {
             let mut on: Vec<&str> = wait.on.iter().map(WaitOn::kind).collect();

@@ -1,13 +1,13 @@
 //! What Prometheus reads.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use common::store::StoreError;
+use common::config::{BUDGET_METER, budget_of_meter};
 use common::store::meter::MOST_READINGS;
+use common::store::{Reading, StoreError};
 
 use crate::app::App;
 use crate::problem::{Kind, Problem};
@@ -40,16 +40,8 @@ async fn refresh(app: &App) -> Result<(), StoreError> {
     if settings.config.budgets.is_empty() {
         return Ok(());
     }
-    let readings = app.store().meters("budget ", MOST_READINGS).await?;
-    let mut by_name: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-    for reading in &readings {
-        let rest = reading.meter.name.as_str().strip_prefix("budget ").unwrap_or_default();
-        // The longest name that fits: one may begin like another. Behind it stands the value of its label, or the unit.
-        let fits = |name: &&String| rest.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with([' ', '/']));
-        if let Some(name) = settings.config.budgets.keys().filter(fits).max_by_key(|name| name.len()) {
-            by_name.entry(name).or_default().push(reading);
-        }
-    }
-    app.metrics().show_budgets(by_name.iter().flat_map(|(name, all)| all.iter().map(move |reading| (*name, *reading))));
+    let readings = app.store().meters(BUDGET_METER, MOST_READINGS).await?;
+    let of = |reading: &Reading| budget_of_meter(reading.meter.name.as_str(), settings.config.budgets.keys());
+    app.metrics().show_budgets(readings.iter().filter_map(|reading| Some((of(reading)?, reading))));
     Ok(())
 }

@@ -72,9 +72,13 @@ pub async fn stays_silent_for_other_queues(place: Place) -> Result<()> {
 /// Waiting can be given up at any time, and loses nothing.
 pub async fn can_be_dropped_at_any_time(place: Place) -> Result<()> {
     let bench = Bench::open(place).await?;
+    let mut rings = 0;
     for micros in [0, 1, 100, 1_000, 5_000] {
-        // It may also ring for nothing, as when a connection that listens is just there.
-        let _ = timeout(Duration::from_micros(micros), bench.store.ready(&[queue("q")])).await;
+        // It may ring for nothing, as when a connection that listens has just come about; then it is given up next time.
+        while timeout(Duration::from_micros(micros), bench.store.ready(&[queue("q")])).await.is_ok() {
+            rings += 1;
+            ensure!(rings <= 3, "{rings} rings for nothing");
+        }
     }
     bench.submitted().await?;
     timeout(SOON, bench.store.ready(&[queue("q")])).await?;

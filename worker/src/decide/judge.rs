@@ -109,16 +109,7 @@ impl Deciding<'_> {
     }
 
     fn head_of(&self, judge: &Judge, text: &str) -> Result<RequestHead, Failure> {
-        let models = self.given.models;
-        let model = models.resolve(judge.model.as_deref())?;
-        let mut fallback = models.fallback(model.fallback.as_ref())?;
-        let mut model = ModelChoice::from(model);
-        fallback.models.retain(|other| other.alias != model.alias);
-        if let Some(effort) = &judge.effort {
-            for choice in std::iter::once(&mut model).chain(&mut fallback.models) {
-                choice.options.insert("effort".to_owned(), Value::from(effort.as_str()));
-            }
-        }
+        let (model, fallback) = self.given.models.choose(judge.model.as_deref(), None, judge.effort.as_deref())?;
         let tokens = Token::all_in(text).next().map(|_| private::NOTICE);
         let parts = [Some(judge.system.as_str()).filter(|system| !system.is_empty()), Some(ORDER), tokens];
         let parts: Vec<&str> = parts.into_iter().flatten().chain([untrusted::NOTICE]).collect();

@@ -129,10 +129,33 @@ impl Models {
     ///
     /// # Errors
     /// `Configuration`, when there is no such model.
-    pub fn fallback(&self, written: Option<&config::Fallback>) -> Result<Fallback, Failure> {
+    fn fallback(&self, written: Option<&config::Fallback>) -> Result<Fallback, Failure> {
         let Some(config::Fallback { models, on, tries }) = written else { return Ok(Fallback::default()) };
         let models = models.iter().map(|alias| self.resolve(Some(alias)).map(Into::into)).collect::<Result<_, _>>()?;
         Ok(Fallback { models, on: on.clone(), tries: *tries })
+    }
+
+    /// The model that an agent asks and those that stand in for it, all with the effort that it wants. `fallback` is what
+    /// is written beside the agent; else that of the model holds.
+    ///
+    /// # Errors
+    /// `Configuration`, when there is no such model.
+    pub fn choose(
+        &self,
+        alias: Option<&str>,
+        fallback: Option<&config::Fallback>,
+        effort: Option<&str>,
+    ) -> Result<(ModelChoice, Fallback), Failure> {
+        let model = self.resolve(alias)?;
+        let mut fallback = self.fallback(fallback.or(model.fallback.as_ref()))?;
+        let mut model = ModelChoice::from(model);
+        fallback.models.retain(|other| other.alias != model.alias);
+        if let Some(effort) = effort {
+            for choice in std::iter::once(&mut model).chain(&mut fallback.models) {
+                choice.options.insert("effort".to_owned(), Value::from(effort));
+            }
+        }
+        Ok((model, fallback))
     }
 
     /// What the model of a conversation costs at a time; `None`: nobody said.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use common::config::SharedBudget;
+use common::config::{BUDGET_METER, SharedBudget};
 use common::failure::{Failure, FailureClass};
 use common::id::{MeterName, StepId, StepKey};
 use common::journal::{Allowance, HoldBack, Run, WhenSpent};
@@ -138,7 +138,7 @@ impl Quotas {
             }
         }
         Some(Bound {
-            prefix: "budget ",
+            prefix: BUDGET_METER,
             name: of,
             window: budget.every.map_or(Window::Total, Window::Every),
             usd: budget.usd,
